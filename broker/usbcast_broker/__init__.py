@@ -1,0 +1,1 @@
+"""What serves: USB edge, framing, outlets, the node."""

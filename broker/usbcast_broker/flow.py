@@ -1,0 +1,102 @@
+"""The values that flow through a node, from a USB read to a batch.
+
+Nothing here has a clock, a socket or a thread; times are handed in by the edge that saw them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """What one USB read returned, and when the host had it."""
+
+    data: bytes
+    realtime_ns: int
+    monotonic_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceIdentity:
+    """Which device it is, as far as its descriptors say."""
+
+    vendor_id: int
+    product_id: int
+    serial: str = ""
+    manufacturer: str = ""
+    product: str = ""
+    bus_path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """Something that happened to the device between two transfers; becomes a DeviceEvent at this place in the stream."""
+
+    kind: pb.DeviceEvent.Kind
+    realtime_ns: int
+    monotonic_ns: int
+    detail: str = ""
+    device: DeviceIdentity | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Packets:
+    """Consecutive whole packets, back to back."""
+
+    payload: bytes | memoryview
+    count: int
+    packet_size: int
+    """Bytes per packet; 0 when they vary, and `ends` says where each one ends."""
+    ends: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Discarded:
+    """Bytes that were no packet, at this place between packets."""
+
+    size_bytes: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Packets (or, where only that is known, bytes) that will never come, at this place in the stream."""
+
+    stage: pb.Stage
+    reason: str
+    packets: int = 0
+    size_bytes: int = 0
+    at_least: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Framed:
+    """What a framer made of the bytes handed to it, in order."""
+
+    items: tuple[Packets | Discarded, ...] = ()
+    overhead_bytes: int = 0
+    """Bytes taken off on purpose: headers, delimiters, stuffing."""
+    packet_bytes: int = 0
+    """Bytes that stand in `items` as packets."""
+
+
+EMPTY = Framed()
+
+HostItem = Transfer | Happening | Lost
+StreamItem = Packets | Happening | Lost
+
+__all__ = [
+    "EMPTY",
+    "DeviceIdentity",
+    "Discarded",
+    "Framed",
+    "Happening",
+    "HostItem",
+    "Lost",
+    "Packets",
+    "StreamItem",
+    "Transfer",
+]

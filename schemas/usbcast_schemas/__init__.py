@@ -1,0 +1,1 @@
+"""The usbcast contract: everything that crosses a process boundary."""

@@ -1,0 +1,127 @@
+"""The errors of usbcast: one small tree.
+
+    UsbcastError
+    ├── UsageError            you asked for something that cannot be
+    │   ├── ProfileError      a device profile is wrong: key, value, what is allowed
+    │   └── ConfigError       a setting is wrong
+    ├── DeviceError           the device, or the way to it
+    │   ├── LibusbMissing     no libusb on this machine
+    │   ├── DeviceMissing     not plugged in
+    │   ├── DeviceBusy        another program or a kernel driver holds it
+    │   ├── DeviceForbidden   no permission to open it
+    │   ├── DeviceDetached    it went away while in use
+    │   ├── DeviceStalled     an endpoint halted, or a control request was refused
+    │   ├── DeviceOverflowed  it sent more than the read had room for
+    │   └── DeviceFailed      any other bus error
+    ├── NodeError             this machine cannot serve the stream
+    │   ├── EndpointTaken     the address is in use
+    │   └── RingUnavailable   no room or no place for the ring
+    ├── PeerError             the other side sent what the contract does not allow
+    │   ├── WireError         malformed bytes
+    │   ├── RingTorn          a ring slot changed while it was read
+    │   └── VersionMismatch   another major version of the contract
+    └── RemoteError           the other side cannot do what was asked
+        ├── NodeUnreachable   no answer
+        ├── StreamUnknown     the node has no such stream
+        └── CommandFailed     the device or the node refused a command
+
+Every message is one sentence for a person: it names the value and the next step.
+"""
+
+from __future__ import annotations
+
+
+class UsbcastError(Exception):
+    """Base of everything that usbcast raises on purpose."""
+
+
+class UsageError(UsbcastError):
+    """You asked for something that cannot be."""
+
+
+class ProfileError(UsageError):
+    """A device profile is wrong."""
+
+
+class ConfigError(UsageError):
+    """A setting is wrong."""
+
+
+class DeviceError(UsbcastError):
+    """The device, or the way to it."""
+
+
+class LibusbMissing(DeviceError):
+    """There is no libusb on this machine."""
+
+
+class DeviceMissing(DeviceError):
+    """No such device is plugged in."""
+
+
+class DeviceBusy(DeviceError):
+    """Another program or a kernel driver holds the device."""
+
+
+class DeviceForbidden(DeviceError):
+    """This user may not open the device."""
+
+
+class DeviceDetached(DeviceError):
+    """The device went away while it was in use."""
+
+
+class DeviceStalled(DeviceError):
+    """An endpoint halted, or the device refused a control request."""
+
+
+class DeviceOverflowed(DeviceError):
+    """The device sent more than the read had room for; that data is gone."""
+
+
+class DeviceFailed(DeviceError):
+    """A bus error of another kind."""
+
+
+class NodeError(UsbcastError):
+    """This machine cannot serve the stream."""
+
+
+class EndpointTaken(NodeError):
+    """The address is in use."""
+
+
+class RingUnavailable(NodeError):
+    """There is no room, or no place, for the ring."""
+
+
+class PeerError(UsbcastError):
+    """The other side sent what the contract does not allow."""
+
+
+class WireError(PeerError):
+    """Malformed bytes."""
+
+
+class RingTorn(PeerError):
+    """A ring slot changed while it was read; what was copied is not to be used."""
+
+
+class VersionMismatch(PeerError):
+    """The other side speaks another major version of the contract."""
+
+
+class RemoteError(UsbcastError):
+    """The other side cannot do what was asked."""
+
+
+class NodeUnreachable(RemoteError):
+    """No node answered."""
+
+
+class StreamUnknown(RemoteError):
+    """The node has no such stream."""
+
+
+class CommandFailed(RemoteError):
+    """The device or the node refused a command."""

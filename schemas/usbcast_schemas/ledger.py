@@ -1,0 +1,108 @@
+"""The books of one stage: what came in, what went out, and what was lost, by reason.
+
+The rule: entered = left + overhead + held + the sum of lost. `audit` computes it; nothing assumes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+
+class Ledger:
+    """Counters of one stage in one unit. Owned and written by one thread; read by any.
+
+    >>> books = Ledger("host", "bytes")
+    >>> books.enter(112)
+    >>> books.lose("queue full", 112)
+    >>> books.discrepancy() is None
+    True
+    """
+
+    __slots__ = ("counters", "entered", "held", "left", "lost", "overhead", "stage", "unit")
+
+    def __init__(self, stage: str, unit: str) -> None:
+        self.stage = stage
+        self.unit = unit
+        self.entered = 0
+        self.left = 0
+        self.overhead = 0
+        self.held = 0
+        self.lost: dict[str, int] = {}
+        self.counters: dict[str, int] = {}
+
+    def enter(self, n: int) -> None:
+        self.entered += n
+
+    def leave(self, n: int) -> None:
+        self.left += n
+
+    def lose(self, reason: str, n: int) -> None:
+        """Count `n` as lost here for `reason`."""
+        self.lost[reason] = self.lost.get(reason, 0) + n
+
+    def count(self, what: str, n: int = 1) -> None:
+        """Add to a further figure, which is not part of the balance."""
+        self.counters[what] = self.counters.get(what, 0) + n
+
+    @property
+    def lost_total(self) -> int:
+        return sum(self.lost.values())
+
+    def discrepancy(self) -> str | None:
+        """One sentence if the books do not balance, else None."""
+        accounted = self.left + self.overhead + self.held + self.lost_total
+        if self.entered == accounted:
+            return None
+        return (
+            f"stage {self.stage}: {self.entered} {self.unit} came in but {accounted} are accounted for "
+            f"({self.left} out, {self.overhead} overhead, {self.held} held, {self.lost_total} lost): "
+            f"{abs(self.entered - accounted)} {'missing' if self.entered > accounted else 'too many'}"
+        )
+
+    def to_proto(self) -> pb.Ledger:
+        return pb.Ledger(
+            stage=self.stage,
+            unit=self.unit,
+            entered=self.entered,
+            left=self.left,
+            overhead=self.overhead,
+            held=self.held,
+            lost=dict(self.lost),
+            counters=dict(self.counters),
+        )
+
+    @classmethod
+    def from_proto(cls, message: pb.Ledger) -> Ledger:
+        books = cls(message.stage, message.unit)
+        books.entered, books.left = message.entered, message.left
+        books.overhead, books.held = message.overhead, message.held
+        books.lost = dict(message.lost)
+        books.counters = dict(message.counters)
+        return books
+
+    def to_json(self) -> dict[str, Any]:
+        """The form that every `--json` of the command line uses."""
+        return {
+            "stage": self.stage,
+            "unit": self.unit,
+            "in": self.entered,
+            "out": self.left,
+            "overhead": self.overhead,
+            "held": self.held,
+            "lost": dict(sorted(self.lost.items())),
+            "counters": dict(sorted(self.counters.items())),
+            "balanced": self.discrepancy() is None,
+        }
+
+
+def audit(ledgers: Iterable[Ledger], links: Iterable[tuple[str, int, str, int]] = ()) -> list[str]:
+    """Every sentence there is to say against these books.
+
+    `links` are (what one stage gave, figure, what the next one took, figure); the two figures must be equal.
+    """
+    found = [sentence for books in ledgers if (sentence := books.discrepancy())]
+    found += [f"{gave} is {a} but {took} is {b}" for gave, a, took, b in links if a != b]
+    return found

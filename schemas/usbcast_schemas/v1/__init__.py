@@ -1,0 +1,1 @@
+"""Generated messages of contract version 1. Do not edit: run `make proto`."""
