@@ -1,0 +1,89 @@
+"""What a fetch gets: batches out of a ring, read as any other reader reads them, and what of the range is gone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from usbcast_schemas.errors import RingTorn
+from usbcast_schemas.ring import RingReader, Slot
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+DEFAULT_BUDGET_BYTES = 4 * 1024 * 1024
+OVERWRITTEN = "overwritten in the ring"
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """Batches, oldest first, and the sequences of the asked range that the ring no longer holds."""
+
+    batches: list[bytes]
+    lost: list[pb.LostRange]
+    complete: bool
+
+
+def fetch(
+    ring: RingReader,
+    *,
+    from_sequence: int,
+    until_sequence: int | None = None,
+    from_number: int = 0,
+    budget_bytes: int = DEFAULT_BUDGET_BYTES,
+) -> Fetched:
+    """The held batches of [from_sequence, until_sequence), at least one of them whatever the budget."""
+    batches: list[bytes] = []
+    lost: list[pb.LostRange] = []
+    expected = from_sequence
+    spent = 0
+    at = ring.find(from_sequence)
+    while True:
+        found = ring.slot(at)
+        if found is None:
+            if at >= ring.head:
+                break
+            at = max(at + 1, ring.tail)  # overwritten while we were here; the next one shows how much that was
+            continue
+        if until_sequence is not None and _lies_beyond(found, until_sequence):
+            break
+        if found.number < from_number:
+            at += 1
+            expected = max(expected, found.end_sequence)
+            continue
+        if batches and spent + found.size_bytes > budget_bytes:
+            return Fetched(batches, lost, complete=False)
+        try:
+            raw = ring.read(found)
+        except RingTorn:
+            continue
+        if found.first_sequence > expected:
+            lost.append(_gone(expected, found.first_sequence))
+        expected = max(expected, found.end_sequence)
+        batches.append(raw)
+        spent += len(raw)
+        at += 1
+    if until_sequence is not None:
+        oldest = ring.slot(ring.tail)
+        if expected < until_sequence and oldest is not None and oldest.first_sequence > expected:
+            lost.append(_gone(expected, min(until_sequence, oldest.first_sequence)))
+    return Fetched(batches, lost, complete=True)
+
+
+def newest(ring: RingReader) -> list[bytes]:
+    """The newest batch that holds a packet, if the ring holds one."""
+    for at in range(ring.head - 1, ring.tail - 1, -1):
+        found = ring.slot(at)
+        if found is None:
+            break
+        if found.packet_count:
+            try:
+                return [ring.read(found)]
+            except RingTorn:
+                return []
+    return []
+
+
+def _lies_beyond(slot: Slot, until_sequence: int) -> bool:
+    return slot.first_sequence > until_sequence or (slot.first_sequence == until_sequence and slot.packet_count > 0)
+
+
+def _gone(first: int, until: int) -> pb.LostRange:
+    return pb.LostRange(first_sequence=first, count=until - first, stage=pb.STAGE_RING, reason=OVERWRITTEN)

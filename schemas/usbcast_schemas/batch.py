@@ -1,0 +1,263 @@
+"""The bytes of a PacketBatch: written once with a few struct calls and one join, read in place.
+
+The layout is fixed by field order (docs/wire.md). What was written here equals what the protobuf library writes, and what
+has another layout, say from another implementation, is read by the library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from struct import Struct, unpack_from
+
+from google.protobuf.message import DecodeError
+
+from usbcast_schemas.contract import CONTRACT, MAJOR, check_contract
+from usbcast_schemas.errors import WireError
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+Buffer = bytes | memoryview
+
+# contract, packet_count, epoch, number, first_sequence, packet_size, each behind its tag
+_HEAD = Struct("<BIBIBQBQBQBI")
+_TAGS = (0x0D, 0x15, 0x19, 0x21, 0x29, 0x35)
+_ONE_ARRIVAL = Struct("<BBIBBqBBq")
+_ENDS, _COUNTS, _REALTIMES, _MONOTONICS, _LOSS, _EVENT, _END, _PAYLOAD = 0x3A, 0x42, 0x4A, 0x52, 0x5A, 0x62, 0x6A, 0x7A
+
+MAX_BATCH_BYTES = 16 * 1024 * 1024
+"""No batch is larger; a receiver may refuse one that is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """When the packets of a batch arrived, per USB transfer. Three columns of equal length."""
+
+    packets: Sequence[int] = ()
+    realtime_ns: Sequence[int] = ()
+    monotonic_ns: Sequence[int] = ()
+
+
+NO_ARRIVALS = Arrivals()
+
+
+@dataclass(slots=True)
+class EncodedBatch:
+    """A decoded header over bytes that stay as they came. Not frozen: that would double the cost of making one."""
+
+    raw: Buffer
+    epoch: int
+    number: int
+    first_sequence: int
+    packet_count: int
+    packet_size: int
+    packet_ends: Sequence[int]
+    arrivals: Arrivals
+    losses: Sequence[pb.Loss]
+    events: Sequence[pb.DeviceEvent]
+    end: pb.StreamEnd | None
+    payload: memoryview
+
+    @property
+    def end_sequence(self) -> int:
+        """One past the last packet."""
+        return self.first_sequence + self.packet_count
+
+
+def encode_batch(
+    *,
+    epoch: int,
+    number: int,
+    first_sequence: int,
+    packet_count: int,
+    packet_size: int,
+    payload: Sequence[Buffer],
+    packet_ends: Sequence[int] = (),
+    arrivals: Arrivals = NO_ARRIVALS,
+    losses: Sequence[pb.Loss] = (),
+    events: Sequence[pb.DeviceEvent] = (),
+    end: pb.StreamEnd | None = None,
+) -> bytes:
+    """Write a PacketBatch. `payload` is the packets' bytes in as many pieces as they come in."""
+    t = _TAGS
+    parts: list[Buffer] = [
+        _HEAD.pack(
+            t[0], CONTRACT, t[1], packet_count, t[2], epoch, t[3], number, t[4], first_sequence, t[5], packet_size
+        )
+    ]
+    if packet_ends:
+        parts.append(_column(_ENDS, "I", 4, packet_ends))
+    if len(arrivals.packets) == 1:
+        parts.append(
+            _ONE_ARRIVAL.pack(
+                _COUNTS, 4, arrivals.packets[0],
+                _REALTIMES, 8, arrivals.realtime_ns[0],
+                _MONOTONICS, 8, arrivals.monotonic_ns[0],
+            )
+        )  # fmt: skip
+    elif arrivals.packets:
+        parts.append(_column(_COUNTS, "I", 4, arrivals.packets))
+        parts.append(_column(_REALTIMES, "q", 8, arrivals.realtime_ns))
+        parts.append(_column(_MONOTONICS, "q", 8, arrivals.monotonic_ns))
+    for tag, messages in ((_LOSS, losses), (_EVENT, events), (_END, () if end is None else (end,))):
+        for message in messages:
+            body = message.SerializeToString(deterministic=True)
+            parts.append(bytes((tag,)) + _varint(len(body)) + body)
+    size = sum(map(len, payload))
+    parts.append(bytes((_PAYLOAD,)) + _varint(size))
+    parts.extend(payload)
+    return b"".join(parts)
+
+
+def decode_batch(raw: Buffer) -> EncodedBatch:
+    """Read a PacketBatch in place; raise WireError or VersionMismatch, never anything else."""
+    return _in_place(raw) or _by_library(raw)
+
+
+def _in_place(raw: Buffer) -> EncodedBatch | None:
+    """The batch, if it has exactly the layout that `encode_batch` writes; else None."""
+    size = len(raw)
+    if size < _HEAD.size + 2:
+        return None
+    t0, contract, t1, count, t2, epoch, t3, number, t4, first, t5, packet_size = _HEAD.unpack_from(raw)
+    if (t0, t1, t2, t3, t4, t5) != _TAGS:
+        return None
+    if contract >> 16 != MAJOR:
+        check_contract(contract, "a batch")
+    at = _HEAD.size
+    arrivals = NO_ARRIVALS
+    ends: Sequence[int] = ()
+    losses: list[pb.Loss] = []
+    events: list[pb.DeviceEvent] = []
+    end: pb.StreamEnd | None = None
+    if size >= at + _ONE_ARRIVAL.size:
+        c, c_len, packets, r, r_len, realtime, m, m_len, monotonic = _ONE_ARRIVAL.unpack_from(raw, at)
+        if (c, c_len, r, r_len, m, m_len) == (_COUNTS, 4, _REALTIMES, 8, _MONOTONICS, 8):
+            arrivals = Arrivals((packets,), (realtime,), (monotonic,))
+            at += _ONE_ARRIVAL.size
+    columns: dict[int, Sequence[int]] = {}
+    last_tag = 0x3A if arrivals is NO_ARRIVALS else _MONOTONICS
+    try:
+        while True:
+            tag = raw[at]
+            length, at = _read_varint(raw, at + 1)
+            if tag < last_tag or at + length > size:
+                return None
+            last_tag = tag
+            if tag == _PAYLOAD:
+                if at + length != size:
+                    return None
+                break
+            if tag in (_ENDS, _COUNTS):
+                if tag in columns or length % 4:
+                    return None
+                columns[tag] = unpack_from(f"<{length // 4}I", raw, at)
+            elif tag in (_REALTIMES, _MONOTONICS):
+                if tag in columns or length % 8:
+                    return None
+                columns[tag] = unpack_from(f"<{length // 8}q", raw, at)
+            elif tag == _LOSS:
+                losses.append(pb.Loss.FromString(bytes(raw[at : at + length])))
+            elif tag == _EVENT:
+                events.append(pb.DeviceEvent.FromString(bytes(raw[at : at + length])))
+            elif tag == _END and end is None:
+                end = pb.StreamEnd.FromString(bytes(raw[at : at + length]))
+            else:
+                return None
+            at += length
+    except (IndexError, DecodeError):
+        return None
+    if columns:
+        ends = columns.get(_ENDS, ())
+        if _COUNTS in columns or _REALTIMES in columns or _MONOTONICS in columns:
+            if arrivals is not NO_ARRIVALS:
+                return None
+            arrivals = Arrivals(
+                columns.get(_COUNTS, ()), columns.get(_REALTIMES, ()), columns.get(_MONOTONICS, ())
+            )
+    payload = memoryview(raw)[at:]
+    batch = EncodedBatch(
+        raw, epoch, number, first, count, packet_size, ends, arrivals, tuple(losses), tuple(events), end, payload
+    )
+    return _checked(batch)
+
+
+def _by_library(raw: Buffer) -> EncodedBatch:
+    """The batch as the protobuf library reads it, whatever the order of its fields."""
+    try:
+        message = pb.PacketBatch.FromString(bytes(raw))
+    except DecodeError as error:
+        raise WireError(f"{len(raw)} bytes are not a PacketBatch: the protobuf library says {error}") from None
+    if not message.HasField("contract"):
+        raise WireError(f"a PacketBatch of {len(raw)} bytes bears no contract version")
+    check_contract(message.contract, "a batch")
+    return _checked(
+        EncodedBatch(
+            raw,
+            message.epoch,
+            message.number,
+            message.first_sequence,
+            message.packet_count,
+            message.packet_size,
+            tuple(message.packet_ends),
+            Arrivals(
+                tuple(message.arrival_packets),
+                tuple(message.arrival_realtime_ns),
+                tuple(message.arrival_monotonic_ns),
+            ),
+            tuple(message.lost_before),
+            tuple(message.events),
+            message.end if message.HasField("end") else None,
+            memoryview(message.payload),
+        )
+    )
+
+
+def _checked(batch: EncodedBatch) -> EncodedBatch:
+    """The same batch, if its figures agree with each other; else WireError."""
+    count, size, ends, arrivals = batch.packet_count, batch.packet_size, batch.packet_ends, batch.arrivals
+    if size:
+        if ends or count * size != len(batch.payload):
+            raise WireError(f"a batch of {count} packets of {size} bytes has a payload of {len(batch.payload)} bytes")
+    else:
+        if len(ends) != count or (ends[-1] if ends else 0) != len(batch.payload):
+            raise WireError(
+                f"a batch of {count} packets of varying size has {len(ends)} end offsets, "
+                f"the last of them {ends[-1] if ends else 0}, and a payload of {len(batch.payload)} bytes"
+            )
+        if any(a > b for a, b in zip(ends, ends[1:], strict=False)):
+            raise WireError("the end offsets of a batch do not rise")
+    if not len(arrivals.packets) == len(arrivals.realtime_ns) == len(arrivals.monotonic_ns):
+        raise WireError(
+            f"the arrival columns of a batch differ in length: {len(arrivals.packets)}, "
+            f"{len(arrivals.realtime_ns)} and {len(arrivals.monotonic_ns)}"
+        )
+    if sum(arrivals.packets) != count:
+        raise WireError(f"the arrivals of a batch speak of {sum(arrivals.packets)} packets and it holds {count}")
+    return batch
+
+
+def _column(tag: int, code: str, width: int, values: Sequence[int]) -> bytes:
+    size = len(values) * width
+    return bytes((tag,)) + _varint(size) + Struct(f"<{len(values)}{code}").pack(*values)
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _read_varint(raw: Buffer, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = raw[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+        if shift > 35:
+            raise IndexError

@@ -1,0 +1,360 @@
+"""The ring: a bounded store of encoded batches in shared memory; the newest overwrite the oldest and writers never wait.
+
+One file per epoch of a stream. Layout (docs/wire.md): a header page, a slot table, a data area in which each batch is
+contiguous. Every index is an 8-byte aligned native word, stored in one piece: `memoryview.cast("Q")` does that, unaligned
+or byte-swapped struct packing was seen to tear.
+
+Order of the writer: advance the tail past what will be overwritten, copy the bytes, fill the slot, advance the head, look at
+the waiting flag. Order of a reader: see the slot below the head, copy, then see that the tail has not passed it. Where the
+machine may show stores in another order than they were made (anything but x86), slots carry a CRC-32 as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import mmap
+import os
+import platform
+import secrets
+import threading
+import time
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from usbcast_schemas.batch import Buffer
+from usbcast_schemas.errors import ConfigError, RingTorn, RingUnavailable
+
+MAGIC = int.from_bytes(b"USBCRNG1", "little")
+HEADER_BYTES = 4096
+SLOT_WORDS = 6
+SLOT_BYTES = SLOT_WORDS * 8
+
+DEFAULT_DATA_BYTES = 64 * 1024 * 1024
+DEFAULT_SLOTS = 262_144
+
+# Words of the header. Each of the last four has a cache line of its own: other processes write or poll it.
+_MAGIC, _NONCE, _EPOCH, _SLOTS, _DATA_BYTES, _FLAGS = range(6)
+_HEAD, _TAIL, _WAITING, _HEARTBEAT, _STATE = 16, 17, 24, 32, 33
+_FLAG_CHECKSUMS = 1
+_STATE_LIVE, _STATE_CLOSED = 0, 1
+
+# Words of a slot.
+_NUMBER_PLUS_ONE, _BATCH_NUMBER, _FIRST_SEQUENCE, _COUNT_AND_LENGTH, _POSITION, _CHECKSUM = range(SLOT_WORDS)
+
+STORES_ARE_ORDERED = platform.machine().lower() in ("x86_64", "amd64", "i686", "i386")
+
+_fence_lock = threading.Lock()
+
+
+def _fence() -> None:
+    """A full memory barrier: taking and giving back a lock is a locked instruction."""
+    with _fence_lock:
+        pass
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """What the table says of one held batch."""
+
+    slot: int
+    number: int
+    first_sequence: int
+    packet_count: int
+    size_bytes: int
+    position: int
+    checksum: int
+
+    @property
+    def end_sequence(self) -> int:
+        return self.first_sequence + self.packet_count
+
+
+class RingWriter:
+    """The only writer of one ring file; holds a lock on it, and removes it on close.
+
+    Raises RingUnavailable if there is no room or no place, ConfigError if the sizes make no ring.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        stream: str,
+        epoch: int,
+        *,
+        data_bytes: int = DEFAULT_DATA_BYTES,
+        slots: int = DEFAULT_SLOTS,
+        checksums: bool = not STORES_ARE_ORDERED,
+    ) -> None:
+        if data_bytes < 4096 or data_bytes % 8 or slots < 2:
+            raise ConfigError(
+                f"a ring of {data_bytes} bytes and {slots} slots cannot be: at least 4096 bytes, in multiples of 8, and 2 slots"
+            )
+        self.path = directory / f"{stream}-{epoch:016x}.ring"
+        self.wake_path = directory / f"{stream}-{epoch:016x}.wake"
+        self.nonce = secrets.randbits(64)
+        self.data_bytes = data_bytes
+        self.checksums = checksums
+        self._slots = slots
+        self._data_at = HEADER_BYTES + slots * SLOT_BYTES
+        self._head = self._tail = self._position = 0
+        size = self._data_at + data_bytes
+        unfinished = self.path.with_suffix(".new")
+        self._fd = _make_file(unfinished, size, stream)
+        try:
+            self._map = mmap.mmap(self._fd, size)
+            self._words = memoryview(self._map)[: self._data_at].cast("Q")
+            for word, value in (
+                (_NONCE, self.nonce),
+                (_EPOCH, epoch),
+                (_SLOTS, slots),
+                (_DATA_BYTES, data_bytes),
+                (_FLAGS, _FLAG_CHECKSUMS if checksums else 0),
+                (_MAGIC, MAGIC),
+            ):
+                self._words[word] = value
+            self._wake_fd = _make_fifo(self.wake_path)
+            unfinished.rename(self.path)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            os.close(self._fd)
+            raise
+
+    @property
+    def oldest(self) -> Slot | None:
+        """The oldest batch still held."""
+        return _read_slot(self._words, self._tail, self._slots) if self._tail < self._head else None
+
+    def write(self, raw: Buffer, *, number: int, first_sequence: int, packet_count: int) -> None:
+        """Store one batch; raise ConfigError if it is larger than the whole ring."""
+        length = len(raw)
+        size, words, slots, head = self.data_bytes, self._words, self._slots, self._head
+        if length > size:
+            raise ConfigError(f"a batch of {length} bytes does not fit into a ring of {size}: make the ring larger")
+        position = self._position
+        if position % size + length > size:
+            position += size - position % size
+        end = position + length
+        tail = self._tail
+        at = HEADER_BYTES // 8
+        while tail < head and (
+            head - tail >= slots or words[at + tail % slots * SLOT_WORDS + _POSITION] + size < end
+        ):
+            tail += 1
+        if tail != self._tail:
+            words[_TAIL] = self._tail = tail
+        offset = self._data_at + position % size
+        self._map[offset : offset + length] = raw
+        base = at + head % slots * SLOT_WORDS
+        words[base + _NUMBER_PLUS_ONE] = head + 1
+        words[base + _BATCH_NUMBER] = number
+        words[base + _FIRST_SEQUENCE] = first_sequence
+        words[base + _COUNT_AND_LENGTH] = packet_count << 32 | length
+        words[base + _POSITION] = position
+        words[base + _CHECKSUM] = zlib.crc32(raw) if self.checksums else 0
+        self._position = (end + 7) & ~7
+        words[_HEAD] = self._head = head + 1
+        self.wake()
+
+    def wake(self) -> None:
+        """Wake the readers that said they would sleep; costs nothing when none did.
+
+        A reader raises the flag and then looks at the head; the writer moves the head and then looks at the flag, with a
+        barrier between the two on both sides, so that one of them sees the other. The flag is cleared before the wake-up
+        is sent, never after: the other order can clear the flag of a reader that has just gone back to sleep.
+        """
+        _fence()
+        if self._words[_WAITING]:
+            self._words[_WAITING] = 0
+            # Emptied first, so that the pipe cannot fill and each write is a new edge for every reader's epoll.
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._wake_fd, 4096)
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._wake_fd, b"\0")
+
+    def beat(self, monotonic_ns: int) -> None:
+        """Say that the writer lives."""
+        self._words[_HEARTBEAT] = monotonic_ns
+
+    def close(self) -> None:
+        """Say that nothing more will come, wake everybody, remove the files. Readers keep what they have mapped."""
+        if self._map.closed:
+            return
+        self._words[_STATE] = _STATE_CLOSED
+        self._words[_WAITING] = 1
+        self.wake()
+        self.path.unlink(missing_ok=True)
+        self.wake_path.unlink(missing_ok=True)
+        self._words.release()
+        self._map.close()
+        os.close(self._fd)
+        os.close(self._wake_fd)
+
+
+class RingReader:
+    """A reader of one ring file. It is registered nowhere: no reader can be evicted, or hold up anybody.
+
+    Raises RingUnavailable if the file is not there or not the one meant by `nonce`.
+    """
+
+    def __init__(self, path: Path, nonce: int) -> None:
+        self.path = path
+        try:
+            # Written to in one word only: the waiting flag.
+            with path.open("r+b") as file:
+                self._map = mmap.mmap(file.fileno(), 0)
+        except (OSError, ValueError) as error:
+            raise RingUnavailable(f"cannot open the ring {path}: {error}; use via='push'") from None
+        header = memoryview(self._map)[:HEADER_BYTES].cast("Q")
+        slots, data_bytes = header[_SLOTS], header[_DATA_BYTES]
+        sound = header[_MAGIC] == MAGIC and len(self._map) == HEADER_BYTES + slots * SLOT_BYTES + data_bytes
+        if not sound or header[_NONCE] != nonce:
+            header.release()
+            self._map.close()
+            raise RingUnavailable(f"{path} is not the ring that the node described: describe the stream again")
+        self.epoch = header[_EPOCH]
+        self.data_bytes = data_bytes
+        self._slots = slots
+        self._checksums = bool(header[_FLAGS] & _FLAG_CHECKSUMS)
+        self._data_at = HEADER_BYTES + slots * SLOT_BYTES
+        header.release()
+        self._words = memoryview(self._map)[: self._data_at].cast("Q")
+
+    @property
+    def head(self) -> int:
+        """The slot number that comes next."""
+        return self._words[_HEAD]
+
+    @property
+    def tail(self) -> int:
+        """The oldest slot number still held."""
+        return self._words[_TAIL]
+
+    @property
+    def closed_by_writer(self) -> bool:
+        return self._words[_STATE] == _STATE_CLOSED
+
+    @property
+    def heartbeat_monotonic_ns(self) -> int:
+        return self._words[_HEARTBEAT]
+
+    def slot(self, slot: int) -> Slot | None:
+        """What the table says of `slot`, or None if it is not held (any more, or yet)."""
+        words = self._words
+        if not words[_TAIL] <= slot < words[_HEAD]:
+            return None
+        found = _read_slot(words, slot, self._slots)
+        if found is None or words[_TAIL] > slot:
+            return None
+        return found
+
+    def read(self, slot: Slot) -> bytes:
+        """Copy a batch out; raise RingTorn if the writer has overtaken it meanwhile."""
+        offset = self._data_at + slot.position % self.data_bytes
+        raw = self._map[offset : offset + slot.size_bytes]
+        words = self._words
+        if not STORES_ARE_ORDERED:
+            _fence()
+        if (
+            words[_TAIL] > slot.slot
+            or words[HEADER_BYTES // 8 + slot.slot % self._slots * SLOT_WORDS] != slot.slot + 1
+            or (self._checksums and zlib.crc32(raw) != slot.checksum)
+        ):
+            raise RingTorn(f"slot {slot.slot} of {self.path.name} was overwritten while it was read")
+        return raw
+
+    def find(self, sequence: int) -> int:
+        """The number of the oldest held slot that ends after `sequence`, or that holds no packet and stands at or after it."""
+        low, high = self.tail, self.head
+        while low < high:
+            middle = (low + high) // 2
+            found = self.slot(middle)
+            if found is None:  # overwritten meanwhile, so it is older than what is wanted or gone anyway
+                low = max(middle + 1, self.tail)
+            elif found.end_sequence > sequence or (found.packet_count == 0 and found.first_sequence >= sequence):
+                high = middle
+            else:
+                low = middle + 1
+        return low
+
+    def will_sleep(self, head: int) -> bool:
+        """Ask to be woken by the fifo; False if something has come beyond `head`, so that one must not sleep."""
+        self._words[_WAITING] = 1
+        _fence()
+        return self._words[_HEAD] == head and not self._words[_STATE]
+
+    def close(self) -> None:
+        if not self._map.closed:
+            self._words.release()
+            self._map.close()
+
+
+def _read_slot(words: memoryview, slot: int, slots: int) -> Slot | None:
+    base = HEADER_BYTES // 8 + slot % slots * SLOT_WORDS
+    named, number, first, sizes, position, checksum = words[base : base + SLOT_WORDS]
+    if named != slot + 1:
+        return None
+    return Slot(slot, number, first, sizes >> 32, sizes & 0xFFFF_FFFF, position, checksum)
+
+
+def sweep(directory: Path) -> list[Path]:
+    """Remove the rings in `directory` whose owner is dead (nobody holds the lock); return what was removed."""
+    removed = []
+    for path in sorted([*directory.glob("*.ring"), *directory.glob("*.new")]):
+        if path.suffix == ".new" and time.time() - path.stat().st_mtime < 60:
+            continue  # another node is making it right now
+        try:
+            fd = os.open(path, os.O_RDWR)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        else:
+            path.unlink(missing_ok=True)
+            path.with_suffix(".wake").unlink(missing_ok=True)
+            removed.append(path)
+        finally:
+            os.close(fd)
+    return removed
+
+
+def _make_file(path: Path, size: int, stream: str) -> int:
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise RingUnavailable(
+            f"cannot make the ring of stream {stream!r} in {path.parent}: {error.strerror}; "
+            "set USBCAST_RING_DIR to a directory that this user may write to"
+        ) from None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Every page now: a page that cannot be had later would be a SIGBUS in the middle of a write.
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(fd, 0, size)
+        else:
+            os.truncate(fd, size)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        os.close(fd)
+        if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+            raise
+        free = os.statvfs(path.parent)
+        raise RingUnavailable(
+            f"the ring of stream {stream!r} needs {size / 2**20:.0f} MiB in {path.parent}, which has "
+            f"{free.f_bavail * free.f_frsize / 2**20:.0f} MiB free: make it smaller with --ring-size, free some room, "
+            "or set USBCAST_RING_DIR to another place"
+        ) from None
+    return fd
+
+
+def _make_fifo(path: Path) -> int:
+    os.mkfifo(path, 0o600)
+    # For reading too, so that opening does not wait for a reader and a write never meets a closed pipe.
+    return os.open(path, os.O_RDWR | os.O_NONBLOCK)
+
+
+__all__ = ["RingReader", "RingWriter", "Slot", "sweep"]

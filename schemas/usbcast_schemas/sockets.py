@@ -1,0 +1,51 @@
+"""How both sides set up their ZeroMQ sockets: bounds, heartbeats and reconnection, none of which is on by default."""
+
+from __future__ import annotations
+
+import re
+
+import zmq
+
+from usbcast_schemas.errors import UsageError
+
+HIGH_WATER_MARK = 256
+"""Messages per peer and direction. With batches of at most about 100 kB this bounds a slow peer to some 25 MB."""
+
+_TCP = re.compile(r"tcp://(?P<host>\[[0-9A-Fa-f:.%]+\]|[^:\[\]/]+):(?P<port>\d+)")
+
+
+def set_up(socket: zmq.Socket[bytes], *, max_message_bytes: int) -> None:
+    """Give `socket` the bounds that every socket of usbcast has."""
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.SNDHWM, HIGH_WATER_MARK)
+    socket.setsockopt(zmq.RCVHWM, HIGH_WATER_MARK)
+    socket.setsockopt(zmq.MAXMSGSIZE, max_message_bytes)
+    socket.setsockopt(zmq.IPV6, 1)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6000)
+    socket.setsockopt(zmq.RECONNECT_IVL, 50)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
+
+
+def split_tcp(endpoint: str) -> tuple[str, int] | None:
+    """(host, port) of a tcp endpoint, None for an ipc one; raise UsageError for anything else."""
+    if endpoint.startswith("ipc://") and len(endpoint) > len("ipc://"):
+        return None
+    found = _TCP.fullmatch(endpoint)
+    if found is None or not 0 <= int(found["port"]) <= 65535:
+        raise UsageError(f"{endpoint!r} is not an endpoint: write tcp://HOST:PORT or ipc://PATH, say tcp://127.0.0.1:5570")
+    return found["host"], int(found["port"])
+
+
+def as_reached(endpoint: str, reached_by: str) -> str:
+    """The endpoint that a node told, with the host by which this side reached the node."""
+    told, reached = split_tcp(endpoint), split_tcp(reached_by)
+    if told is None or reached is None:
+        return endpoint
+    return f"tcp://{reached[0]}:{told[1]}"
+
+
+def is_local(endpoint: str) -> bool:
+    """Whether nobody on another machine can reach `endpoint`."""
+    tcp = split_tcp(endpoint)
+    return tcp is None or tcp[0].startswith("127.") or tcp[0] in ("localhost", "[::1]")
