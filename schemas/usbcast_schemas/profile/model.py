@@ -5,7 +5,6 @@ What the keys must be to one another is checked in `contradictions`.
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
@@ -77,7 +76,7 @@ class StreamSettings(_Table):
     """What the stream is called, and how many packets a second the device means to send."""
 
     name: str = Field(
-        pattern=r"^[a-z0-9][a-z0-9_-]{0,63}\Z",
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$",
         description="a name of 1 to 64 of a-z, 0-9, _ and -, that begins with a letter or a digit",
     )
     rate_hz: float = Field(default=0.0, ge=0, le=1e9)
@@ -90,7 +89,7 @@ class DeviceMatch(_Table):
     product_id: int = Field(ge=0, le=0xFFFF, description="a number from 0x0000 to 0xffff")
     serial: str | None = Field(default=None, min_length=1, max_length=126, description="a text of 1 to 126 characters")
     bus_path: str | None = Field(
-        default=None, pattern=r"^\d+-\d+(\.\d+)*\Z", description='a bus and its ports, such as "1-4.2"'
+        default=None, pattern=r"^[0-9]+-[0-9]+(\.[0-9]+)*$", description='a bus and its ports, such as "1-4.2"'
     )
     product: str | None = Field(default=None, min_length=1, max_length=126, description="a text of 1 to 126 characters")
     configuration: int | None = Field(default=None, ge=1, le=255)
@@ -120,7 +119,7 @@ class ControlRequest(_Table):
 
 
 class Checksum(_Table):
-    """Where a packet's checksum stands and what it covers: from `start` up to itself, or, standing before, to the end."""
+    """Where a packet's checksum stands. It covers `start` up to itself or, standing before `start`, up to the end."""
 
     method: ChecksumMethod
     start: int = Field(default=0, alias="from", ge=0, le=MAX_PACKET_BYTES - 1)
@@ -140,29 +139,16 @@ class Checksum(_Table):
     @property
     def precedes(self) -> bool:
         """It stands before what it covers."""
-        return self.offset is not None and 0 <= self.offset and self.offset + self.width <= self.start
+        return self.offset is not None and self.offset >= 0 and self.offset + self.width <= self.start
 
     @property
     def smallest_packet(self) -> int:
-        """Bytes of the smallest packet that has room for it."""
-        if self.offset is None or self.offset < 0:
-            return self.start - (-self.width if self.offset is None else self.offset)
-        return max(self.start, self.offset + self.width)
-
-
-class LengthField(_Table):
-    """A number in the packet that gives, with `length_adjust` added, the size of the whole packet."""
-
-    length_offset: int = Field(ge=0, le=4096)
-    length_width: Literal[1, 2, 4]
-    length_adjust: int = Field(default=0, ge=-MAX_PACKET_BYTES, le=MAX_PACKET_BYTES)
-    byte_order: ByteOrder = "little"
-    max_size: int = Field(default=65536, ge=1, le=MAX_PACKET_BYTES)
-
-    @property
-    def header_size(self) -> int:
-        """Bytes needed before the size is known."""
-        return self.length_offset + self.length_width
+        """Bytes of the smallest packet that has room for it and for one byte that it covers."""
+        if self.precedes:
+            return self.start + 1
+        if self.offset is not None and self.offset >= 0:
+            return self.offset + self.width
+        return self.start + 1 + (self.width if self.offset is None else -self.offset)
 
 
 class FixedFraming(_Table):
@@ -177,10 +163,15 @@ class FixedFraming(_Table):
         return self.size
 
 
-class LengthFraming(LengthField):
-    """Packets that say how long they are."""
+class LengthFraming(_Table):
+    """Packets that say how long they are: the number at `length_offset`, plus `length_adjust`, is the whole size."""
 
     method: Literal["length"]
+    length_offset: int = Field(ge=0, le=4096)
+    length_width: Literal[1, 2, 4]
+    length_adjust: int = Field(default=0, ge=-MAX_PACKET_BYTES, le=MAX_PACKET_BYTES)
+    byte_order: ByteOrder = "little"
+    max_size: int = Field(default=65536, ge=1, le=MAX_PACKET_BYTES)
     checksum: Checksum | None = None
 
     @property
@@ -222,7 +213,11 @@ class SyncFraming(_Table):
     method: Literal["sync"]
     sync: HexBytes = Field(min_length=1, max_length=16, description='1 to 16 bytes in hex, such as "aa55",')
     size: int | None = Field(default=None, ge=1, le=MAX_PACKET_BYTES)
-    length: LengthField | None = None
+    length_offset: int | None = Field(default=None, ge=0, le=4096)
+    length_width: Literal[1, 2, 4] | None = None
+    length_adjust: int = Field(default=0, ge=-MAX_PACKET_BYTES, le=MAX_PACKET_BYTES)
+    byte_order: ByteOrder = "little"
+    max_size: int = Field(default=65536, ge=1, le=MAX_PACKET_BYTES)
     checksum: Checksum | None = None
 
     @property
@@ -251,7 +246,7 @@ class FieldSpec(_Table):
     """A value inside a packet, or `count` of them one after the other: physical value = raw * scale + zero."""
 
     name: str = Field(
-        pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}\Z",
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$",
         description="a name of 1 to 64 of A-Z, a-z, 0-9 and _, that does not begin with a digit",
     )
     type: FieldType
@@ -332,7 +327,3 @@ class Profile(_Table):
     def to_field_protos(self) -> list[pb.Field]:
         """The layout as StreamInfo carries it."""
         return [one.to_proto() for one in self.expanded_fields()]
-
-
-assert set(CHECKSUM_WIDTHS) == set(ChecksumMethod.__args__)  # type: ignore[attr-defined]
-assert sys.byteorder in ByteOrder.__args__  # type: ignore[attr-defined]
