@@ -1,1 +1,67 @@
-"""usbcast."""
+"""usbcast: one process owns a USB device; every program receives every packet, or is told exactly which ones it did not.
+
+>>> import usbcast
+>>> with usbcast.subscribe("imu") as stream:   # doctest: +SKIP
+...     for batch in stream:
+...         print(batch.first_sequence, len(batch), batch.fields["ax"], batch.gap)
+"""
+
+from __future__ import annotations
+
+from usbcast_schemas.errors import UsageError, UsbcastError
+from usbcast_schemas.ledger import Ledger
+
+from usbcast.batch import Batch
+from usbcast.events import DeviceEvent, End, Gap, Restart, Silence
+from usbcast.receiver import Event, Receiver
+from usbcast.requests import NodeClient
+from usbcast.subscription import Listener, Listening, Subscription
+
+
+def subscribe(
+    stream: str,
+    endpoint: str | None = None,
+    start: str | int = "now",
+    deliver: str = "all",
+    via: str = "auto",
+    keys: str | None = None,
+) -> Subscription:
+    """Receive `stream`; returns at once and connects when used.
+
+    endpoint: the node's request address, `tcp://HOST:PORT`; None for a node of this user on this machine.
+    start: "now", "oldest" (all that the ring still holds), or the sequence to begin at.
+    deliver: "all", or "latest": always the newest batch, what is skipped for it is declared as gaps.
+    via: "ring" (shared memory, this machine only), "push", "notify" (fetch at one's own pace), or "auto": the best that works.
+    keys: reserved for CURVE keys; None.
+
+    Raises UsageError for a wrong argument.
+    """
+    check_keys(keys)
+    return Subscription(Receiver(stream, endpoint, start, deliver, via), endpoint)
+
+
+def check_keys(keys: str | None) -> None:
+    """Raise UsageError where keys are given: encrypted connections are not there yet, and must not seem to be."""
+    if keys is not None:
+        raise UsageError(
+            f"keys is {keys!r}: this version has no encrypted connections yet; use an ssh tunnel, and None"
+        )
+
+
+__all__ = [
+    "Batch",
+    "DeviceEvent",
+    "End",
+    "Event",
+    "Gap",
+    "Ledger",
+    "Listener",
+    "Listening",
+    "NodeClient",
+    "Restart",
+    "Silence",
+    "Subscription",
+    "UsageError",
+    "UsbcastError",
+    "subscribe",
+]

@@ -7,7 +7,8 @@ has another layout, say from another implementation, is read by the library.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from struct import Struct, unpack_from
 
 from google.protobuf.message import DecodeError
@@ -124,61 +125,72 @@ def _in_place(raw: Buffer) -> EncodedBatch | None:
     if contract >> 16 != MAJOR:
         check_contract(contract, "a batch")
     at = _HEAD.size
-    arrivals = NO_ARRIVALS
-    ends: Sequence[int] = ()
-    losses: list[pb.Loss] = []
-    events: list[pb.DeviceEvent] = []
-    end: pb.StreamEnd | None = None
+    rest = _Rest()
     if size >= at + _ONE_ARRIVAL.size:
         c, c_len, packets, r, r_len, realtime, m, m_len, monotonic = _ONE_ARRIVAL.unpack_from(raw, at)
         if (c, c_len, r, r_len, m, m_len) == (_COUNTS, 4, _REALTIMES, 8, _MONOTONICS, 8):
-            arrivals = Arrivals((packets,), (realtime,), (monotonic,))
+            rest.arrivals = Arrivals((packets,), (realtime,), (monotonic,))
             at += _ONE_ARRIVAL.size
-    columns: dict[int, Sequence[int]] = {}
-    last_tag = 0x3A if arrivals is NO_ARRIVALS else _MONOTONICS
     try:
-        while True:
-            tag = raw[at]
-            length, at = _read_varint(raw, at + 1)
-            if tag < last_tag or at + length > size:
-                return None
-            last_tag = tag
-            if tag == _PAYLOAD:
-                if at + length != size:
-                    return None
-                break
-            if tag in (_ENDS, _COUNTS):
-                if tag in columns or length % 4:
-                    return None
-                columns[tag] = unpack_from(f"<{length // 4}I", raw, at)
-            elif tag in (_REALTIMES, _MONOTONICS):
-                if tag in columns or length % 8:
-                    return None
-                columns[tag] = unpack_from(f"<{length // 8}q", raw, at)
-            elif tag == _LOSS:
-                losses.append(pb.Loss.FromString(bytes(raw[at : at + length])))
-            elif tag == _EVENT:
-                events.append(pb.DeviceEvent.FromString(bytes(raw[at : at + length])))
-            elif tag == _END and end is None:
-                end = pb.StreamEnd.FromString(bytes(raw[at : at + length]))
-            else:
-                return None
-            at += length
+        begin = _walk(raw, at, rest)
     except (IndexError, DecodeError):
         return None
-    if columns:
-        ends = columns.get(_ENDS, ())
-        if _COUNTS in columns or _REALTIMES in columns or _MONOTONICS in columns:
-            if arrivals is not NO_ARRIVALS:
+    if begin is None:
+        return None
+    payload = memoryview(raw)[begin:]
+    return _checked(
+        EncodedBatch(
+            raw, epoch, number, first, count, packet_size, rest.ends, rest.arrivals,
+            tuple(rest.losses), tuple(rest.events), rest.end, payload,
+        )
+    )  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Rest:
+    """What may stand between the head and the payload."""
+
+    arrivals: Arrivals = NO_ARRIVALS
+    ends: Sequence[int] = ()
+    losses: list[pb.Loss] = field(default_factory=list)
+    events: list[pb.DeviceEvent] = field(default_factory=list)
+    end: pb.StreamEnd | None = None
+
+
+def _walk(raw: Buffer, at: int, rest: _Rest) -> int | None:
+    """Read the fields from `at` to the payload into `rest`; return where the payload begins, None if the layout is another."""
+    columns: dict[int, Sequence[int]] = {}
+    last_tag = _ENDS
+    while True:
+        tag = raw[at]
+        length, at = _read_varint(raw, at + 1)
+        if tag < last_tag or at + length > len(raw):
+            return None
+        last_tag = tag
+        if tag == _PAYLOAD:
+            break
+        if tag in (_ENDS, _COUNTS, _REALTIMES, _MONOTONICS):
+            code, width = ("I", 4) if tag in (_ENDS, _COUNTS) else ("q", 8)
+            if tag in columns or length % width:
                 return None
-            arrivals = Arrivals(
-                columns.get(_COUNTS, ()), columns.get(_REALTIMES, ()), columns.get(_MONOTONICS, ())
-            )
-    payload = memoryview(raw)[at:]
-    batch = EncodedBatch(
-        raw, epoch, number, first, count, packet_size, ends, arrivals, tuple(losses), tuple(events), end, payload
-    )
-    return _checked(batch)
+            columns[tag] = unpack_from(f"<{length // width}{code}", raw, at)
+        elif tag == _LOSS:
+            rest.losses.append(pb.Loss.FromString(bytes(raw[at : at + length])))
+        elif tag == _EVENT:
+            rest.events.append(pb.DeviceEvent.FromString(bytes(raw[at : at + length])))
+        elif tag == _END and rest.end is None:
+            rest.end = pb.StreamEnd.FromString(bytes(raw[at : at + length]))
+        else:
+            return None
+        at += length
+    if at + length != len(raw):
+        return None
+    rest.ends = columns.pop(_ENDS, ())
+    if columns:
+        if rest.arrivals is not NO_ARRIVALS:
+            return None
+        rest.arrivals = Arrivals(columns.get(_COUNTS, ()), columns.get(_REALTIMES, ()), columns.get(_MONOTONICS, ()))
+    return at
 
 
 def _by_library(raw: Buffer) -> EncodedBatch:
@@ -224,7 +236,7 @@ def _checked(batch: EncodedBatch) -> EncodedBatch:
                 f"a batch of {count} packets of varying size has {len(ends)} end offsets, "
                 f"the last of them {ends[-1] if ends else 0}, and a payload of {len(batch.payload)} bytes"
             )
-        if any(a > b for a, b in zip(ends, ends[1:], strict=False)):
+        if any(a > b for a, b in pairwise(ends)):
             raise WireError("the end offsets of a batch do not rise")
     if not len(arrivals.packets) == len(arrivals.realtime_ns) == len(arrivals.monotonic_ns):
         raise WireError(

@@ -139,9 +139,7 @@ class RingWriter:
         end = position + length
         tail = self._tail
         at = HEADER_BYTES // 8
-        while tail < head and (
-            head - tail >= slots or words[at + tail % slots * SLOT_WORDS + _POSITION] + size < end
-        ):
+        while tail < head and (head - tail >= slots or words[at + tail % slots * SLOT_WORDS + _POSITION] + size < end):
             tail += 1
         if tail != self._tail:
             words[_TAIL] = self._tail = tail

@@ -33,7 +33,9 @@ def split_tcp(endpoint: str) -> tuple[str, int] | None:
         return None
     found = _TCP.fullmatch(endpoint)
     if found is None or not 0 <= int(found["port"]) <= 65535:
-        raise UsageError(f"{endpoint!r} is not an endpoint: write tcp://HOST:PORT or ipc://PATH, say tcp://127.0.0.1:5570")
+        raise UsageError(
+            f"{endpoint!r} is not an endpoint: write tcp://HOST:PORT or ipc://PATH, say tcp://127.0.0.1:5570"
+        )
     return found["host"], int(found["port"])
 
 

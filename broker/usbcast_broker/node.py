@@ -1,0 +1,168 @@
+"""The node: puts feeds, pipelines, publisher and replay service together, and sees to their life from start to end."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+
+import zmq
+from usbcast_schemas.places import host_id, ring_directory, runtime_directory
+from usbcast_schemas.profile import Profile
+from usbcast_schemas.registry import NodeRecord, Registration
+from usbcast_schemas.ring import sweep
+from usbcast_schemas.sockets import split_tcp
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+from usbcast_broker.batcher import Batcher
+from usbcast_broker.binding import check_exposure
+from usbcast_broker.doorbell import Doorbell
+from usbcast_broker.framing import Assembler
+from usbcast_broker.host_queue import HostQueue
+from usbcast_broker.outlet import Description, Outlet
+from usbcast_broker.pipeline import Feed, Pipeline
+from usbcast_broker.publisher import Publisher
+from usbcast_broker.service import ReplayService
+from usbcast_broker.settings import NodeSettings
+
+log = logging.getLogger(__name__)
+
+STILL_CATCHING_UP_S = 0.5
+MAX_LINGER_S = 10.0
+
+MakeFeed = Callable[[HostQueue], Feed]
+
+
+class Node:
+    """One process's streams. `add` them, `start`, and `stop`; a context manager that stops.
+
+    Raises EndpointTaken, ConfigError, RingUnavailable and, for a device that cannot be opened, DeviceError on start.
+    """
+
+    def __init__(self, settings: NodeSettings) -> None:
+        check_exposure(settings.bind, insecure=settings.insecure)
+        if settings.publish:
+            check_exposure(settings.publish, insecure=settings.insecure)
+        self.settings = settings
+        self.endpoint = settings.bind
+        self.data_endpoints: list[str] = []
+        self.pipelines: list[Pipeline] = []
+        self._cleanup = contextlib.ExitStack()
+        self._doorbell = Doorbell()
+        self._context = zmq.Context()
+        self._started_realtime_ns = time.time_ns()
+        self._version = version("usbcast")
+        self._publisher = Publisher(self._context, self._doorbell)
+        identity = pb.HealthReply(node_version=self._version, node_pid=os.getpid())
+        self._service = ReplayService(self._context, self._describe, self._publisher.health, identity)
+        self._rings = ring_directory()
+        for path in sweep(self._rings):
+            log.info("removed the ring of a dead node: %s", path)
+
+    def __enter__(self) -> Node:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop("the node was stopped")
+
+    def add(self, profile: Profile, make_feed: MakeFeed, *, stream: str | None = None) -> Pipeline:
+        """Add the stream that `make_feed` fills and `profile` describes. Before `start`."""
+        settings = self.settings
+        queue = HostQueue(settings.host_queue_size, self._doorbell.ring)
+        outlet = Outlet(
+            Description(
+                stream=stream or profile.stream.name,
+                profile_name=profile.stream.name,
+                profile_toml=profile.toml,
+                fields=profile.to_field_protos(),
+                packet_size=profile.packet_size,
+                nominal_rate_hz=profile.stream.rate_hz,
+            ),
+            self._rings,
+            ring_bytes=settings.ring_size,
+            ring_slots=settings.ring_slots,
+        )
+        self._cleanup.callback(outlet.close)
+        batcher = Batcher(outlet.epoch, max_bytes=settings.batch_size, max_age_ns=int(settings.batch_age_ms * 1e6))
+        pipeline = Pipeline(make_feed(queue), queue, Assembler(profile), batcher, outlet)
+        self.pipelines.append(pipeline)
+        return pipeline
+
+    def start(self) -> None:
+        """Bind, open the devices, and begin to publish. Nothing is left behind if it raises."""
+        try:
+            self.endpoint = self._service.start(self.pipelines, self.settings.bind)
+            self.data_endpoints = self._start_publisher()
+            for pipeline in self.pipelines:
+                pipeline.feed.start()
+            streams = tuple(pipeline.outlet.stream for pipeline in self.pipelines)
+            self._cleanup.callback(Registration(NodeRecord(self.endpoint, os.getpid(), streams)).close)
+        except BaseException:
+            self.stop("the node could not start")
+            raise
+
+    def stop(self, reason: str, *, linger_s: float = 0.0) -> None:
+        """End every stream, wait for those who catch up, at most as long as told, and leave nothing behind."""
+        for pipeline in self.pipelines:
+            self.end(pipeline, reason)
+        self._linger(linger_s)
+        self._publisher.stop()
+        self._service.stop()
+        self._cleanup.close()
+        self._context.destroy(linger=300)
+
+    def end(self, pipeline: Pipeline, reason: str) -> None:
+        """Stop the feed of one stream and publish its end; idempotent."""
+        pipeline.feed.stop(drain=True)
+        if self._publisher.running and not pipeline.outlet.ended:
+            self._publisher.end(pipeline, reason)
+
+    def health(self) -> list[pb.StreamHealth]:
+        """The books of every stream, with what subscriptions reported."""
+        streams = self._publisher.health().result()
+        for stream in streams:
+            stream.subscriptions.extend(self._service.reports(stream.stream))
+        return streams
+
+    @property
+    def problem(self) -> str:
+        """Why the node as a whole can do nothing any more; empty while all is well."""
+        return f"the publisher has stopped: {self._publisher.problem}" if self._publisher.problem else ""
+
+    def _start_publisher(self) -> list[str]:
+        local = f"ipc://{runtime_directory()}/data-{os.getpid()}-{os.urandom(4).hex()}"
+        tcp = split_tcp(self.endpoint)
+        if self.settings.publish:
+            chosen = [self.settings.publish]
+        elif tcp is None:
+            chosen = [f"{self.endpoint}.data"]
+        else:
+            # Nobody asked for the next port, so a free one serves as well: clients learn it from describe.
+            chosen = [f"tcp://{tcp[0]}:{tcp[1] + 1}", f"tcp://{tcp[0]}:0"]
+        return self._publisher.start(self.pipelines, [chosen, [local]])
+
+    def _describe(self, pipeline: Pipeline) -> pb.StreamInfo:
+        info = pipeline.outlet.describe(pipeline.feed.identity)
+        info.data_endpoints.extend(self.data_endpoints)
+        info.host_id = host_id()
+        info.attached = pipeline.feed.attached
+        info.node_version = self._version
+        info.node_pid = os.getpid()
+        info.started_realtime_ns = self._started_realtime_ns
+        return info
+
+    def _linger(self, linger_s: float) -> None:
+        """Go on answering for `linger_s`, and beyond it as long as somebody is still fetching."""
+        begin = time.monotonic()
+        while linger_s > 0:
+            now = time.monotonic()
+            catching_up = now - self._service.last_fetch_monotonic < STILL_CATCHING_UP_S
+            if now - begin >= max(linger_s, MAX_LINGER_S if catching_up else 0):
+                break
+            time.sleep(0.05)
+
+
+__all__ = ["MakeFeed", "Node"]

@@ -1,0 +1,105 @@
+"""The outlet of one stream: what is published, and what is said of it. Ring, notifications, description."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from usbcast_schemas.contract import CONTRACT, check_stream_name, data_topic, notify_topic
+from usbcast_schemas.ring import DEFAULT_DATA_BYTES, DEFAULT_SLOTS, RingWriter
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+from usbcast_broker.batcher import Encoded, device_info
+from usbcast_broker.flow import DeviceIdentity
+from usbcast_broker.pacer import NotificationPacer
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a stream is, apart from what changes while it runs."""
+
+    stream: str
+    profile_name: str = ""
+    profile_toml: str = ""
+    fields: Sequence[pb.Field] = ()
+    packet_size: int = 0
+    nominal_rate_hz: float = 0.0
+
+
+class Outlet:
+    """Written to by the publisher's thread alone; described to any thread."""
+
+    def __init__(
+        self,
+        description: Description,
+        ring_directory: Path,
+        *,
+        ring_bytes: int = DEFAULT_DATA_BYTES,
+        ring_slots: int = DEFAULT_SLOTS,
+        epoch: int | None = None,
+    ) -> None:
+        self.description = description
+        self.stream = check_stream_name(description.stream)
+        self.epoch = secrets.randbits(64) if epoch is None else epoch
+        self.data_topic = data_topic(self.stream)
+        self.notify_topic = notify_topic(self.stream)
+        self.pacer = NotificationPacer()
+        self.next_sequence = 0
+        self.next_number = 0
+        self.ended = False
+        self.ring = RingWriter(ring_directory, self.stream, self.epoch, data_bytes=ring_bytes, slots=ring_slots)
+
+    def store(self, batch: Encoded) -> None:
+        """Put `batch` into the ring and wake the readers that sleep."""
+        self.ring.write(
+            batch.raw,
+            number=batch.number,
+            first_sequence=batch.first_sequence,
+            packet_count=batch.packet_count,
+        )
+        self.next_sequence = batch.first_sequence + batch.packet_count
+        self.next_number = batch.number + 1
+        self.pacer.news()
+
+    @property
+    def oldest_sequence(self) -> int:
+        oldest = self.ring.oldest
+        return self.next_sequence if oldest is None else oldest.first_sequence
+
+    def notification(self, realtime_ns: int, monotonic_ns: int) -> bytes:
+        return pb.Notification(
+            contract=CONTRACT,
+            epoch=self.epoch,
+            oldest_sequence=self.oldest_sequence,
+            next_sequence=self.next_sequence,
+            next_number=self.next_number,
+            sent_realtime_ns=realtime_ns,
+            sent_monotonic_ns=monotonic_ns,
+            ended=self.ended,
+        ).SerializeToString()
+
+    def describe(self, device: DeviceIdentity | None) -> pb.StreamInfo:
+        """All that the outlet knows; the node adds its endpoints and itself."""
+        what = self.description
+        return pb.StreamInfo(
+            contract=CONTRACT,
+            stream=self.stream,
+            epoch=self.epoch,
+            device=device_info(device) if device else None,
+            profile_name=what.profile_name,
+            profile_toml=what.profile_toml,
+            fields=what.fields,
+            packet_size=what.packet_size,
+            nominal_rate_hz=what.nominal_rate_hz,
+            ring=pb.Ring(path=str(self.ring.path), wake_path=str(self.ring.wake_path), nonce=self.ring.nonce),
+            ring_bytes=self.ring.data_bytes,
+            oldest_sequence=self.oldest_sequence,
+            next_sequence=self.next_sequence,
+            next_number=self.next_number,
+            ended=self.ended,
+        )
+
+    def close(self) -> None:
+        self.ring.close()

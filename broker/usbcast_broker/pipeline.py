@@ -1,0 +1,139 @@
+"""The way of one stream through the node: feed, host queue, framing, batches; and the books of each stage on it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Protocol
+
+from usbcast_schemas.ledger import Ledger, audit
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+from usbcast_broker.batcher import Batcher, Encoded
+from usbcast_broker.flow import DeviceIdentity, Lost, Packets, StreamItem, Transfer
+from usbcast_broker.framing import Assembler
+from usbcast_broker.host_queue import HostQueue
+from usbcast_broker.outlet import Outlet
+
+TURN_BYTES = 1024 * 1024
+"""At most so much of one stream is handled before the others get their turn."""
+
+
+class Feed(Protocol):
+    """What fills a pipeline's host queue from a thread of its own."""
+
+    def start(self) -> None: ...
+
+    def stop(self, *, drain: bool = True) -> None:
+        """Stop reading, within a second; with `drain`, only after what was sent so far has been read."""
+
+    def command(self, request: pb.CommandRequest) -> Future[pb.CommandReply]:
+        """Have the device do something, in order with other commands."""
+
+    @property
+    def identity(self) -> DeviceIdentity | None: ...
+
+    @property
+    def attached(self) -> bool: ...
+
+    @property
+    def problem(self) -> str:
+        """Why no data comes, in one sentence; empty while all is well."""
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """Figures of the device edge; `bytes` is what was read."""
+
+
+class Pipeline:
+    """Turned by the publisher's thread. Everything in it but the feed and its queue belongs to that thread."""
+
+    def __init__(self, feed: Feed, queue: HostQueue, assembler: Assembler, batcher: Batcher, outlet: Outlet) -> None:
+        self.feed = feed
+        self.outlet = outlet
+        self._queue = queue
+        self._assembler = assembler
+        self._batcher = batcher
+        self._books = Ledger("outlet", "packets")
+
+    def turn(self, publish: Callable[[Encoded], None]) -> bool:
+        """Handle what has accumulated, up to a bound; True if there was anything."""
+        items = self._queue.take(TURN_BYTES)
+        for item in items:
+            if isinstance(item, Transfer):
+                self._publish(self._take(self._assembler.feed(item), item.realtime_ns, item.monotonic_ns), publish)
+            elif isinstance(item, Lost):
+                self._publish(self._take(self._assembler.lost(item), time.time_ns(), time.monotonic_ns()), publish)
+            else:
+                made = self._assembler.happening(item)
+                self._publish(self._take(made, item.realtime_ns, item.monotonic_ns), publish)
+        if self._batcher.pending and self._batcher.due(time.monotonic_ns()):
+            rest = self._batcher.flush()
+            if rest is not None:
+                self._publish([rest], publish)
+        return bool(items)
+
+    @property
+    def due_at_ns(self) -> int | None:
+        """When a held batch must go, on the monotonic clock; None if none is held."""
+        return self._batcher.due_at_ns if self._batcher.pending else None
+
+    def end(self, reason: str, publish: Callable[[Encoded], None]) -> None:
+        """Publish all that the stopped feed has left, and the end of the stream."""
+        while self.turn(publish):
+            pass
+        last = self._assembler.finish(time.time_ns(), time.monotonic_ns())
+        self._publish(self._take(last, time.time_ns(), time.monotonic_ns()), publish)
+        self._publish(self._batcher.end(reason, time.time_ns()), publish)
+        self.outlet.ended = True
+
+    def health(self) -> pb.StreamHealth:
+        """The books, audited. To be called by the thread that turns the pipeline."""
+        device, framing = self._assembler.device, self._assembler.framing
+        host, read_bytes = self._host_books()
+        device.counters.update(self.feed.counters)
+        self._books.held = self._batcher.held_packets
+        ledgers = [device, host, framing, self._books]
+        links = [
+            ("bytes read from the device", read_bytes, "bytes entered at stage host", host.entered),
+            ("bytes out of stage host", host.left, "bytes into stage framing", framing.entered),
+            ("packets out of stage device", device.left, "packets into stage outlet", self._books.entered),
+            ("packets out of stage outlet", self._books.left, "sequences given", self.outlet.next_sequence),
+        ]
+        return pb.StreamHealth(
+            stream=self.outlet.stream,
+            epoch=self.outlet.epoch,
+            ledgers=[books.to_proto() for books in ledgers],
+            discrepancies=audit(ledgers, links),
+            attached=self.feed.attached,
+            ended=self.outlet.ended,
+            problem=self.feed.problem,
+        )
+
+    def _host_books(self) -> tuple[Ledger, int]:
+        """The queue's books, and the bytes that the feed says it read, both from one moment if there is one.
+
+        The feed's thread may stand between counting a transfer and queueing it; then looking again settles it.
+        """
+        for _ in range(50):
+            books = self._queue.snapshot()
+            read_bytes = self.feed.counters.get("bytes", 0)
+            if read_bytes == books.entered:
+                break
+            time.sleep(0.0002)
+        return books, read_bytes
+
+    def _take(self, items: tuple[StreamItem, ...], realtime_ns: int, monotonic_ns: int) -> list[Encoded]:
+        made: list[Encoded] = []
+        for item in items:
+            if isinstance(item, Packets):
+                self._books.enter(item.count)
+            made += self._batcher.add(item, realtime_ns=realtime_ns, monotonic_ns=monotonic_ns)
+        return made
+
+    def _publish(self, batches: list[Encoded], publish: Callable[[Encoded], None]) -> None:
+        for batch in batches:
+            self.outlet.store(batch)
+            publish(batch)
+            self._books.leave(batch.packet_count)

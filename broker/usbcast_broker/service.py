@@ -1,0 +1,297 @@
+"""The replay service: the one thread that owns the ROUTER socket and answers describe, fetch, clock, command and health."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TypeVar
+
+import zmq
+from usbcast_schemas.contract import CONTRACT
+from usbcast_schemas.errors import DeviceError, PeerError, UsbcastError, VersionMismatch
+from usbcast_schemas.ring import RingReader
+from usbcast_schemas.sockets import set_up
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+from usbcast_schemas.wire import MAX_REQUEST_BYTES, decode_request
+
+from usbcast_broker import replay
+from usbcast_broker.binding import bind
+from usbcast_broker.doorbell import PollableDoorbell
+from usbcast_broker.memory import resident_bytes
+from usbcast_broker.pipeline import Pipeline
+
+log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+MAX_WAITING_ANSWERS = 1000
+"""Commands and health requests under way; beyond it a client is told to try again."""
+
+MAX_REPORTS = 1024
+REPORT_KEPT_S = 10.0
+MAX_NAMED_PEERS = 1000
+
+Describe = Callable[[Pipeline], pb.StreamInfo]
+
+
+class Refused(UsbcastError):
+    """A request that cannot be answered; carries the code of the error reply."""
+
+    def __init__(self, code: pb.ErrorReply.Code, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class ReplayService:
+    """Starts, stops and serves one thread. All public calls are for other threads."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        describe: Describe,
+        health: Callable[[], Future[list[pb.StreamHealth]]],
+        node: pb.HealthReply,
+    ) -> None:
+        self._context = context
+        self._describe = describe
+        self._health = health
+        self._node = node
+        self._streams: dict[str, tuple[Pipeline, RingReader]] = {}
+        self._bell = PollableDoorbell()
+        self._answers: deque[tuple[list[bytes], pb.Reply]] = deque()
+        self._waiting = 0
+        self._stopping = False
+        self._bound: Future[str] = Future()
+        self._thread: threading.Thread | None = None
+        self._reports: OrderedDict[tuple[str, str], tuple[float, pb.SubscriptionReport]] = OrderedDict()
+        self._named_peers: OrderedDict[bytes, None] = OrderedDict()
+        self._refused: dict[str, int] = {}
+        self.last_fetch_monotonic = 0.0
+        """When somebody last fetched, so that a node that ends can wait for those who still catch up."""
+
+    def start(self, pipelines: Sequence[Pipeline], endpoint: str) -> str:
+        """Bind to `endpoint` and begin; return it as bound. Raises EndpointTaken."""
+        for pipeline in pipelines:
+            ring = pipeline.outlet.ring
+            self._streams[pipeline.outlet.stream] = (pipeline, RingReader(ring.path, ring.nonce))
+        self._thread = threading.Thread(target=self._run, args=(endpoint,), name="usbcast-service", daemon=True)
+        self._thread.start()
+        return self._bound.result()
+
+    def stop(self) -> None:
+        """Return when the thread is gone."""
+        self._stopping = True
+        self._bell.ring()
+        if self._thread is not None:
+            self._thread.join()
+        for _, ring in self._streams.values():
+            ring.close()
+        self._bell.close()
+
+    def reports(self, stream: str) -> list[pb.SubscriptionReport]:
+        """What the subscriptions of `stream` last said of themselves, not longer ago than REPORT_KEPT_S."""
+        now = time.monotonic()
+        found = []
+        for (of, _), (at, report) in list(self._reports.items()):
+            if of == stream and now - at <= REPORT_KEPT_S:
+                report.age_ns = int((now - at) * 1e9)
+                found.append(report)
+        return found
+
+    def _run(self, endpoint: str) -> None:
+        socket = self._context.socket(zmq.ROUTER)
+        try:
+            set_up(socket, max_message_bytes=MAX_REQUEST_BYTES)
+            socket.setsockopt(
+                zmq.ROUTER_MANDATORY, 1
+            )  # an answer that cannot be sent is counted, not dropped in silence
+            self._bound.set_result(bind(socket, endpoint))
+        except BaseException as error:  # noqa: BLE001 - it belongs to the caller of start
+            socket.close()
+            self._bound.set_exception(error)
+            return
+        self._socket = socket
+        poller = zmq.Poller()
+        poller.register(socket, zmq.POLLIN)
+        poller.register(self._bell.fileno(), zmq.POLLIN)
+        try:
+            while not self._stopping:
+                poller.poll()
+                self._bell.quiet()
+                while self._answers:
+                    envelope, reply = self._answers.popleft()
+                    self._waiting -= 1
+                    self._send(envelope, reply)
+                for _ in range(100):
+                    try:
+                        frames = socket.recv_multipart(zmq.DONTWAIT)
+                    except zmq.Again:
+                        break
+                    self._handle(frames)
+        finally:
+            socket.close(linger=200)
+
+    def _handle(self, frames: list[bytes]) -> None:
+        envelope = frames[:1]
+        request_id = 0
+        try:
+            request = decode_request(frames[1:])
+            request_id = request.request_id
+            reply, batches = self._answer(envelope, request)
+        except PeerError as error:
+            self._refuse(envelope, "another version" if isinstance(error, VersionMismatch) else "malformed", error)
+            code = pb.ErrorReply.CODE_VERSION if isinstance(error, VersionMismatch) else pb.ErrorReply.CODE_MALFORMED
+            reply, batches = pb.Reply(error=pb.ErrorReply(code=code, message=str(error))), []
+        except Refused as error:
+            self._count_refusal(pb.ErrorReply.Code.Name(error.code).removeprefix("CODE_").lower().replace("_", " "))
+            reply, batches = pb.Reply(error=pb.ErrorReply(code=error.code, message=str(error))), []
+        if reply is not None:
+            reply.request_id = request_id
+            self._send(envelope, reply, batches)
+
+    def _answer(self, envelope: list[bytes], request: pb.Request) -> tuple[pb.Reply | None, list[bytes]]:
+        """The reply and its batches; None if it comes later."""
+        kind = request.WhichOneof("body")
+        if kind == "fetch":
+            return self._fetch(request.fetch)
+        if kind == "report":
+            self._note(request.report)
+            return None, []
+        if kind == "describe":
+            wanted = [self._stream(request.describe.stream)] if request.describe.stream else self._streams.values()
+            infos = [self._describe(pipeline) for pipeline, _ in wanted]
+            return pb.Reply(described=pb.DescribeReply(streams=infos)), []
+        if kind == "clock":
+            return pb.Reply(clock=_clock(request.clock)), []
+        if kind == "health":
+            self._later(envelope, request.request_id, self._health(), self._health_reply)
+        else:
+            pipeline, _ = self._stream(request.command.stream)
+            self._later(envelope, request.request_id, pipeline.feed.command(request.command), _command_reply)
+        return None, []
+
+    def _fetch(self, request: pb.FetchRequest) -> tuple[pb.Reply, list[bytes]]:
+        self.last_fetch_monotonic = time.monotonic()
+        pipeline, ring = self._stream(request.stream)
+        outlet = pipeline.outlet
+        if request.HasField("epoch") and request.epoch != outlet.epoch:
+            raise Refused(
+                pb.ErrorReply.CODE_EPOCH_OVER,
+                f"epoch {request.epoch:016x} of stream {request.stream!r} is over; it is now {outlet.epoch:016x}",
+            )
+        if request.newest_only:
+            fetched = replay.Fetched(replay.newest(ring), [], complete=True)
+        else:
+            budget = min(request.byte_budget or replay.DEFAULT_BUDGET_BYTES, replay.DEFAULT_BUDGET_BYTES)
+            fetched = replay.fetch(
+                ring,
+                from_sequence=request.from_sequence,
+                until_sequence=request.until_sequence if request.HasField("until_sequence") else None,
+                from_number=request.from_number,
+                budget_bytes=budget,
+            )
+        reply = pb.FetchReply(
+            batch_count=len(fetched.batches),
+            epoch=outlet.epoch,
+            oldest_sequence=outlet.oldest_sequence,
+            next_sequence=outlet.next_sequence,
+            next_number=outlet.next_number,
+            lost=fetched.lost,
+            complete=fetched.complete,
+        )
+        return pb.Reply(fetched=reply), fetched.batches
+
+    def _stream(self, name: str) -> tuple[Pipeline, RingReader]:
+        try:
+            return self._streams[name]
+        except KeyError:
+            raise Refused(
+                pb.ErrorReply.CODE_STREAM_UNKNOWN,
+                f"this node has no stream {name!r}; it has {', '.join(sorted(self._streams)) or 'none'}",
+            ) from None
+
+    def _note(self, request: pb.ReportRequest) -> None:
+        self._stream(request.stream)
+        key = (request.stream, request.report.name[:200])
+        self._reports[key] = (time.monotonic(), request.report)
+        self._reports.move_to_end(key)
+        while len(self._reports) > MAX_REPORTS:
+            self._reports.popitem(last=False)
+
+    def _later(
+        self, envelope: list[bytes], request_id: int, future: Future[_T], make: Callable[[_T], pb.Reply]
+    ) -> None:
+        """Send the reply when `future` is done, by this thread."""
+        if self._waiting >= MAX_WAITING_ANSWERS:
+            raise Refused(pb.ErrorReply.CODE_BUSY, f"{MAX_WAITING_ANSWERS} requests wait for an answer; try again")
+        self._waiting += 1
+
+        def done(answered: Future[_T]) -> None:
+            error = answered.exception()
+            if error is None:
+                reply = make(answered.result())
+            elif isinstance(error, UsbcastError):
+                code = pb.ErrorReply.CODE_DEVICE if isinstance(error, DeviceError) else pb.ErrorReply.CODE_FORBIDDEN
+                reply = pb.Reply(error=pb.ErrorReply(code=code, message=str(error)))
+            else:
+                log.error("a request failed", exc_info=error)
+                reply = pb.Reply(
+                    error=pb.ErrorReply(code=pb.ErrorReply.CODE_DEVICE, message=f"the node failed: {error}")
+                )
+            reply.request_id = request_id
+            self._answers.append((envelope, reply))
+            self._bell.ring()
+
+        future.add_done_callback(done)
+
+    def _health_reply(self, streams: list[pb.StreamHealth]) -> pb.Reply:
+        for stream in streams:
+            stream.subscriptions.extend(self.reports(stream.stream))
+        health = pb.HealthReply()
+        health.CopyFrom(self._node)
+        health.node_memory_bytes = resident_bytes()
+        health.streams.extend(streams)
+        health.refused.update(self._refused)
+        return pb.Reply(health=health)
+
+    def _send(self, envelope: list[bytes], reply: pb.Reply, batches: Sequence[bytes] = ()) -> None:
+        reply.contract = CONTRACT
+        try:
+            self._socket.send_multipart([*envelope, reply.SerializeToString(), *batches], zmq.DONTWAIT)
+        except zmq.Again:
+            self._count_refusal("client too slow for its answers")
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            self._count_refusal("client gone before its answer")
+
+    def _refuse(self, envelope: list[bytes], reason: str, error: PeerError) -> None:
+        self._count_refusal(reason)
+        peer = envelope[0]
+        if peer not in self._named_peers:
+            self._named_peers[peer] = None
+            if len(self._named_peers) > MAX_NAMED_PEERS:
+                self._named_peers.popitem(last=False)
+            log.warning("a client (%s) sends what is no request: %s", peer.hex(), error)
+
+    def _count_refusal(self, reason: str) -> None:
+        self._refused[reason] = self._refused.get(reason, 0) + 1
+
+
+def _clock(request: pb.ClockRequest) -> pb.ClockReply:
+    realtime_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
+    return pb.ClockReply(
+        sent_monotonic_ns=request.sent_monotonic_ns,
+        received_realtime_ns=realtime_ns,
+        received_monotonic_ns=monotonic_ns,
+        replied_realtime_ns=time.time_ns(),
+        replied_monotonic_ns=time.monotonic_ns(),
+    )
+
+
+def _command_reply(commanded: pb.CommandReply) -> pb.Reply:
+    return pb.Reply(commanded=commanded)

@@ -1,0 +1,127 @@
+"""A node's settings: one frozen dataclass, filled from a TOML file, then USBCAST_* variables, then flags."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from usbcast_schemas.contract import DEFAULT_ENDPOINT
+from usbcast_schemas.errors import ConfigError
+from usbcast_schemas.ring import DEFAULT_DATA_BYTES, DEFAULT_SLOTS
+
+from usbcast_broker.batcher import DEFAULT_MAX_BYTES
+from usbcast_broker.host_queue import DEFAULT_MAX_BYTES as HOST_QUEUE_BYTES
+
+
+def _setting(default: Any, says: str) -> Any:
+    return field(default=default, metadata={"says": says})
+
+
+@dataclass(frozen=True)
+class NodeSettings:
+    """Everything about a node that is not about a device. Sizes in bytes, times in the unit of the name."""
+
+    bind: str = _setting(DEFAULT_ENDPOINT, "address for requests")
+    publish: str = _setting("", "address of the data; empty: the next port, or a free one")
+    insecure: bool = _setting(False, "may be reached from other machines by anybody")
+    ring_size: int = _setting(DEFAULT_DATA_BYTES, "bytes of batches that a ring holds")
+    ring_slots: int = _setting(DEFAULT_SLOTS, "batches that a ring holds at the most")
+    batch_size: int = _setting(DEFAULT_MAX_BYTES, "bytes at which a batch goes")
+    batch_age_ms: float = _setting(0.0, "how long packets may wait for others; 0: send what is there at once")
+    host_queue_size: int = _setting(HOST_QUEUE_BYTES, "bytes read from a device that may wait")
+    linger_s: float = _setting(2.0, "how long an ended node goes on answering those who catch up")
+
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("ring_size", 1024 * 1024, 64 * 2**30),
+            ("ring_slots", 16, 2**26),
+            ("batch_size", 64, 8 * 2**20),
+            ("batch_age_ms", 0, 10_000),
+            ("host_queue_size", 64 * 1024, 64 * 2**30),
+            ("linger_s", 0, 3600),
+        ):
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise ConfigError(f"{name} is {value}: from {least} to {most} is allowed")
+        if self.batch_size * 4 > self.ring_size:
+            raise ConfigError(
+                f"batch_size is {self.batch_size} and ring_size {self.ring_size}: a ring must hold at least four batches"
+            )
+
+
+@dataclass(frozen=True)
+class Sourced:
+    """One setting, and where its value came from."""
+
+    name: str
+    value: Any
+    source: str
+    says: str
+
+
+def load_settings(
+    file: Path | None, flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ
+) -> tuple[NodeSettings, list[Sourced]]:
+    """The settings and their sources. A flag that is None was not given. Raises ConfigError."""
+    known = {item.name: item for item in dataclasses.fields(NodeSettings)}
+    values: dict[str, tuple[Any, str]] = {name: (item.default, "default") for name, item in known.items()}
+    if file is not None:
+        for name, value in _read_toml(file).items():
+            if name not in known:
+                raise ConfigError(f"{file}: {name} is no setting; there are {', '.join(known)}")
+            values[name] = (value, str(file))
+    for name in known:
+        variable = f"USBCAST_{name.upper()}"
+        if variable in environment:
+            values[name] = (environment[variable], variable)
+    for name, value in flags.items():
+        if value is not None:
+            values[name] = (value, f"--{name.replace('_', '-')}")
+    converted = {
+        name: _convert(name, value, type(known[name].default), source) for name, (value, source) in values.items()
+    }
+    sourced = [Sourced(name, converted[name], values[name][1], known[name].metadata["says"]) for name in known]
+    return NodeSettings(**converted), sourced
+
+
+def parse_size(text: str) -> int:
+    """Bytes from `64MiB`, `1 GB`, `4096`; raise ValueError."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMG]?)(i?)[bB]?\s*", text)
+    if found is None:
+        raise ValueError(text)
+    number, unit, binary = found.groups()
+    base = 1024 if binary else 1000
+    return int(float(number) * base ** {"": 0, "k": 1, "K": 1, "M": 2, "G": 3}[unit])
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read the settings {file}: {error.strerror}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file} is not TOML: {error}") from None
+
+
+def _convert(name: str, value: Any, kind: type, source: str) -> Any:
+    try:
+        if kind is bool:
+            if isinstance(value, bool):
+                return value
+            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[str(value).lower()]
+        if kind is int:
+            if isinstance(value, bool):
+                raise ValueError(value)
+            return value if isinstance(value, int) else parse_size(str(value))
+        if kind is float:
+            return float(value)
+        return str(value)
+    except (ValueError, KeyError):
+        allowed = {bool: "true or false", int: "a whole number, or a size like 64MiB,", float: "a number"}[kind]
+        raise ConfigError(f"{name} is {value!r} (from {source}): {allowed} is allowed") from None

@@ -1,0 +1,131 @@
+"""The same subscription for asyncio: `async with usbcast.aio.subscribe("imu") as stream: async for batch in stream: ...`"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from types import TracebackType
+
+from usbcast_schemas.ledger import Ledger
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+from usbcast.batch import Batch
+from usbcast.events import End
+from usbcast.receiver import Event, Receiver
+from usbcast.subscription import CONNECT_TIMEOUT_S
+
+
+class AsyncSubscription:
+    """One stream, received in an event loop; waits for a descriptor and then takes all there is."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._ended = False
+
+    async def __aenter__(self) -> AsyncSubscription:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._receiver.close()
+
+    async def __aiter__(self) -> AsyncIterator[Batch]:
+        async for event in self.events():
+            if isinstance(event, Batch):
+                yield event
+
+    async def events(self, timeout_s: float | None = None) -> AsyncIterator[Event]:
+        """Batch, Gap, Restart, DeviceEvent, Silence and, as the last one, End; stops when nothing came for `timeout_s`."""
+        while not self._ended:
+            event = await self.receive(timeout_s)
+            if event is None:
+                return
+            yield event
+
+    async def receive(self, timeout_s: float | None = None) -> Event | None:
+        """The next event; None if none comes within `timeout_s`."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            event = self._receiver.take()
+            if event is not None:
+                self._ended = isinstance(event, End)
+                return event
+            if not await self._progress(deadline):
+                return None
+
+    async def ready(self, timeout_s: float = CONNECT_TIMEOUT_S) -> bool:
+        """Wait until all that comes from now on is delivered or declared; False if that takes longer than `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        while not self._receiver.joined:
+            if not await self._progress(deadline):
+                return False
+        return True
+
+    @property
+    def info(self) -> pb.StreamInfo | None:
+        """What the node says of the stream; None before it is connected."""
+        return self._receiver.info
+
+    @property
+    def via(self) -> str:
+        return self._receiver.via
+
+    @property
+    def ledger(self) -> Ledger:
+        return self._receiver.ledger()
+
+    @property
+    def lag_ns(self) -> int:
+        return self._receiver.lag_ns
+
+    async def _progress(self, deadline: float | None) -> bool:
+        receiver = self._receiver
+        receiver.pump()
+        if receiver.has_events:
+            return True
+        rest_s = receiver.rest_s()
+        if deadline is not None:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                return False
+            rest_s = min(rest_s, left_s)
+        if rest_s > 0 and receiver.may_sleep():
+            await self._wait(rest_s)
+        else:
+            await asyncio.sleep(0)
+        return True
+
+    async def _wait(self, timeout_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        woken: asyncio.Future[None] = loop.create_future()
+        fd = self._receiver.waiter.fileno()
+
+        def wake() -> None:
+            if not woken.done():
+                woken.set_result(None)
+
+        loop.add_reader(fd, wake)
+        timer = loop.call_later(timeout_s, wake)
+        try:
+            await woken
+        finally:
+            timer.cancel()
+            loop.remove_reader(fd)
+        self._receiver.waiter.wait(0)  # takes the edge of a fifo back, so that the descriptor is quiet again
+
+
+def subscribe(
+    stream: str,
+    endpoint: str | None = None,
+    start: str | int = "now",
+    deliver: str = "all",
+    via: str = "auto",
+    keys: str | None = None,
+) -> AsyncSubscription:
+    """As `usbcast.subscribe`, for `async with` and `async for`."""
+    from usbcast import check_keys
+
+    check_keys(keys)
+    return AsyncSubscription(Receiver(stream, endpoint, start, deliver, via))

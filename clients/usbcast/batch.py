@@ -1,0 +1,150 @@
+"""A batch as an application sees it: consecutive packets, as views on the bytes that were received."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from usbcast_schemas.batch import EncodedBatch
+from usbcast_schemas.errors import UsageError
+
+from usbcast.dejitter import Dejitter
+from usbcast.events import Gap
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from usbcast.layout import Layout
+
+
+class Batch:
+    """Consecutive packets of one epoch. Iterating gives the bytes of each packet, `len` their number.
+
+    Everything is read-only and stays valid for as long as it is referred to.
+    """
+
+    __slots__ = ("_dejitter", "_encoded", "_layout", "_skip", "gaps")
+
+    def __init__(
+        self,
+        encoded: EncodedBatch,
+        layout: Layout,
+        gaps: tuple[Gap, ...] = (),
+        skip: int = 0,
+        dejitter: Dejitter | None = None,
+    ) -> None:
+        self._encoded = encoded
+        self._layout = layout
+        self._skip = skip
+        self._dejitter = dejitter
+        self.gaps = gaps
+        """All gaps between the batch before and this one, in order."""
+
+    @property
+    def gap(self) -> Gap | None:
+        """The gap just before this batch, or None; the first one where there are several (`gaps` has all)."""
+        return self.gaps[0] if self.gaps else None
+
+    @property
+    def epoch(self) -> int:
+        return self._encoded.epoch
+
+    @property
+    def number(self) -> int:
+        """Number of the batch in its epoch, as published."""
+        return self._encoded.number
+
+    @property
+    def first_sequence(self) -> int:
+        return self._encoded.first_sequence + self._skip
+
+    @property
+    def last_sequence(self) -> int:
+        return self._encoded.end_sequence - 1
+
+    @property
+    def packet_size(self) -> int:
+        """Bytes per packet; 0 if they vary."""
+        return self._encoded.packet_size
+
+    def __len__(self) -> int:
+        return self._encoded.packet_count - self._skip
+
+    def __iter__(self) -> Iterator[bytes]:
+        payload, size = self._encoded.payload, self._encoded.packet_size
+        if size:
+            for at in range(self._skip * size, len(payload), size):
+                yield bytes(payload[at : at + size])
+            return
+        ends = self._encoded.packet_ends
+        start = ends[self._skip - 1] if self._skip else 0
+        for end in ends[self._skip :]:
+            yield bytes(payload[start:end])
+            start = end
+
+    def __repr__(self) -> str:
+        return f"<Batch {self.first_sequence}..{self.last_sequence} of epoch {self.epoch:016x}>"
+
+    @property
+    def payload(self) -> memoryview:
+        """The packets' bytes, back to back."""
+        encoded = self._encoded
+        if not self._skip:
+            return encoded.payload.toreadonly()
+        start = self._skip * encoded.packet_size if encoded.packet_size else encoded.packet_ends[self._skip - 1]
+        return encoded.payload[start:].toreadonly()
+
+    @property
+    def packets(self) -> NDArray[np.uint8]:
+        """uint8 (n, packet_size), a view; raise UsageError if the packets vary in size (then iterate)."""
+        import numpy as np
+
+        size = self._encoded.packet_size
+        if not size:
+            raise UsageError("the packets of this stream vary in size, so they make no array: iterate over the batch")
+        return np.frombuffer(self.payload, np.uint8).reshape(-1, size)
+
+    @property
+    def fields(self) -> Mapping[str, NDArray[Any]]:
+        """Each field of the profile's layout by name: (n,) of its own dtype, a strided view without a copy.
+
+        Raises UsageError on access to a name that the layout does not have.
+        """
+        return self._layout.view(self.payload)
+
+    def scaled(self, name: str) -> NDArray[np.float64]:
+        """One field in its physical unit: float64 (n,), raw * scale + zero as the profile says."""
+        return self._layout.scaled(self.payload, name)
+
+    @property
+    def times_ns(self) -> NDArray[np.int64]:
+        """int64 (n,): when the reading host had each packet, nanoseconds since 1970; all packets of one transfer alike."""
+        return self._per_packet(self._encoded.arrivals.realtime_ns)
+
+    @property
+    def monotonic_ns(self) -> NDArray[np.int64]:
+        """int64 (n,): the same on the reading host's monotonic clock, which is never set back."""
+        return self._per_packet(self._encoded.arrivals.monotonic_ns)
+
+    def times_ns_dejittered(self) -> NDArray[np.int64]:
+        """int64 (n,): arrival times freed from the jitter of transfer and scheduling; see usbcast.dejitter for the method.
+
+        Raises UsageError if the profile gives no nominal rate.
+        """
+        if self._dejitter is None:
+            raise UsageError("the profile gives no nominal rate (stream.rate_hz), so arrival times cannot be smoothed")
+        return self._dejitter.times_ns(self.first_sequence, len(self))
+
+    def _per_packet(self, column: Any) -> NDArray[np.int64]:
+        import numpy as np
+
+        packets = self._encoded.arrivals.packets
+        if len(packets) == 1:
+            return np.full(len(self), column[0], np.int64)
+        return np.repeat(np.asarray(column, np.int64), packets)[self._skip :]
+
+    @property
+    def encoded(self) -> EncodedBatch:
+        """The batch as it was published."""
+        return self._encoded

@@ -1,0 +1,257 @@
+"""Continuity: turns batches that may be doubled, missing or late into a sequence without holes but for declared gaps.
+
+Pure: batches, replies and notifications come in, deliveries and the wish for a fetch come out. One object serves one
+subscription, over all epochs. The rule for a batch, by its number: below the cursor it is a duplicate, at the cursor it is
+delivered, above it waits while what is missing is fetched; what cannot be had any more is a Gap.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from usbcast_schemas.batch import EncodedBatch
+
+from usbcast.events import Gap, Restart
+
+OVERWRITTEN = "overwritten in the ring"
+SKIPPED = "skipped for the newest"
+NODE_GONE = "the node went away before it was fetched"
+HOLD_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class Delivery:
+    """A batch to hand on, from its packet `skip` on, and the gaps before it."""
+
+    batch: EncodedBatch
+    gaps: tuple[Gap, ...] = ()
+    skip: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A range to fetch: sequences [from, until), until None for the newest, of batches numbered from_number or later."""
+
+    epoch: int
+    from_sequence: int
+    until_sequence: int | None
+    from_number: int
+    newest_only: bool = False
+
+
+class Continuity:
+    """The state of one subscription. `start` is called once per subscription, `live`, `known` and `fetched` as things come."""
+
+    def __init__(self, *, latest: bool = False, can_fetch: bool = True, hold_bytes: int = HOLD_BYTES) -> None:
+        self.out: deque[Delivery | Restart | Gap] = deque()
+        self.epoch: int | None = None
+        self.first_sequence: int | None = None
+        """Where this epoch began for this subscription; None until that is known."""
+        self.next_sequence = 0
+        self.known_until = 0
+        """One past the last sequence that the epoch is known to have reached."""
+        self.span_before = 0
+        """Packets of former epochs that were delivered or declared lost."""
+        self.duplicates = 0
+        self.stale = 0
+        self.fetched_packets = 0
+        self._latest = latest
+        self._can_fetch = can_fetch
+        self._hold_limit = hold_bytes
+        self._next_number: int | None = None
+        self._known_number = 0
+        self._held: deque[EncodedBatch] = deque()
+        self._held_bytes = 0
+        self._former: deque[int] = deque(maxlen=16)
+        self._fetching: Wanted | None = None
+
+    @property
+    def span(self) -> int:
+        """Packets that were delivered or declared lost so far, or wait in `out`."""
+        return self.span_before + (0 if self.first_sequence is None else self.next_sequence - self.first_sequence)
+
+    def start(self, epoch: int, sequence: int | None, number: int | None = None) -> None:
+        """Begin at `sequence`; at the first batch that comes, if None."""
+        self.epoch = epoch
+        self.first_sequence = sequence
+        self.next_sequence = self.known_until = sequence or 0
+        self._next_number = number
+        self._known_number = number or 0
+
+    def set_can_fetch(self, can_fetch: bool) -> None:
+        """Whether what is missing can be fetched on the way in use."""
+        self._can_fetch = can_fetch
+        if not can_fetch:
+            self._held.clear()
+            self._held_bytes = 0
+
+    def live(self, batch: EncodedBatch) -> None:
+        """A batch came by the data topic or from the ring."""
+        if not self._is_current(batch.epoch):
+            return
+        self._know(batch.end_sequence, batch.number + 1)
+        if self._latest:
+            self._skip_waiting()
+            self._accept(batch, SKIPPED, "subscription")
+        elif not self._can_fetch or (not self._held and not self._fetching and self._follows(batch)):
+            self._accept(batch, OVERWRITTEN, "ring")
+        elif self._next_number is not None and batch.number < self._next_number:
+            self.duplicates += batch.packet_count
+        elif self._held_bytes + len(batch.raw) <= self._hold_limit:
+            self._held.append(batch)
+            self._held_bytes += len(batch.raw)
+        # else: it will be fetched, as what is known to exist and has not come.
+
+    def known(self, epoch: int, next_sequence: int, next_number: int) -> None:
+        """The stream is known to have come so far, whether or not the batches have come."""
+        if self._is_current(epoch):
+            self._know(next_sequence, next_number)
+
+    def wanted(self) -> Wanted | None:
+        """What is to be fetched now, if anything; `fetching` is to be called when the request is sent."""
+        if self.epoch is None or self._fetching or not self._can_fetch:
+            return None
+        self._release()
+        number = self._next_number or 0
+        if self._held:
+            return Wanted(self.epoch, self.next_sequence, self._held[0].first_sequence, number)
+        if self._known_number > number or self.known_until > self.next_sequence:
+            return Wanted(self.epoch, self.next_sequence, None, number, newest_only=self._latest)
+        return None
+
+    def fetching(self, wanted: Wanted) -> None:
+        self._fetching = wanted
+
+    def fetch_failed(self) -> None:
+        """No reply came, or an error: the wish stands."""
+        self._fetching = None
+
+    def fetched(self, epoch: int, batches: Sequence[EncodedBatch], *, complete: bool) -> None:
+        """The reply to the range that was wanted last."""
+        asked, self._fetching = self._fetching, None
+        if asked is None or not epoch == self.epoch == asked.epoch:
+            return
+        reason, stage = (SKIPPED, "subscription") if self._latest else (OVERWRITTEN, "ring")
+        for batch in batches:
+            self._know(batch.end_sequence, batch.number + 1)
+            if self._next_number is None or batch.number >= self._next_number:
+                self.fetched_packets += batch.packet_count
+            self._accept(batch, reason, stage)
+        if complete and self._held and asked.until_sequence is not None:
+            # All there is before it has come; what still misses is gone.
+            first = self._held[0]
+            if first.first_sequence <= asked.until_sequence:
+                self._accept(self._unhold(), reason, stage)
+        self._release()
+
+    def restart(self, epoch: int) -> None:
+        """The stream has begun a new epoch."""
+        if self.epoch is None or epoch == self.epoch:
+            return
+        old, known = self.epoch, self.known_until
+        for batch in self._held:  # what came but could not be joined up: the missing before it is a gap now
+            self._accept(batch, NODE_GONE, "ring")
+        if self.first_sequence is not None and known > self.next_sequence:
+            self.out.append(Gap(self.next_sequence, known - 1, known - self.next_sequence, "ring", NODE_GONE))
+            self.next_sequence = known
+        delivered = self.next_sequence
+        self.span_before = self.span
+        self._former.append(old)
+        self._held.clear()
+        self._held_bytes = 0
+        self._fetching = None
+        self.start(epoch, 0, 0)
+        self.out.append(Restart(old, epoch, delivered, known))
+
+    def _is_current(self, epoch: int) -> bool:
+        """Whether `epoch` is the one we are in, after moving on to it if it is new; False for a former one."""
+        if self.epoch is None or epoch in self._former:
+            self.stale += 1
+            return False
+        if epoch != self.epoch:
+            self.restart(epoch)
+        return True
+
+    def _know(self, next_sequence: int, next_number: int) -> None:
+        self.known_until = max(self.known_until, next_sequence)
+        self._known_number = max(self._known_number, next_number)
+
+    def _follows(self, batch: EncodedBatch) -> bool:
+        if self._next_number is None:
+            # Not joined yet: the first batch may be cut by the start; for "oldest" a fetch says what is the first.
+            return self.first_sequence is not None and batch.first_sequence <= self.next_sequence
+        return batch.number <= self._next_number
+
+    def _release(self) -> None:
+        """Accept the held batches as far as they follow."""
+        while self._held and self._follows(self._held[0]):
+            self._accept(self._unhold(), OVERWRITTEN, "ring")
+
+    def _unhold(self) -> EncodedBatch:
+        batch = self._held.popleft()
+        self._held_bytes -= len(batch.raw)
+        return batch
+
+    def _accept(self, batch: EncodedBatch, reason: str, stage: str) -> None:
+        """Deliver `batch`; what is missing before it is gone."""
+        if self._next_number is not None and batch.number < self._next_number:
+            self.duplicates += batch.packet_count
+            return
+        if self.first_sequence is None:
+            self.first_sequence = self.next_sequence = batch.first_sequence
+        if batch.end_sequence < self.next_sequence or (batch.packet_count and batch.end_sequence == self.next_sequence):
+            # Wholly before the start that was asked for.
+            if self._next_number is not None:
+                self.duplicates += batch.packet_count
+            return
+        gaps: tuple[Gap, ...] = ()
+        missing = batch.first_sequence - self.next_sequence
+        if missing > 0:
+            gaps = (Gap(self.next_sequence, batch.first_sequence - 1, missing, stage, reason),)
+        elif self._next_number is not None and batch.number > self._next_number and missing == 0:
+            # Only batches without packets are missing: no packet is lost, but something that was said of the device is.
+            gaps = (Gap(batch.first_sequence, batch.first_sequence - 1, 0, stage, f"device events {reason}"),)
+        self.out.append(Delivery(batch, gaps, max(0, -missing)))
+        self.next_sequence = batch.end_sequence
+        self._next_number = batch.number + 1
+
+    def _skip_waiting(self) -> None:
+        """Drop what waits in `out` for something newer; what it carried beside packets stays."""
+        kept: list[Delivery | Restart | Gap] = []
+        for item in self.out:
+            if not isinstance(item, Delivery):
+                kept.append(item)
+                continue
+            kept.extend(item.gaps)
+            batch = item.batch
+            count = batch.packet_count - item.skip
+            if not count:
+                kept.append(Delivery(batch, (), item.skip))
+                continue
+            first = batch.first_sequence + item.skip
+            if batch.losses or batch.events or batch.end is not None:
+                kept.append(Delivery(batch, (), batch.packet_count))
+            kept.append(Gap(first, batch.end_sequence - 1, count, "subscription", SKIPPED))
+        self.out.clear()
+        self.out.extend(_merged(kept))
+
+
+def _merged(items: list[Delivery | Restart | Gap]) -> list[Delivery | Restart | Gap]:
+    """`items` with adjoining gaps of one stage and reason made one."""
+    merged: list[Delivery | Restart | Gap] = []
+    for item in items:
+        before = merged[-1] if merged else None
+        if (
+            isinstance(item, Gap)
+            and isinstance(before, Gap)
+            and before.last + 1 == item.first
+            and (before.stage, before.reason) == (item.stage, item.reason)
+            and before.count
+            and item.count
+        ):
+            merged[-1] = Gap(before.first, item.last, before.count + item.count, item.stage, item.reason)
+        else:
+            merged.append(item)
+    return merged

@@ -1,0 +1,87 @@
+"""What a subscription yields beside batches. All frozen; sequences are of packets, times are nanoseconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+STAGES = {
+    pb.STAGE_UNSPECIFIED: "unknown",
+    pb.STAGE_DEVICE: "device",
+    pb.STAGE_HOST: "host",
+    pb.STAGE_FRAMING: "framing",
+    pb.STAGE_OUTLET: "outlet",
+    pb.STAGE_RING: "ring",
+    pb.STAGE_SUBSCRIPTION: "subscription",
+    pb.STAGE_BRIDGE: "bridge",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Packets that this consumer will never get.
+
+    From stage "ring" on, `first` to `last` are their sequences, both included. What was lost earlier never had sequences:
+    then `first` is that of the packet behind the loss, `last` is `first - 1`, and `count` packets are missing between them
+    (0 where only `size_bytes` is known; more than `count`, perhaps, where `at_least`).
+    """
+
+    first: int
+    last: int
+    count: int
+    stage: str
+    reason: str
+    size_bytes: int = 0
+    at_least: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """The stream began a new epoch, numbering from 0; with the last that was known of the old one."""
+
+    old_epoch: int
+    new_epoch: int
+    delivered_until: int
+    """One past the last sequence of the old epoch that was delivered or declared lost."""
+    known_until: int
+    """One past the last sequence that the old epoch is known to have reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceEvent:
+    """Something that happened to the device, in order with its packets."""
+
+    kind: str
+    """attached, detached, stalled, resynchronised, overflowed or failed."""
+    realtime_ns: int
+    monotonic_ns: int
+    detail: str
+    serial: str = ""
+    bus_path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """No message and no heartbeat for so long: the node is gone or hung, or the way to it is cut. Reconnecting goes on."""
+
+    duration_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The stream is over; nothing follows in this epoch."""
+
+    reason: str
+    packets: int
+    """How many packets the epoch had."""
+
+
+def gap_of_loss(loss: pb.Loss, at_sequence: int) -> Gap:
+    return Gap(at_sequence, at_sequence - 1, loss.packets, STAGES[loss.stage], loss.reason, loss.bytes, loss.at_least)
+
+
+def device_event(message: pb.DeviceEvent) -> DeviceEvent:
+    kind = pb.DeviceEvent.Kind.Name(message.kind).removeprefix("KIND_").lower()
+    device = message.device
+    return DeviceEvent(kind, message.realtime_ns, message.monotonic_ns, message.detail, device.serial, device.bus_path)

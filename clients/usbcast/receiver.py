@@ -1,0 +1,447 @@
+"""The receiver: finds the node, keeps one way to receive alive over restarts, and fetches what is missing. It never waits.
+
+`pump` does what can be done now and `take` gives the events that came of it. The shells around it wait: `subscription` in the
+calling thread, `aio` in an event loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import socket as host
+import time
+from collections import deque
+from itertools import count
+
+import zmq
+from usbcast_schemas.batch import EncodedBatch
+from usbcast_schemas.contract import CONTRACT, SILENCE_S, check_stream_name
+from usbcast_schemas.errors import PeerError, RingUnavailable, UsageError, VersionMismatch, WireError
+from usbcast_schemas.ledger import Ledger
+from usbcast_schemas.places import host_id
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+from usbcast_schemas.wire import decode_reply
+
+from usbcast.batch import Batch
+from usbcast.continuity import Continuity, Delivery, Wanted
+from usbcast.dejitter import Dejitter
+from usbcast.events import DeviceEvent, End, Gap, Restart, Silence, device_event, gap_of_loss
+from usbcast.layout import Layout
+from usbcast.locate import locate
+from usbcast.requests import dealer, raise_error
+from usbcast.waiting import Waiter
+from usbcast.ways import Way
+from usbcast.ways.published import PublishedWay
+from usbcast.ways.ring import RingWay
+
+log = logging.getLogger(__name__)
+
+Event = Batch | Gap | Restart | DeviceEvent | Silence | End
+
+VIAS = ("auto", "push", "notify", "ring")
+DELIVERS = ("all", "latest")
+FETCH_BYTES = 4 * 1024 * 1024
+OUT_BATCHES = 64
+"""How many batches may wait for the application before no more are taken from the way."""
+
+_SILENCE_NS = int(SILENCE_S * 1e9)
+_REPLY_NS = 1_500_000_000
+_REPORT_NS = 1_000_000_000
+_RETRY_FIRST_NS, _RETRY_MOST_NS = 50_000_000, 2_000_000_000
+_EMPTY_FETCH_NS = 20_000_000
+_JITTER_NS = 2_000_000
+"""Repair begins at a random moment up to so much later, so that many subscribers with one gap do not ask at once."""
+
+_numbers = count(1)
+
+
+class Receiver:
+    """One subscription's state. Used by one thread. Raises UsageError for a wrong argument."""
+
+    def __init__(self, stream: str, endpoint: str | None, start: str | int, deliver: str, via: str) -> None:
+        check_stream_name(stream)
+        if via not in VIAS:
+            raise UsageError(f"via is {via!r}: one of {', '.join(VIAS)} is allowed")
+        if deliver not in DELIVERS:
+            raise UsageError(f"deliver is {deliver!r}: one of {', '.join(DELIVERS)} is allowed")
+        if isinstance(start, bool) or not (start in ("now", "oldest") or (isinstance(start, int) and start >= 0)):
+            raise UsageError(f"start is {start!r}: 'now', 'oldest' or a sequence from 0 on is allowed")
+        self.stream = stream
+        self.waiter = Waiter()
+        self.info: pb.StreamInfo | None = None
+        self.lag_ns = 0
+        self.name = f"{host.gethostname()}:{os.getpid()}:{next(_numbers)}"
+        self.books = Ledger("subscription", "packets")
+        self._endpoint = endpoint
+        self._start = start
+        self._via = via
+        self._latest = deliver == "latest"
+        self._core = Continuity(latest=self._latest)
+        self._way: Way | None = None
+        self._events: deque[Event] = deque()
+        self._gaps: list[Gap] = []
+        self._layout = Layout((), 0)
+        self._dejitter: Dejitter | None = None
+        self._same_host = True
+        self._reached_by = ""
+        self._socket: zmq.Socket[bytes] | None = None
+        self._last_id = 0
+        self._describing: tuple[int, int] | None = None
+        """Request id and deadline of the describe under way."""
+        self._fetching: tuple[int, int] | None = None
+        self._describe_at_ns: int | None = 0
+        self._retry_ns = _RETRY_FIRST_NS
+        self._fetch_at_ns = 0
+        self._report_at_ns = 0
+        self._answered_ns = time.monotonic_ns()
+        self._silent = False
+        self._named_malformed = False
+        self._lost_earlier = 0
+        """Packets declared lost at stages before the ring; they have no sequences, so no span holds them."""
+
+    # What the shells use
+
+    def pump(self) -> None:
+        """Take what has come and do what is due. Raises StreamUnknown, VersionMismatch."""
+        now_ns = time.monotonic_ns()
+        self._take_replies(now_ns)
+        if self._way is not None:
+            self._way.pump(self)
+        self._watch(now_ns)
+        self._ask(now_ns)
+
+    def take(self) -> Event | None:
+        """The next event, if there is one."""
+        while not self._events:
+            if not self._core.out:
+                return None
+            self._expand(self._core.out.popleft())
+        event = self._events.popleft()
+        if isinstance(event, Batch):
+            self._deliver(event)
+        elif isinstance(event, Gap):
+            self.books.lose(f"{event.stage}: {event.reason}", event.count)
+        return event
+
+    @property
+    def has_events(self) -> bool:
+        """Whether `take` has something."""
+        return bool(self._events or self._core.out)
+
+    @property
+    def joined(self) -> bool:
+        """Whether all that comes from now on will be delivered or declared."""
+        return self._core.epoch is not None
+
+    @property
+    def via(self) -> str:
+        """The way in use; the one asked for until there is one."""
+        return self._way.via if self._way else self._via
+
+    def may_sleep(self) -> bool:
+        """Whether nothing has come meanwhile, so that waiting on `waiter` is safe."""
+        if self._socket is not None:
+            events = self._socket.getsockopt(zmq.EVENTS)
+            if isinstance(events, int) and events & zmq.POLLIN:
+                return False
+        return self._way is None or self._way.may_sleep()
+
+    def rest_s(self) -> float:
+        """How long nothing is due, if nothing comes."""
+        due = [self._report_at_ns] if self._way else []
+        due += [pending[1] for pending in (self._describing, self._fetching) if pending]
+        if self._describe_at_ns is not None and self._describing is None:
+            due.append(self._describe_at_ns)
+        if not self._silent:
+            due.append(self._heard_ns() + _SILENCE_NS)
+        if self._fetching is None and self._fetch_at_ns and self._core.wanted():
+            due.append(self._fetch_at_ns)
+        return max(0.0, (min(due, default=0) - time.monotonic_ns()) / 1e9)
+
+    def ledger(self) -> Ledger:
+        """The books of this subscription as of now."""
+        books, core = self.books, self._core
+        books.entered = core.span + self._lost_earlier
+        books.held = sum(map(_packets_of_event, self._events))
+        for item in core.out:
+            if isinstance(item, Delivery):
+                books.held += item.batch.packet_count - item.skip + sum(gap.count for gap in item.gaps)
+            elif isinstance(item, Gap):
+                books.held += item.count
+        books.counters.update(duplicates=core.duplicates, stale=core.stale)
+        books.counters["fetched" if self.via == "notify" else "refilled"] = core.fetched_packets
+        return books
+
+    def close(self) -> None:
+        if self._way is not None:
+            self._way.close()
+            self._way = None
+        self._drop_socket()
+        self.waiter.close()
+
+    # What a way uses: this is its Sink
+
+    def live(self, batch: EncodedBatch) -> None:
+        if self._core.epoch is None:
+            self._join(batch.epoch, batch.first_sequence, batch.number)
+        self._core.live(batch)
+
+    def known(self, epoch: int, next_sequence: int, next_number: int) -> None:
+        if self._core.epoch is None:
+            self._join(epoch, next_sequence, next_number)
+        self._core.known(epoch, next_sequence, next_number)
+
+    def malformed(self, error: Exception) -> None:
+        self.books.count("malformed")
+        if not self._named_malformed:
+            self._named_malformed = True
+            log.warning("stream %s: the node at %s sent what is no message: %s", self.stream, self._reached_by, error)
+
+    @property
+    def full(self) -> bool:
+        return len(self._core.out) >= OUT_BATCHES and not self._latest
+
+    # Events
+
+    def _expand(self, item: Delivery | Restart | Gap) -> None:
+        """Turn what continuity decided into what the application sees."""
+        if isinstance(item, Restart):
+            if self._dejitter:
+                self._dejitter.restart()
+            self._events.append(item)
+            return
+        if isinstance(item, Gap):
+            self._gap(item)
+            return
+        batch = item.batch
+        for gap in item.gaps:
+            self._gap(gap)
+        packets = batch.packet_count - item.skip
+        # What happened before a batch that the start cuts in two happened before the start.
+        if not 0 < item.skip < batch.packet_count:
+            for loss in batch.losses:
+                self._lost_earlier += loss.packets
+                self._gap(gap_of_loss(loss, batch.first_sequence))
+            self._events.extend(device_event(event) for event in batch.events)
+        if packets:
+            if self._dejitter:
+                last = batch.first_sequence - 1
+                for n, realtime_ns in zip(batch.arrivals.packets, batch.arrivals.realtime_ns, strict=True):
+                    last += n
+                    self._dejitter.update(last, realtime_ns)
+            self._events.append(Batch(batch, self._layout, tuple(self._gaps), item.skip, self._dejitter))
+            self._gaps.clear()
+        if batch.end is not None:
+            self._events.append(End(batch.end.reason, batch.end.packets))
+
+    def _gap(self, gap: Gap) -> None:
+        self._events.append(gap)
+        self._gaps.append(gap)
+
+    def _deliver(self, batch: Batch) -> None:
+        self.books.leave(len(batch))
+        arrivals = batch.encoded.arrivals
+        if arrivals.packets:
+            if self._same_host:
+                self.lag_ns = time.monotonic_ns() - arrivals.monotonic_ns[-1]
+            else:
+                self.lag_ns = time.time_ns() - arrivals.realtime_ns[-1]
+
+    # Life
+
+    def _join(self, epoch: int, next_sequence: int, next_number: int) -> None:
+        """The first message has come, so the subscription is live: begin where the user wants."""
+        if self._start == "now" and not self._latest:
+            self._core.start(epoch, next_sequence, next_number)
+        elif isinstance(self._start, int):
+            self._core.start(epoch, self._start)
+        else:
+            self._core.start(epoch, None)
+
+    def _heard_ns(self) -> int:
+        """The node's last sign of life: what came by the way, or an answer."""
+        return max(self._answered_ns, self._way.heard_ns if self._way else 0)
+
+    def _watch(self, now_ns: int) -> None:
+        """Notice silence, its end, and a restart that only the data told of."""
+        if now_ns - self._heard_ns() < _SILENCE_NS:
+            self._silent = False
+            if self.info and self._core.epoch is not None and self._core.epoch != self.info.epoch:
+                self._describe_soon(now_ns)
+        elif not self._silent:
+            self._silent = True
+            self._events.append(Silence(now_ns - self._heard_ns()))
+            self._describe_soon(now_ns)
+
+    def _describe_soon(self, now_ns: int) -> None:
+        if self._describe_at_ns is None:
+            self._describe_at_ns = now_ns
+            self._retry_ns = _RETRY_FIRST_NS
+
+    def _ask(self, now_ns: int) -> None:
+        """Send the requests that are due; give up those that were not answered."""
+        if self._describing and now_ns >= self._describing[1]:
+            self._describing = None
+            self._drop_socket()
+        if self._fetching and now_ns >= self._fetching[1]:
+            self._fetching = None
+            self._core.fetch_failed()
+            self._fetch_at_ns = now_ns + self._back_off()
+        if self._describing is None and self._describe_at_ns is not None and now_ns >= self._describe_at_ns:
+            self._drop_socket()  # the node may be at another address now
+            deadline = now_ns + _REPLY_NS
+            self._describing = self._send(pb.Request(describe=pb.DescribeRequest(stream=self.stream))), deadline
+            self._describe_at_ns = deadline + self._back_off()
+        if self._way is None:
+            return
+        if self._fetching is None and not self.full:
+            wanted = self._core.wanted()
+            if wanted is None:
+                self._fetch_at_ns = 0
+            elif not self._fetch_at_ns and self._way.via == "push":
+                self._fetch_at_ns = now_ns + random.randrange(_JITTER_NS)
+            elif now_ns >= self._fetch_at_ns:
+                self._fetch(wanted, now_ns)
+        if now_ns >= self._report_at_ns:
+            self._report_at_ns = now_ns + _REPORT_NS
+            self._send(pb.Request(report=pb.ReportRequest(stream=self.stream, report=self._report())))
+
+    def _back_off(self) -> int:
+        retry_ns = self._retry_ns
+        self._retry_ns = min(2 * retry_ns, _RETRY_MOST_NS)
+        return retry_ns + random.randrange(retry_ns // 2)
+
+    def _fetch(self, wanted: Wanted, now_ns: int) -> None:
+        request = pb.FetchRequest(
+            stream=self.stream,
+            epoch=wanted.epoch,
+            from_sequence=wanted.from_sequence,
+            until_sequence=wanted.until_sequence,
+            from_number=wanted.from_number,
+            byte_budget=FETCH_BYTES,
+            newest_only=wanted.newest_only,
+        )
+        self._fetching = self._send(pb.Request(fetch=request)), now_ns + _REPLY_NS
+        self._core.fetching(wanted)
+
+    def _report(self) -> pb.SubscriptionReport:
+        return pb.SubscriptionReport(
+            name=self.name,
+            via=self.via,
+            ledger=self.ledger().to_proto(),
+            lag_ns=self.lag_ns,
+            next_sequence=self._core.next_sequence,
+        )
+
+    # Requests and replies
+
+    def _send(self, request: pb.Request) -> int:
+        if self._socket is None:
+            self._reached_by = locate(self.stream, self._endpoint)
+            self._socket = dealer(self._reached_by)
+            self.waiter.add(self._socket.fileno())
+        self._last_id += 1
+        request.contract = CONTRACT
+        request.request_id = self._last_id
+        try:
+            self._socket.send(request.SerializeToString(), zmq.DONTWAIT)
+        except zmq.Again:
+            self.books.count("requests_not_sent")  # its time will run out, and it is sent again
+        return self._last_id
+
+    def _drop_socket(self) -> None:
+        if self._socket is not None:
+            self.waiter.remove(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+
+    def _take_replies(self, now_ns: int) -> None:
+        while self._socket is not None:
+            try:
+                frames = self._socket.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            try:
+                reply, batches = decode_reply(frames)
+            except VersionMismatch:
+                raise
+            except PeerError as error:
+                self.malformed(error)
+                continue
+            self._answered_ns = now_ns
+            self._take_reply(reply, batches, now_ns)
+
+    def _take_reply(self, reply: pb.Reply, batches: list[EncodedBatch], now_ns: int) -> None:
+        kind = reply.WhichOneof("body")
+        if self._describing and reply.request_id == self._describing[0]:
+            self._describing = self._describe_at_ns = None
+            self._retry_ns = _RETRY_FIRST_NS
+            if kind == "error":
+                raise_error(reply.error)
+            if not reply.described.streams:
+                raise WireError(f"the node at {self._reached_by} answered without a description of {self.stream!r}")
+            self._take_description(reply.described.streams[0])
+        elif self._fetching and reply.request_id == self._fetching[0]:
+            self._fetching = None
+            if kind == "error":
+                self._core.fetch_failed()
+                self._fetch_at_ns = now_ns + self._back_off()
+                if reply.error.code == pb.ErrorReply.CODE_EPOCH_OVER:
+                    self._describe_soon(now_ns)
+                return
+            self._retry_ns = _RETRY_FIRST_NS
+            fetched = reply.fetched
+            self._core.fetched(fetched.epoch, batches, complete=fetched.complete)
+            self._core.known(fetched.epoch, fetched.next_sequence, fetched.next_number)
+            self._fetch_at_ns = now_ns if batches else now_ns + _EMPTY_FETCH_NS
+
+    def _take_description(self, info: pb.StreamInfo) -> None:
+        """Connect, or connect again if the node is another one or was silent."""
+        before, self.info = self.info, info
+        self._layout = Layout(info.fields, info.packet_size)
+        self._same_host = info.host_id == host_id()
+        if before is None or before.nominal_rate_hz != info.nominal_rate_hz:
+            self._dejitter = Dejitter(info.nominal_rate_hz) if info.nominal_rate_hz > 0 else None
+        if self._core.epoch is not None and info.epoch != self._core.epoch:
+            self._core.restart(info.epoch)
+        unchanged = before is not None and (before.data_endpoints, before.ring) == (info.data_endpoints, info.ring)
+        if self._way is not None and unchanged and not self._silent:
+            return
+        if self._way is not None:
+            self._way.close()
+            self._way = None
+        self._way = self._connect(info)
+        self._core.set_can_fetch(self._way.can_fetch)
+        if self._core.epoch is not None:
+            self._core.known(info.epoch, info.next_sequence, info.next_number)
+
+    def _connect(self, info: pb.StreamInfo) -> Way:
+        if self._via in ("auto", "ring"):
+            try:
+                return self._connect_ring(info)
+            except RingUnavailable as error:
+                if self._via == "ring":
+                    raise
+                log.info("stream %s: no ring (%s), so batches are pushed", self.stream, error)
+        return PublishedWay(info, self._reached_by, "push" if self._via == "auto" else self._via, self.waiter)
+
+    def _connect_ring(self, info: pb.StreamInfo) -> RingWay:
+        way = RingWay(info, self.waiter, latest=self._latest)
+        if self._core.epoch is not None:
+            way.begin_at(self._core.next_sequence)
+            return way
+        if self._start == "now":
+            way.begin_now()
+        elif isinstance(self._start, int):
+            way.begin_at(self._start)
+        else:
+            way.begin_oldest()
+        self._core.start(info.epoch, self._start if isinstance(self._start, int) else None)
+        return way
+
+
+def _packets_of_event(event: Event) -> int:
+    if isinstance(event, Batch):
+        return len(event)
+    return event.count if isinstance(event, Gap) else 0

@@ -1,0 +1,96 @@
+"""Asking a node: a DEALER socket, one request at a time, each answered within a time or given up with a sentence."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+import zmq
+from usbcast_schemas.batch import EncodedBatch
+from usbcast_schemas.contract import CONTRACT
+from usbcast_schemas.errors import CommandFailed, NodeUnreachable, RemoteError, StreamUnknown, VersionMismatch
+from usbcast_schemas.sockets import set_up, split_tcp
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+from usbcast_schemas.wire import MAX_DATA_BYTES, decode_reply
+
+DEFAULT_TIMEOUT_S = 3.0
+
+
+def dealer(endpoint: str) -> zmq.Socket[bytes]:
+    """A socket connected to a node's request address; raise UsageError if that is no address."""
+    split_tcp(endpoint)
+    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+    set_up(socket, max_message_bytes=MAX_DATA_BYTES)
+    socket.connect(endpoint)
+    return socket
+
+
+def raise_error(error: pb.ErrorReply) -> None:
+    """Raise what an error reply says."""
+    kinds: dict[int, type[Exception]] = {
+        pb.ErrorReply.CODE_VERSION: VersionMismatch,
+        pb.ErrorReply.CODE_STREAM_UNKNOWN: StreamUnknown,
+        pb.ErrorReply.CODE_DEVICE: CommandFailed,
+        pb.ErrorReply.CODE_FORBIDDEN: CommandFailed,
+    }
+    raise kinds.get(error.code, RemoteError)(error.message)
+
+
+class NodeClient:
+    """Requests to one node, from one thread. Raises NodeUnreachable, StreamUnknown, CommandFailed, PeerError."""
+
+    def __init__(self, endpoint: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        self.endpoint = endpoint
+        self._timeout_s = timeout_s
+        self._socket = dealer(endpoint)
+        self._last_id = 0
+
+    def __enter__(self) -> NodeClient:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def describe(self, stream: str = "") -> list[pb.StreamInfo]:
+        """What `stream` is; all streams of the node if empty."""
+        reply, _ = self._ask(pb.Request(describe=pb.DescribeRequest(stream=stream)))
+        return list(reply.described.streams)
+
+    def fetch(self, request: pb.FetchRequest) -> tuple[pb.FetchReply, Sequence[EncodedBatch]]:
+        reply, batches = self._ask(pb.Request(fetch=request))
+        return reply.fetched, batches
+
+    def health(self) -> pb.HealthReply:
+        """The books of all streams of the node."""
+        return self._ask(pb.Request(health=pb.HealthRequest()))[0].health
+
+    def command(self, request: pb.CommandRequest) -> pb.CommandReply:
+        """Have the device do something; raise CommandFailed if it will not."""
+        timeout_s = max(self._timeout_s, request.timeout_ms / 1000 + 2.0)
+        return self._ask(pb.Request(command=request), timeout_s)[0].commanded
+
+    def clock(self) -> pb.ClockReply:
+        request = pb.ClockRequest(sent_monotonic_ns=time.monotonic_ns())
+        return self._ask(pb.Request(clock=request))[0].clock
+
+    def _ask(self, request: pb.Request, timeout_s: float | None = None) -> tuple[pb.Reply, Sequence[EncodedBatch]]:
+        self._last_id += 1
+        request.contract = CONTRACT
+        request.request_id = self._last_id
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        deadline = time.monotonic() + timeout_s
+        self._socket.send(request.SerializeToString())
+        while self._socket.poll(max(0, int((deadline - time.monotonic()) * 1000))):
+            reply, batches = decode_reply(self._socket.recv_multipart())
+            if reply.WhichOneof("body") == "error" and reply.request_id in (self._last_id, 0):
+                raise_error(reply.error)
+            if reply.request_id == self._last_id:
+                return reply, batches
+        raise NodeUnreachable(
+            f"no node answered at {self.endpoint} within {timeout_s:g} s: is one running there? "
+            "`usbcast serve --simulate` starts one"
+        )

@@ -1,0 +1,212 @@
+"""The subscription for ordinary threads: iterate over batches or events, or have a listener called."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+
+from usbcast_schemas.errors import NodeUnreachable
+from usbcast_schemas.ledger import Ledger
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+from usbcast.batch import Batch
+from usbcast.events import End
+from usbcast.locate import locate
+from usbcast.receiver import Event, Receiver
+from usbcast.requests import NodeClient
+
+log = logging.getLogger(__name__)
+
+Listener = Callable[[Event], object]
+
+CONNECT_TIMEOUT_S = 10.0
+
+
+class Subscription:
+    """One stream, received. A context manager; for one thread at a time (`command` may be called from any).
+
+    It connects, and after an interruption connects again, by itself and for ever.
+    """
+
+    def __init__(self, receiver: Receiver, endpoint: str | None) -> None:
+        self._receiver = receiver
+        self._endpoint = endpoint
+        self._ended = False
+        self._closed = False
+        self._listening: Listening | None = None
+
+    def __enter__(self) -> Subscription:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop receiving; idempotent. A listener is stopped first."""
+        if self._listening is not None:
+            self._listening.stop()
+        if not self._closed:
+            self._closed = True
+            self._receiver.close()
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches, until the stream ends. What lies between them is in their `gaps`."""
+        for event in self.events():
+            if isinstance(event, Batch):
+                yield event
+
+    def events(self, timeout_s: float | None = None) -> Iterator[Event]:
+        """Batch, Gap, Restart, DeviceEvent, Silence and, as the last one, End.
+
+        With `timeout_s`, stops when nothing came for so long. Raises StreamUnknown, VersionMismatch, RingUnavailable.
+        """
+        while not self._ended:
+            event = self.receive(timeout_s)
+            if event is None:
+                return
+            yield event
+
+    def receive(self, timeout_s: float | None = None) -> Event | None:
+        """The next event; None if none comes within `timeout_s`."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while not self._closed:
+            event = self._receiver.take()
+            if event is not None:
+                self._ended = isinstance(event, End)
+                return event
+            if not self._progress(deadline):
+                return None
+        return None
+
+    def ready(self, timeout_s: float = CONNECT_TIMEOUT_S) -> bool:
+        """Wait until all that comes from now on is delivered or declared; False if that takes longer than `timeout_s`.
+
+        Raises StreamUnknown if the node has no such stream.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not self._receiver.joined:
+            if not self._progress(deadline):
+                return False
+        return True
+
+    @property
+    def info(self) -> pb.StreamInfo:
+        """What the node says of the stream; connects first. Raises NodeUnreachable after 10 s without an answer."""
+        deadline = time.monotonic() + CONNECT_TIMEOUT_S
+        while self._receiver.info is None:
+            if not self._progress(deadline):
+                raise NodeUnreachable(
+                    f"no node with stream {self._receiver.stream!r} answered at "
+                    f"{locate(self._receiver.stream, self._endpoint)} within {CONNECT_TIMEOUT_S:g} s: is one running?"
+                )
+        return self._receiver.info
+
+    @property
+    def via(self) -> str:
+        """How batches come: push, notify or ring; what was asked for until connected."""
+        return self._receiver.via
+
+    @property
+    def ledger(self) -> Ledger:
+        """The books: what came in, was delivered, and was lost by stage and reason; in packets."""
+        return self._receiver.ledger()
+
+    @property
+    def lag_ns(self) -> int:
+        """From the arrival of the last delivered packet at the host that reads the device to its delivery here."""
+        return self._receiver.lag_ns
+
+    def command(
+        self,
+        request_type: int,
+        request: int,
+        value: int = 0,
+        index: int = 0,
+        *,
+        data: bytes = b"",
+        length: int = 0,
+        timeout_s: float = 1.0,
+    ) -> bytes:
+        """A control transfer to the device while it streams; return what it answered.
+
+        Bit 7 of `request_type` (bmRequestType) says that up to `length` bytes are read, else `data` is written.
+        Raises CommandFailed, NodeUnreachable.
+        """
+        control = pb.ControlTransfer(
+            request_type=request_type, request=request, value=value, index=index, data=data, length=length
+        )
+        return self._command(pb.CommandRequest(control=control), timeout_s).data
+
+    def write(self, endpoint: int, data: bytes, *, timeout_s: float = 1.0) -> int:
+        """Send `data` to an OUT endpoint of the device; return how many bytes it took. Raises as `command` does."""
+        return self._command(pb.CommandRequest(out=pb.OutTransfer(endpoint=endpoint, data=data)), timeout_s).written
+
+    def listen(self, listener: Listener) -> Listening:
+        """Call `listener` with every event, from a thread of its own, until the stream ends or the result is stopped."""
+        self._listening = Listening(self, listener)
+        return self._listening
+
+    def _command(self, request: pb.CommandRequest, timeout_s: float) -> pb.CommandReply:
+        request.stream = self._receiver.stream
+        request.timeout_ms = int(timeout_s * 1000)
+        with NodeClient(locate(self._receiver.stream, self._endpoint)) as node:
+            return node.command(request)
+
+    def _progress(self, deadline: float | None) -> bool:
+        """Pump once and wait if there was nothing; False if the deadline has passed."""
+        receiver = self._receiver
+        receiver.pump()
+        if receiver.has_events:
+            return True
+        rest_s = receiver.rest_s()
+        if deadline is not None:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                return False
+            rest_s = min(rest_s, left_s)
+        if rest_s > 0 and receiver.may_sleep():
+            receiver.waiter.wait(rest_s)
+        return True
+
+
+class Listening:
+    """A listener at work."""
+
+    _TURN_S = 0.1
+
+    def __init__(self, subscription: Subscription, listener: Listener) -> None:
+        self._subscription = subscription
+        self._listener = listener
+        self._stop = threading.Event()
+        self.error: BaseException | None = None
+        """What the listener or the subscription raised; it ended the listening."""
+        self._thread = threading.Thread(target=self._run, name="usbcast-listener", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop calling; return when the last call is over."""
+        self._stop.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def join(self, timeout_s: float | None = None) -> bool:
+        """Wait for the end of the stream; False if that takes longer. Raises what the listener raised."""
+        self._thread.join(timeout_s)
+        if self.error is not None:
+            raise self.error
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                event = self._subscription.receive(self._TURN_S)
+                if event is not None:
+                    self._listener(event)
+                    if isinstance(event, End):
+                        return
+        except BaseException as error:
+            log.error("the listener has stopped: %s", error, exc_info=error)
+            self.error = error

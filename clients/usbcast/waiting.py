@@ -1,0 +1,74 @@
+"""Waiting for several descriptors at once, some of them fifos that many processes watch and nobody reads.
+
+A fifo is watched edge-triggered: one byte written to it wakes every watcher, without any of them taking it away from the
+others. Linux has epoll for that, macOS and the BSDs kqueue. Elsewhere rings are not used.
+"""
+
+from __future__ import annotations
+
+import select
+import sys
+
+if sys.platform == "linux":
+
+    class Waiter:
+        """A set of descriptors; itself a descriptor that an event loop can watch."""
+
+        def __init__(self) -> None:
+            self._epoll = select.epoll()
+
+        def fileno(self) -> int:
+            return self._epoll.fileno()
+
+        def add(self, fd: int) -> None:
+            """Wake while `fd` is readable."""
+            self._epoll.register(fd, select.EPOLLIN)
+
+        def add_edge(self, fd: int) -> None:
+            """Wake whenever something is written to the fifo `fd`."""
+            self._epoll.register(fd, select.EPOLLIN | select.EPOLLET)
+
+        def remove(self, fd: int) -> None:
+            self._epoll.unregister(fd)
+
+        def wait(self, timeout_s: float) -> bool:
+            """Wait until there may be something; False if the time is up."""
+            return bool(self._epoll.poll(max(0.0, timeout_s)))
+
+        def close(self) -> None:
+            self._epoll.close()
+
+else:
+
+    class Waiter:
+        """A set of descriptors; itself a descriptor that an event loop can watch."""
+
+        def __init__(self) -> None:
+            self._kqueue = select.kqueue()
+
+        def fileno(self) -> int:
+            return self._kqueue.fileno()
+
+        def add(self, fd: int) -> None:
+            """Wake while `fd` is readable."""
+            self._change(fd, select.KQ_EV_ADD)
+
+        def add_edge(self, fd: int) -> None:
+            """Wake whenever something is written to the fifo `fd`."""
+            self._change(fd, select.KQ_EV_ADD | select.KQ_EV_CLEAR)
+
+        def remove(self, fd: int) -> None:
+            self._change(fd, select.KQ_EV_DELETE)
+
+        def wait(self, timeout_s: float) -> bool:
+            """Wait until there may be something; False if the time is up."""
+            return bool(self._kqueue.control(None, 16, max(0.0, timeout_s)))
+
+        def close(self) -> None:
+            self._kqueue.close()
+
+        def _change(self, fd: int, flags: int) -> None:
+            self._kqueue.control([select.kevent(fd, select.KQ_FILTER_READ, flags)], 0, 0)
+
+
+__all__ = ["Waiter"]

@@ -1,0 +1,44 @@
+"""The ways to receive: push (the data topic), notify (the notification topic, then fetch) and ring (shared memory)."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from usbcast_schemas.batch import EncodedBatch
+
+
+class Sink(Protocol):
+    """Where a way puts what comes."""
+
+    def live(self, batch: EncodedBatch) -> None:
+        """A batch came."""
+
+    def known(self, epoch: int, next_sequence: int, next_number: int) -> None:
+        """The stream is known to have come so far."""
+
+    def malformed(self, error: Exception) -> None:
+        """Something came that the contract does not allow."""
+
+    @property
+    def full(self) -> bool:
+        """Whether enough has come for now."""
+
+
+class Way(Protocol):
+    """One way to receive one stream. Used by one thread."""
+
+    via: str
+    can_fetch: bool
+    """Whether what is missing can be had by fetching: not where the way already reads all that a fetch would."""
+
+    def pump(self, sink: Sink) -> None:
+        """Take what has come, until the sink is full; never wait."""
+
+    def may_sleep(self) -> bool:
+        """Ask to be woken; False if something has come meanwhile."""
+
+    @property
+    def heard_ns(self) -> int:
+        """When the node last gave a sign of life, on this host's monotonic clock."""
+
+    def close(self) -> None: ...

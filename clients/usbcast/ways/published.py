@@ -1,0 +1,79 @@
+"""Receiving by a SUB socket: batches pushed on the data topic, or notifications alone."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import zmq
+from usbcast_schemas.batch import decode_batch
+from usbcast_schemas.contract import data_topic, notify_topic
+from usbcast_schemas.errors import PeerError, WireError
+from usbcast_schemas.places import host_id
+from usbcast_schemas.sockets import as_reached, set_up
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+from usbcast_schemas.wire import MAX_DATA_BYTES, decode_notification, decode_published
+
+from usbcast.waiting import Waiter
+from usbcast.ways import Sink
+
+
+class PublishedWay:
+    """via="push" subscribes to data and notifications (a lost tail is noticed by the latter), via="notify" to the latter."""
+
+    can_fetch = True
+
+    def __init__(self, info: pb.StreamInfo, reached_by: str, via: str, waiter: Waiter) -> None:
+        self.via = via
+        self.heard_ns = time.monotonic_ns()
+        self._waiter = waiter
+        self._data = data_topic(info.stream)
+        self._notify = notify_topic(info.stream)
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
+        set_up(self._socket, max_message_bytes=MAX_DATA_BYTES)
+        self._socket.subscribe(self._notify)
+        if via == "push":
+            self._socket.subscribe(self._data)
+        self._socket.connect(data_endpoint(info, reached_by))
+        self._waiter.add(self._socket.fileno())
+
+    def pump(self, sink: Sink) -> None:
+        while not sink.full:
+            try:
+                frames = self._socket.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            self.heard_ns = time.monotonic_ns()
+            try:
+                topic, body = decode_published(frames)
+                if topic == self._data:
+                    sink.live(decode_batch(body))
+                elif topic == self._notify:
+                    news = decode_notification(body)
+                    sink.known(news.epoch, news.next_sequence, news.next_number)
+                else:
+                    raise WireError(f"a message came on the topic {topic[:100]!r}, which was not subscribed to")
+            except PeerError as error:
+                sink.malformed(error)
+
+    def may_sleep(self) -> bool:
+        events = self._socket.getsockopt(zmq.EVENTS)
+        return not (isinstance(events, int) and events & zmq.POLLIN)
+
+    def close(self) -> None:
+        self._waiter.remove(self._socket.fileno())
+        self._socket.close()
+
+
+def data_endpoint(info: pb.StreamInfo, reached_by: str) -> str:
+    """The best address of the data: a local socket on the same machine, else the host by which the node was reached."""
+    if not info.data_endpoints:
+        raise WireError(f"the node at {reached_by} describes stream {info.stream!r} without an address for its data")
+    if info.host_id == host_id():
+        for endpoint in info.data_endpoints:
+            if endpoint.startswith("ipc://") and Path(endpoint.removeprefix("ipc://")).exists():
+                return endpoint
+    for endpoint in info.data_endpoints:
+        if endpoint.startswith("tcp://"):
+            return as_reached(endpoint, reached_by)
+    return info.data_endpoints[0]

@@ -1,0 +1,80 @@
+"""Receiving from shared memory: read the ring at one's own pace, sleep on the fifo beside it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from usbcast_schemas.batch import decode_batch
+from usbcast_schemas.errors import PeerError, RingTorn, RingUnavailable
+from usbcast_schemas.places import host_id
+from usbcast_schemas.ring import RingReader
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+from usbcast.waiting import Waiter
+from usbcast.ways import Sink
+
+
+class RingWay:
+    """Raises RingUnavailable if the ring is not on this machine, or not open to this user."""
+
+    via = "ring"
+    can_fetch = False
+
+    def __init__(self, info: pb.StreamInfo, waiter: Waiter, *, latest: bool) -> None:
+        if info.host_id != host_id():
+            raise RingUnavailable(
+                f"the ring of stream {info.stream!r} is in the memory of another machine or container: use via='push'"
+            )
+        self._waiter = waiter
+        self._latest = latest
+        self._ring = RingReader(Path(info.ring.path), info.ring.nonce)
+        try:
+            self._wake_fd = os.open(info.ring.wake_path, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError as error:
+            self._ring.close()
+            raise RingUnavailable(f"cannot open {info.ring.wake_path}: {error.strerror}; use via='push'") from None
+        self._waiter.add_edge(self._wake_fd)
+        self._at = self._seen_head = 0
+
+    def begin_now(self) -> None:
+        """Start behind the newest batch."""
+        self._at = self._ring.head
+
+    def begin_oldest(self) -> None:
+        self._at = self._ring.tail
+
+    def begin_at(self, sequence: int) -> None:
+        self._at = self._ring.find(sequence)
+
+    @property
+    def heard_ns(self) -> int:
+        return 0 if self._ring.closed_by_writer else self._ring.heartbeat_monotonic_ns
+
+    def pump(self, sink: Sink) -> None:
+        ring = self._ring
+        self._seen_head = ring.head
+        if self._latest:
+            self._at = max(self._at, self._seen_head - 1)
+        while not sink.full and self._at < self._seen_head:
+            slot = ring.slot(self._at)
+            if slot is None:  # overtaken: what is gone shows by the number of the next batch
+                self._at = max(self._at + 1, ring.tail)
+                continue
+            try:
+                raw = ring.read(slot)
+            except RingTorn:
+                continue
+            self._at += 1
+            try:
+                sink.live(decode_batch(raw))
+            except PeerError as error:
+                sink.malformed(error)
+
+    def may_sleep(self) -> bool:
+        return self._at >= self._seen_head and self._ring.will_sleep(self._seen_head)
+
+    def close(self) -> None:
+        self._waiter.remove(self._wake_fd)
+        os.close(self._wake_fd)
+        self._ring.close()

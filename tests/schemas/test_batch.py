@@ -1,0 +1,187 @@
+"""The bytes of a batch: the fast way and the protobuf library must agree, and nothing may make the decoder fall over."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from google.protobuf import json_format
+from hypothesis import given
+from hypothesis import strategies as st
+
+from usbcast_schemas.batch import Arrivals, EncodedBatch, _by_library, _in_place, decode_batch, encode_batch
+from usbcast_schemas.contract import CONTRACT
+from usbcast_schemas.errors import PeerError, VersionMismatch, WireError
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+VECTORS = Path(__file__).parent.parent / "vectors"
+
+u64 = st.integers(0, 2**64 - 1)
+i64 = st.integers(-(2**63), 2**63 - 1)
+text = st.text(max_size=20)
+losses = st.builds(
+    pb.Loss, stage=st.sampled_from(pb.Stage.values()), reason=text, packets=u64, bytes=u64, at_least=st.booleans()
+)
+events = st.builds(pb.DeviceEvent, kind=st.sampled_from(pb.DeviceEvent.Kind.values()), realtime_ns=i64, detail=text)
+ends = st.builds(pb.StreamEnd, reason=text, packets=u64)
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> dict:
+    """Arguments of encode_batch that agree with each other."""
+    size = draw(st.integers(0, 40))
+    count = draw(st.integers(0, 30))
+    if size:
+        packet_ends: list[int] = []
+        total = count * size
+    else:
+        packet_ends = sorted(draw(st.lists(st.integers(0, 500), min_size=count, max_size=count)))
+        total = packet_ends[-1] if packet_ends else 0
+    payload = draw(st.binary(min_size=total, max_size=total))
+    cuts = sorted(draw(st.lists(st.integers(0, count), max_size=4))) if count else []
+    counts = [b - a for a, b in zip([0, *cuts], [*cuts, count], strict=True)] if count else []
+    n = len(counts)
+    arrivals = Arrivals(
+        counts,
+        draw(st.lists(i64, min_size=n, max_size=n)),
+        draw(st.lists(i64, min_size=n, max_size=n)),
+    )
+    split = draw(st.integers(0, total))
+    return {
+        "epoch": draw(u64),
+        "number": draw(u64),
+        "first_sequence": draw(st.integers(0, 2**63)),
+        "packet_count": count,
+        "packet_size": size,
+        "payload": [payload[:split], payload[split:]],
+        "packet_ends": packet_ends,
+        "arrivals": arrivals,
+        "losses": draw(st.lists(losses, max_size=3)),
+        "events": draw(st.lists(events, max_size=3)),
+        "end": draw(st.none() | ends),
+    }
+
+
+def figures(batch: EncodedBatch) -> tuple:
+    return (
+        batch.epoch, batch.number, batch.first_sequence, batch.packet_count, batch.packet_size, list(batch.packet_ends),
+        *(list(c) for c in (batch.arrivals.packets, batch.arrivals.realtime_ns, batch.arrivals.monotonic_ns)),
+        list(batch.losses), list(batch.events), batch.end, bytes(batch.payload),
+    )  # fmt: skip
+
+
+@given(batches())
+def test_the_library_writes_and_reads_the_same_bytes(arguments: dict) -> None:
+    raw = encode_batch(**arguments)
+    assert pb.PacketBatch.FromString(raw).SerializeToString(deterministic=True) == raw
+    fast = _in_place(raw)
+    assert fast is not None, "the fast way must take what the encoder writes"
+    assert figures(fast) == figures(_by_library(raw))
+    assert bytes(fast.payload) == b"".join(arguments["payload"])
+
+
+@given(batches(), st.randoms())
+def test_another_order_of_fields_is_read_by_the_library(arguments: dict, random) -> None:
+    raw = encode_batch(**arguments)
+    fields = []
+    for descriptor, value in pb.PacketBatch.FromString(raw).ListFields():
+        part = pb.PacketBatch()
+        if descriptor.is_repeated:
+            getattr(part, descriptor.name).extend(value)
+        elif descriptor.message_type:
+            getattr(part, descriptor.name).CopyFrom(value)
+        else:
+            setattr(part, descriptor.name, value)
+        fields.append(part.SerializeToString())
+    random.shuffle(fields)
+    assert figures(decode_batch(b"".join(fields))) == figures(decode_batch(raw))
+
+
+@given(batches(), st.data())
+def test_cut_or_damaged_bytes_decode_or_raise_a_peer_error(arguments: dict, data: st.DataObject) -> None:
+    raw = bytearray(encode_batch(**arguments))
+    for _ in range(data.draw(st.integers(0, 3))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    del raw[data.draw(st.integers(0, len(raw))) :]
+    try:
+        batch = decode_batch(bytes(raw))
+    except PeerError:
+        return
+    assert batch.packet_count == sum(batch.arrivals.packets)
+    assert len(batch.payload) == (
+        batch.packet_count * batch.packet_size if batch.packet_size else (batch.packet_ends or [0])[-1]
+    )
+
+
+@given(st.binary(max_size=300))
+def test_random_bytes_raise_nothing_but_peer_errors(raw: bytes) -> None:
+    with pytest.raises(PeerError):
+        decode_batch(raw)
+
+
+def good(**changes: object) -> pb.PacketBatch:
+    message = pb.PacketBatch(
+        contract=CONTRACT, packet_count=2, epoch=1, number=2, first_sequence=3, packet_size=4,
+        arrival_packets=[2], arrival_realtime_ns=[5], arrival_monotonic_ns=[6], payload=b"abcdefgh",
+    )  # fmt: skip
+    for name, value in changes.items():
+        if isinstance(value, list):
+            del getattr(message, name)[:]
+            getattr(message, name).extend(value)
+        else:
+            setattr(message, name, value)
+    return message
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"payload": b"abcdefg"}, "payload of 7 bytes"),
+        ({"packet_count": 3}, "3 packets of 4 bytes"),
+        ({"packet_ends": [4, 8]}, "2 packets of 4 bytes"),
+        ({"packet_size": 0}, "0 end offsets"),
+        ({"packet_size": 0, "packet_ends": [4, 7]}, "the last of them 7"),
+        ({"packet_size": 0, "packet_ends": [9, 8]}, "do not rise"),
+        ({"arrival_packets": [1]}, "speak of 1 packets and it holds 2"),
+        ({"arrival_realtime_ns": []}, "differ in length: 1, 0 and 1"),
+    ],
+)
+def test_figures_that_disagree_are_named(changes: dict, says: str) -> None:
+    raw = good(**changes).SerializeToString()
+    with pytest.raises(WireError, match=says):
+        decode_batch(raw)
+
+
+def test_another_major_version_names_both() -> None:
+    with pytest.raises(VersionMismatch, match=r"a batch is of contract version 2\.7 and this side speaks 1\.0"):
+        decode_batch(good(contract=2 << 16 | 7).SerializeToString())
+    with pytest.raises(WireError, match="bears no contract version"):
+        decode_batch(b"")
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(VECTORS.glob("*.json"))])
+def test_golden_vector(name: str) -> None:
+    """The bytes on disk decode to the figures on disk, and are written again from them, byte for byte."""
+    raw = (VECTORS / f"{name}.bin").read_bytes()
+    expected = json.loads((VECTORS / f"{name}.json").read_text())
+    message = getattr(pb, expected["message"]).FromString(raw)
+    assert json_format.MessageToDict(message, preserving_proto_field_name=True) == expected["fields"]
+    assert json_format.ParseDict(expected["fields"], type(message)()).SerializeToString(deterministic=True) == raw
+    if expected["message"] == "PacketBatch":
+        batch = decode_batch(raw)
+        assert [bytes(p).hex() for p in packets_of(batch)] == expected["packets"]
+        again = encode_batch(
+            epoch=batch.epoch, number=batch.number, first_sequence=batch.first_sequence,
+            packet_count=batch.packet_count, packet_size=batch.packet_size, payload=[batch.payload],
+            packet_ends=batch.packet_ends, arrivals=batch.arrivals, losses=batch.losses, events=batch.events,
+            end=batch.end,
+        )  # fmt: skip
+        assert again == raw
+
+
+def packets_of(batch: EncodedBatch) -> list[bytes]:
+    if batch.packet_size:
+        return [bytes(batch.payload[i : i + batch.packet_size]) for i in range(0, len(batch.payload), batch.packet_size)]
+    starts = [0, *batch.packet_ends]
+    return [bytes(batch.payload[a:b]) for a, b in zip(starts, batch.packet_ends, strict=False)]
