@@ -117,7 +117,11 @@ class Continuity:
         number = self._next_number or 0
         if self._held:
             return Wanted(self.epoch, self.next_sequence, self._held[0].first_sequence, number)
-        if self._known_number > number or self.known_until > self.next_sequence:
+        if self._next_number is None and self.first_sequence is not None:
+            exists = self.known_until > self.next_sequence  # the start asked for may lie in the future
+        else:
+            exists = self._known_number > number
+        if exists:
             return Wanted(self.epoch, self.next_sequence, None, number, newest_only=self._latest)
         return None
 

@@ -11,7 +11,7 @@ from usbcast_schemas.errors import UsageError
 HIGH_WATER_MARK = 256
 """Messages per peer and direction. With batches of at most about 100 kB this bounds a slow peer to some 25 MB."""
 
-_TCP = re.compile(r"tcp://(?P<host>\[[0-9A-Fa-f:.%]+\]|[^:\[\]/]+):(?P<port>\d+)")
+_TCP = re.compile(r"tcp://(?P<host>\[[0-9A-Za-z:.%_-]+\]|[^:\[\]/]+):(?P<port>\d+)")
 
 
 def set_up(socket: zmq.Socket[bytes], *, max_message_bytes: int) -> None:

@@ -1,0 +1,260 @@
+"""Continuity: whatever the way drops, doubles and delays, what comes out has no hole that is not declared."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from usbcast.continuity import Continuity, Delivery
+from usbcast.events import Gap, Restart
+from usbcast_schemas.batch import EncodedBatch, decode_batch, encode_batch
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+
+def batch(number: int, first: int, count: int, epoch: int = 1) -> EncodedBatch:
+    events = [] if count else [pb.DeviceEvent(kind=pb.DeviceEvent.KIND_STALLED, detail=str(number))]
+    return decode_batch(
+        encode_batch(
+            epoch=epoch, number=number, first_sequence=first, packet_count=count, packet_size=1,
+            payload=[bytes((first + i) % 256 for i in range(count))], events=events,
+            arrivals=_arrivals(count),
+        )
+    )  # fmt: skip
+
+
+def _arrivals(count: int):
+    from usbcast_schemas.batch import Arrivals
+
+    return Arrivals((count,), (0,), (0,)) if count else Arrivals()
+
+
+def stream(counts: list[int], epoch: int = 1) -> list[EncodedBatch]:
+    made, first = [], 0
+    for number, count in enumerate(counts):
+        made.append(batch(number, first, count, epoch))
+        first += count
+    return made
+
+
+class Application:
+    """Takes what comes out and checks it as it comes."""
+
+    def __init__(self, core: Continuity) -> None:
+        self.core = core
+        self.next: int | None = None
+        self.delivered: list[int] = []
+        self.lost: list[int] = []
+        self.numbers: list[int] = []
+        self.restarts: list[Restart] = []
+
+    def take(self) -> None:
+        while self.core.out:
+            item = self.core.out.popleft()
+            if isinstance(item, Restart):
+                self.restarts.append(item)
+                self.next = 0
+            elif isinstance(item, Gap):
+                self.gap(item)
+            else:
+                self.delivery(item)
+
+    def gap(self, gap: Gap) -> None:
+        assert gap.count == gap.last - gap.first + 1
+        assert self.next in (None, gap.first), f"a gap from {gap.first} where {self.next} was next"
+        self.lost.extend(range(gap.first, gap.last + 1))
+        self.next = gap.last + 1
+
+    def delivery(self, item: Delivery) -> None:
+        for gap in item.gaps:
+            self.gap(gap)
+        first = item.batch.first_sequence + item.skip
+        assert self.next in (None, first), f"a batch from {first} where {self.next} was next"
+        self.delivered.extend(range(first, item.batch.end_sequence))
+        self.numbers.append(item.batch.number)
+        self.next = item.batch.end_sequence
+
+
+class Node:
+    """A ring that keeps the last `keep` batches, and answers fetches as the replay service does."""
+
+    def __init__(self, made: list[EncodedBatch], keep: int) -> None:
+        self.made, self.keep, self.published = made, keep, 0
+
+    @property
+    def held(self) -> list[EncodedBatch]:
+        return self.made[max(0, self.published - self.keep) : self.published]
+
+    def fetch(self, core: Continuity, budget: int) -> None:
+        wanted = core.wanted()
+        if wanted is None:
+            return
+        core.fetching(wanted)
+        found = [
+            b
+            for b in self.held
+            if b.number >= wanted.from_number
+            and (b.end_sequence > wanted.from_sequence or (not b.packet_count and b.first_sequence >= wanted.from_sequence))
+            and (
+                wanted.until_sequence is None
+                or b.first_sequence < wanted.until_sequence
+                or (b.first_sequence == wanted.until_sequence and not b.packet_count)
+            )
+        ]
+        core.fetched(wanted.epoch, found[:budget], complete=len(found) <= budget)
+
+
+counts = st.lists(st.integers(0, 5), min_size=1, max_size=30)
+
+
+@settings(max_examples=400, deadline=None)
+@given(counts=counts, keep=st.integers(1, 12), start=st.sampled_from(["now", "oldest"]) | st.integers(0, 60), data=st.data())
+def test_push_with_losses_doubles_and_an_overtaking_ring(counts, keep, start, data: st.DataObject) -> None:
+    node = Node(stream(counts), keep)
+    core = Continuity()
+    app = Application(core)
+    node.published = data.draw(st.integers(0, len(counts)), "published before joining")
+    now = node.made[node.published - 1].end_sequence if node.published else 0
+    held = node.held
+    if start == "now":
+        core.start(1, now, node.published)
+    else:
+        core.start(1, None if start == "oldest" else start)
+    core.known(1, now, node.published)
+    while node.published < len(counts):
+        for _ in range(data.draw(st.integers(1, 4), "burst")):
+            if node.published == len(counts):
+                break
+            fresh = node.made[node.published]
+            node.published += 1
+            for _ in range(data.draw(st.sampled_from([1, 1, 1, 0, 2]), "copies")):
+                core.live(fresh)
+        if data.draw(st.booleans(), "fetch"):
+            node.fetch(core, data.draw(st.integers(1, 5), "budget"))
+        if data.draw(st.booleans(), "take"):
+            app.take()
+    core.known(1, node.made[-1].end_sequence, len(counts))  # the heartbeat
+    for _ in range(100):
+        if core.wanted() is None:
+            break
+        node.fetch(core, 3)
+    assert core.wanted() is None
+    app.take()
+
+    end = node.made[-1].end_sequence
+    if start == "now":
+        begin = now
+    elif start == "oldest":
+        begin = min([*app.delivered, *app.lost], default=end)
+        # Nothing that the ring held until it was fetched may be missing, and nothing older is a gap.
+        assert not app.lost or min(app.lost) > (held[0].first_sequence if held else 0)
+    else:
+        begin = start
+    assert sorted([*app.delivered, *app.lost]) == list(range(begin, max(begin, end)))
+    assert app.delivered == sorted(set(app.delivered))
+    assert core.span == len(app.delivered) + len(app.lost)
+    held_sequences = {s for b in node.held for s in range(b.first_sequence, b.end_sequence)}
+    assert not held_sequences & set(app.lost) or keep < len(counts)
+
+
+@given(counts=counts, data=st.data())
+def test_nothing_is_lost_while_the_ring_holds_it(counts, data: st.DataObject) -> None:
+    """Any batches dropped on the way: with a ring that holds all, every batch is delivered, those without packets too."""
+    node = Node(stream(counts), keep=len(counts))
+    core = Continuity()
+    app = Application(core)
+    core.start(1, 0, 0)
+    for fresh in node.made:
+        node.published += 1
+        if data.draw(st.booleans(), "comes"):
+            core.live(fresh)
+        if data.draw(st.booleans(), "fetch"):
+            node.fetch(core, 2)
+    core.known(1, node.made[-1].end_sequence, len(counts))
+    for _ in range(100):
+        node.fetch(core, 2)
+    app.take()
+    assert app.lost == []
+    assert app.numbers == list(range(len(counts)))
+
+
+@given(counts=counts, data=st.data())
+def test_latest_is_never_more_than_one_batch_behind_and_declares_what_it_skips(counts, data: st.DataObject) -> None:
+    core = Continuity(latest=True)
+    app = Application(core)
+    core.start(1, 0, 0)
+    events_made = events_seen = 0
+    for fresh in stream(counts):
+        core.live(fresh)
+        events_made += len(fresh.events)
+        assert sum(item.batch.packet_count - item.skip for item in core.out if isinstance(item, Delivery)) <= max(counts)
+        if data.draw(st.booleans(), "take"):
+            events_seen += sum(len(item.batch.events) for item in core.out if isinstance(item, Delivery))
+            app.take()
+    events_seen += sum(len(item.batch.events) for item in core.out if isinstance(item, Delivery))
+    app.take()
+    assert sorted([*app.delivered, *app.lost]) == list(range(sum(counts)))
+    assert events_seen == events_made
+    if counts[-1]:
+        assert app.delivered[-1] == sum(counts) - 1
+
+
+def test_a_new_epoch_is_a_restart_with_what_was_known_of_the_old_one() -> None:
+    core = Continuity()
+    app = Application(core)
+    core.start(1, 0, 0)
+    core.live(batch(0, 0, 3))
+    core.known(1, 10, 4)  # 7 packets were announced and never came
+    core.live(batch(0, 0, 2, epoch=2))
+    app.take()
+    assert app.delivered == [0, 1, 2, 0, 1]
+    assert app.lost == [3, 4, 5, 6, 7, 8, 9]
+    assert app.restarts == [Restart(1, 2, delivered_until=10, known_until=10)]
+    core.live(batch(5, 50, 2, epoch=1))
+    app.take()
+    assert app.delivered == [0, 1, 2, 0, 1], "a message of a former epoch is stale"
+    assert core.stale == 1
+    assert core.span == 12
+
+
+def test_a_batch_cut_by_the_start_is_delivered_from_there() -> None:
+    core = Continuity()
+    core.start(1, 7)
+    core.known(1, 20, 2)
+    wanted = core.wanted()
+    assert wanted is not None
+    assert (wanted.from_sequence, wanted.until_sequence, wanted.from_number) == (7, None, 0)
+    core.fetching(wanted)
+    core.fetched(1, [batch(0, 0, 10), batch(1, 10, 10)], complete=True)
+    first, second = core.out
+    assert isinstance(first, Delivery)
+    assert isinstance(second, Delivery)
+    assert (first.skip, second.skip, first.gaps) == (7, 0, ())
+
+
+def test_missing_events_are_declared_though_no_packet_is_missing() -> None:
+    core = Continuity(can_fetch=False)
+    core.start(1, 0, 0)
+    core.live(batch(0, 0, 2))
+    core.live(batch(3, 2, 2))
+    _, second = core.out
+    assert isinstance(second, Delivery)
+    (gap,) = second.gaps
+    assert (gap.first, gap.last, gap.count) == (2, 1, 0)
+    assert gap.reason == "device events overwritten in the ring"
+
+
+def test_the_hold_buffer_is_bounded_and_what_it_refuses_is_fetched() -> None:
+    node = Node(stream([10] * 50), keep=50)
+    size = len(node.made[0].raw)
+    core = Continuity(hold_bytes=5 * size)
+    app = Application(core)
+    core.start(1, 0, 0)
+    for fresh in node.made:
+        node.published += 1
+        if fresh.number:
+            core.live(fresh)
+    for _ in range(60):
+        node.fetch(core, 10)
+    app.take()
+    assert app.delivered == list(range(500))
+    assert app.lost == []
