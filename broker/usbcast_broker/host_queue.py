@@ -1,0 +1,116 @@
+"""The bounded queue between the thread that owns the device and the thread that frames what it read.
+
+Rule: at the bound the oldest stay and what comes new is dropped, counted, and marked at exactly the place of the hole.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from usbcast_schemas.ledger import Ledger
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+from usbcast_broker.flow import Happening, HostItem, Lost, Transfer
+
+DEFAULT_MAX_BYTES: Final = 64 * 1024 * 1024
+MAX_TRANSFERS: Final = 1_000_000
+"""Objects have a size of their own, so tiny transfers are bounded by their number."""
+MAX_HAPPENINGS: Final = 10_000
+QUEUE_FULL: Final = "queue full"
+
+
+class HostQueue:
+    """One thread puts, one takes. The doorbell rings when there is something in an empty queue: take until nothing comes.
+
+    Happenings and losses are accepted at the bound too. Losses next to one another are merged, and beyond
+    `MAX_HAPPENINGS` waiting ones further happenings are dropped and counted, so they are bounded as well.
+    """
+
+    def __init__(self, max_bytes: int = DEFAULT_MAX_BYTES, doorbell: Callable[[], None] = lambda: None) -> None:
+        self.max_bytes = max_bytes
+        self.ledger = Ledger("host", "bytes")
+        self._doorbell = doorbell
+        self._items: deque[HostItem] = deque()
+        self._transfers = 0
+        self._happenings = 0
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def put(self, item: HostItem) -> None:
+        """Append one item, or count its loss; never waits for the other thread's work."""
+        with self._lock:
+            items = self._items
+            was_empty = not items
+            if isinstance(item, Transfer):
+                size_bytes, books = len(item.data), self.ledger
+                books.entered += size_bytes
+                if books.held + size_bytes > self.max_bytes or self._transfers >= MAX_TRANSFERS:
+                    books.lose(QUEUE_FULL, size_bytes)
+                    self._append_lost(Lost(pb.STAGE_HOST, QUEUE_FULL, size_bytes=size_bytes))
+                else:
+                    books.held += size_bytes
+                    self._transfers += 1
+                    items.append(item)
+            elif isinstance(item, Lost):
+                self._append_lost(item)
+            elif self._happenings < MAX_HAPPENINGS:
+                self._happenings += 1
+                items.append(item)
+            else:
+                self.ledger.count("happenings dropped")
+                return
+        if was_empty:
+            self._doorbell()
+
+    def take(self, max_bytes: int) -> list[HostItem]:
+        """The oldest items: up to `max_bytes` of transfers, but at least one item if there is any."""
+        with self._lock:
+            items, books = self._items, self.ledger
+            if books.held <= max_bytes:
+                self._items = deque()
+                books.left += books.held
+                books.held = self._transfers = self._happenings = 0
+            else:
+                taken: list[HostItem] = []
+                size_bytes = 0
+                while items:
+                    item = items[0]
+                    if isinstance(item, Transfer):
+                        if taken and size_bytes + len(item.data) > max_bytes:
+                            break
+                        size_bytes += len(item.data)
+                        self._transfers -= 1
+                    elif isinstance(item, Happening):
+                        self._happenings -= 1
+                    taken.append(items.popleft())
+                books.left += size_bytes
+                books.held -= size_bytes
+                return taken
+        return list(items)
+
+    def snapshot(self) -> Ledger:
+        """The books as they stood at one moment between two calls."""
+        with self._lock:
+            return Ledger.from_proto(self.ledger.to_proto())
+
+    def _append_lost(self, lost: Lost) -> None:
+        """Add a loss to an equal one that no transfer or happening parts from it, else append it."""
+        for back in range(1, len(self._items) + 1):
+            other = self._items[-back]
+            if not isinstance(other, Lost):
+                break
+            if (other.stage, other.reason) == (lost.stage, lost.reason):
+                self._items[-back] = replace(
+                    other,
+                    packets=other.packets + lost.packets,
+                    size_bytes=other.size_bytes + lost.size_bytes,
+                    at_least=other.at_least or lost.at_least,
+                )
+                return
+        self._items.append(lost)

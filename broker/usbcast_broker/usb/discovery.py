@@ -1,0 +1,112 @@
+"""Lists what is plugged in: for each device what it is, who holds it, and whether this user may open it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import usb.backend
+import usb.core
+import usb.util
+from usbcast_schemas.errors import DeviceFailed
+
+from usbcast_broker.flow import DeviceIdentity
+from usbcast_broker.usb.finding import identity_of
+from usbcast_broker.usb.libusb import load_backend
+from usbcast_broker.usb.system import Holder, System
+
+_KINDS: Final = ("control", "isochronous", "bulk", "interrupt")
+_SPEEDS: Final = {1: "low", 2: "full", 3: "high", 4: "super", 5: "super plus"}
+_HUB_CLASS: Final = 0x09
+
+
+@dataclass(frozen=True)
+class FoundEndpoint:
+    """An endpoint of the active configuration, or of the first one."""
+
+    interface: int
+    alternate: int
+    address: int
+    kind: str
+    """control, isochronous, bulk or interrupt."""
+    max_packet_size: int
+
+    @property
+    def direction(self) -> str:
+        return "in" if self.address & 0x80 else "out"
+
+
+@dataclass(frozen=True)
+class FoundDevice:
+    """A device that is plugged in, as far as this user may know it."""
+
+    identity: DeviceIdentity
+    bus: int
+    address: int
+    speed: str
+    """low, full, high, super, super plus; empty if unknown."""
+    is_hub: bool
+    endpoints: tuple[FoundEndpoint, ...]
+    drivers: tuple[tuple[int, str], ...]
+    """Interface and the kernel driver bound to it."""
+    holders: tuple[Holder, ...]
+    may_open: bool | None
+    """None if this system does not say."""
+
+
+def list_devices(backend: usb.backend.IBackend | None = None, system: System | None = None) -> list[FoundDevice]:
+    """Every device on the buses of this machine, or of `backend`. Raises LibusbMissing."""
+    system = system or System()
+    used = backend or load_backend()
+    failure = None
+    try:
+        return [_describe(device, system) for device in _sorted(used)]
+    except usb.core.USBError as error:
+        failure = DeviceFailed(f"the USB devices cannot be listed: {error.strerror}; try again")
+    finally:
+        if used is not backend:
+            used.finalize()
+    raise failure
+
+
+def _sorted(backend: usb.backend.IBackend) -> list[Any]:
+    return sorted(usb.core.find(find_all=True, backend=backend), key=lambda one: (one.bus, one.port_numbers or ()))
+
+
+def _describe(device: Any, system: System) -> FoundDevice:
+    identity = identity_of(device, system)
+    endpoints = _endpoints(device)
+    interfaces = sorted({endpoint.interface for endpoint in endpoints})
+    drivers = ((interface, system.driver(identity.bus_path, interface)) for interface in interfaces)
+    found = FoundDevice(
+        identity=identity,
+        bus=device.bus or 0,
+        address=device.address or 0,
+        speed=_SPEEDS.get(device.speed, ""),
+        is_hub=device.bDeviceClass == _HUB_CLASS,
+        endpoints=endpoints,
+        drivers=tuple((interface, driver) for interface, driver in drivers if driver),
+        holders=system.holders(device.bus or 0, device.address or 0),
+        may_open=system.may_open(device.bus or 0, device.address or 0),
+    )
+    usb.util.dispose_resources(device)
+    return found
+
+
+def _endpoints(device: Any) -> tuple[FoundEndpoint, ...]:
+    """From descriptors that libusb keeps: no permission is needed."""
+    try:
+        configuration = device[0]
+    except (usb.core.USBError, IndexError):  # a device that was never configured
+        return ()
+    return tuple(
+        FoundEndpoint(
+            interface=interface.bInterfaceNumber,
+            alternate=interface.bAlternateSetting,
+            address=endpoint.bEndpointAddress,
+            kind=_KINDS[endpoint.bmAttributes & 3],
+            max_packet_size=endpoint.wMaxPacketSize & 0x7FF,
+        )
+        for interface in configuration
+        for endpoint in interface
+    )

@@ -1,0 +1,302 @@
+"""The thread that owns a device: opens it, reads it into the host queue, brings it back after faults, and closes it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Final, Protocol
+
+from usbcast_schemas.errors import (
+    DeviceDetached,
+    DeviceError,
+    DeviceFailed,
+    DeviceOverflowed,
+    DeviceStalled,
+    LibusbMissing,
+    UsageError,
+    UsbcastError,
+)
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+from usbcast_broker.flow import DeviceIdentity, Happening, Transfer
+from usbcast_broker.host_queue import HostQueue
+from usbcast_broker.usb.commands import Commandable, Commands
+from usbcast_broker.usb.recovery import Recovery, Step
+
+log = logging.getLogger(__name__)
+
+POLL_S: Final = 0.2
+DRAIN_S: Final = 0.1
+DRAIN_READ_MS: Final = 50
+JOIN_S: Final = 5.0
+
+
+class Transport(Commandable, Protocol):
+    """What the feed needs of a `UsbTransport`."""
+
+    @property
+    def name(self) -> str: ...
+    def open(self) -> DeviceIdentity: ...
+    def read(self, timeout_ms: int | None = None) -> bytes | None: ...
+    def clear_halt(self) -> None: ...
+    def reset(self) -> None: ...
+    def close(self) -> None: ...
+
+
+Clock = Callable[[], tuple[int, int]]
+
+
+def system_clock() -> tuple[int, int]:
+    """Realtime and monotonic time in ns."""
+    return time.time_ns(), time.monotonic_ns()
+
+
+class DeviceFeed:
+    """Fills `queue` with what `transport` reads and with what happens to the device, in order.
+
+    Faults after the first opening never raise: they are happenings, and stand in `problem` while they last.
+    """
+
+    def __init__(
+        self, transport: Transport, queue: HostQueue, *, wait_for_device: bool = False, clock: Clock = system_clock
+    ) -> None:
+        self._transport = transport
+        self._queue = queue
+        self._wait_for_device = wait_for_device
+        self._clock = clock
+        self._recovery = Recovery()
+        self._commands = Commands()
+        self._stop = threading.Event()
+        self._drain = False
+        self._opened: Future[None] = Future()
+        self._thread: threading.Thread | None = None
+        self._failure: Happening | None = None
+        self._identity: DeviceIdentity | None = None
+        self._attached = False
+        self._problem = "the device has not been opened yet"
+        self._counters = dict.fromkeys(
+            (
+                *("transfers", "bytes", "timeouts", "zero_length"),
+                *("stalls", "overflows", "io_errors", "resets", "detaches", "reopens"),
+            ),
+            0,
+        )
+
+    @property
+    def identity(self) -> DeviceIdentity | None:
+        """The device as it was last seen; None before it was first opened."""
+        return self._identity
+
+    @property
+    def attached(self) -> bool:
+        """It is open and being read."""
+        return self._attached
+
+    @property
+    def problem(self) -> str:
+        """Why no data comes, in one sentence; empty while all is well."""
+        return self._problem
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """transfers, bytes, timeouts, zero_length, stalls, overflows, io_errors, resets, detaches, reopens."""
+        return self._counters
+
+    @property
+    def running(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self) -> None:
+        """Open the device and begin to read, or raise what stands in the way.
+
+        With `wait_for_device` it goes on looking instead, but for UsageError and LibusbMissing, which waiting does not
+        cure. A feed is started once.
+        """
+        if self._thread is not None:
+            raise UsageError(f"the feed of {self._transport.name} was started before; make a new one")
+        self._thread = threading.Thread(target=self._run, name=f"usb {self._transport.name}", daemon=True)
+        self._thread.start()
+        try:
+            self._opened.result()
+        except BaseException:
+            self._thread.join(JOIN_S)
+            raise
+
+    def stop(self, *, drain: bool = True) -> None:
+        """Stop reading and close the device, within a second; with `drain`, first read what it has sent so far.
+
+        Raises DeviceFailed if the operating system does not end the read that is under way. May be called again.
+        """
+        self._drain = drain
+        self._stop.set()
+        thread = self._thread
+        if thread is None or thread is threading.current_thread():
+            return
+        thread.join(JOIN_S)
+        if thread.is_alive():
+            raise DeviceFailed(f"{self._transport.name} does not end its last read: unplug it, or end this program")
+
+    def command(self, request: pb.CommandRequest) -> Future[pb.CommandReply]:
+        """Have the device do something, in order with other commands, after the read that is under way.
+
+        The future raises DeviceDetached while the device is away, DeviceStalled if it refuses, CommandFailed otherwise.
+        """
+        future = self._commands.submit(request)
+        if not self.running:  # the thread may have ended just before, or just after
+            self._commands.refuse_all(DeviceDetached(f"{self._transport.name} is not being read: {self._problem}"))
+        return future
+
+    def _run(self) -> None:
+        ended_by = "the feed was stopped"
+        try:
+            if self._open_first():
+                self._read_until_stopped()
+        except BaseException as error:
+            ended_by = f"the thread of {self._transport.name} ended: {error or type(error).__name__}"
+            log.exception("the thread of %s ended", self._transport.name)
+            if self._attached:
+                self._happen(pb.DeviceEvent.KIND_DETACHED, ended_by)
+            if not self._opened.done():
+                self._opened.set_exception(error)
+        finally:
+            self._attached = False
+            self._problem = ended_by
+            self._transport.close()
+            self._commands.refuse_all(DeviceDetached(f"{self._transport.name} is not being read: {ended_by}"))
+
+    def _open_first(self) -> bool:
+        """Open the device; False if there is none to read."""
+        try:
+            self._attach(self._transport.open())
+        except (UsageError, LibusbMissing) as error:
+            self._opened.set_exception(error)
+            return False
+        except DeviceError as error:
+            if not self._wait_for_device:
+                self._opened.set_exception(error)
+                return False
+            self._problem = str(error)
+            self._opened.set_result(None)
+            return self._search(POLL_S)
+        self._opened.set_result(None)
+        return True
+
+    def _read_until_stopped(self) -> None:
+        stop, commands = self._stop, self._commands
+        while not stop.is_set():
+            try:
+                silent = self._read_one()
+                if commands:
+                    self._command_one()
+            except DeviceError as error:
+                silent = True
+                self._recover(error)
+        if self._drain and self._attached and not silent:
+            self._drain_rest()
+
+    def _read_one(self, timeout_ms: int | None = None) -> bool:
+        """One read; True if nothing came."""
+        data = self._transport.read(timeout_ms)
+        realtime_ns, monotonic_ns = self._clock()
+        counters = self._counters
+        if self._failure is not None:
+            self._tell_survived()
+        if data:
+            counters["transfers"] += 1
+            counters["bytes"] += len(data)
+            self._queue.put(Transfer(data, realtime_ns, monotonic_ns))
+            self._recovery.succeeded()
+            return False
+        counters["timeouts" if data is None else "zero_length"] += 1
+        self._recovery.survived()
+        return data is None
+
+    def _drain_rest(self) -> None:
+        end = time.monotonic() + DRAIN_S
+        try:
+            while time.monotonic() < end and not self._read_one(DRAIN_READ_MS):
+                pass
+        except DeviceError as error:
+            log.info("while reading the rest: %s", error)
+
+    def _command_one(self) -> None:
+        error = self._commands.run_one(self._transport)
+        if isinstance(error, DeviceDetached):
+            raise error
+
+    def _recover(self, error: DeviceError) -> None:
+        """Do what the kind of fault and its history ask for; return when the device is read again, or the feed stopped."""
+        step = self._recovery.failed(error)
+        self._note(error)
+        try:
+            if step is Step.CLEAR_HALT:
+                self._transport.clear_halt()
+            elif step is Step.RESET:
+                self._counters["resets"] += 1
+                self._transport.reset()
+                self._let_go(f"it was reset, because: {error}")
+                self._search(0.0)
+        except DeviceError as worse:
+            step, error = Step.REOPEN, worse
+        if step is Step.REOPEN:
+            self._transport.close()
+            if self._attached:
+                self._let_go(str(error))
+            self._search(self._recovery.wait_s())
+
+    def _note(self, error: DeviceError) -> None:
+        """Count a fault, and tell it where it belongs in the stream."""
+        if isinstance(error, DeviceStalled):
+            self._counters["stalls"] += 1
+            self._happen(pb.DeviceEvent.KIND_STALLED, str(error))
+        elif isinstance(error, DeviceOverflowed):
+            self._counters["overflows"] += 1
+            self._happen(pb.DeviceEvent.KIND_OVERFLOWED, str(error))
+        elif not isinstance(error, DeviceDetached):
+            # Told only if a later read succeeds: an unplug may begin with bus errors, and is told as what it is.
+            self._counters["io_errors"] += 1
+            realtime_ns, monotonic_ns = self._clock()
+            self._failure = Happening(pb.DeviceEvent.KIND_FAILED, realtime_ns, monotonic_ns, str(error))
+
+    def _tell_survived(self) -> None:
+        if self._failure is not None:
+            self._queue.put(self._failure)
+            self._failure = None
+
+    def _attach(self, identity: DeviceIdentity) -> None:
+        self._identity = identity
+        self._attached = True
+        self._problem = ""
+        self._recovery.survived()
+        self._happen(pb.DeviceEvent.KIND_ATTACHED, f"{self._transport.name} is being read", identity)
+
+    def _let_go(self, why: str) -> None:
+        self._attached = False
+        self._problem = why
+        self._failure = None
+        self._counters["detaches"] += 1
+        self._happen(pb.DeviceEvent.KIND_DETACHED, why)
+        log.warning("%s", why)
+
+    def _search(self, wait_s: float) -> bool:
+        """Look for the device until it is open again; False if the feed was stopped before."""
+        while not self._stop.wait(wait_s):
+            self._commands.refuse_all(DeviceDetached(f"{self._transport.name} is away: {self._problem}"))
+            try:
+                identity = self._transport.open()
+            except UsbcastError as error:
+                # Anything may stand in the way for a while: udev at work, another program, two devices at once.
+                self._problem = str(error)
+                wait_s = POLL_S
+            else:
+                self._counters["reopens"] += 1
+                self._attach(identity)
+                return True
+        return False
+
+    def _happen(self, kind: pb.DeviceEvent.Kind, detail: str, device: DeviceIdentity | None = None) -> None:
+        realtime_ns, monotonic_ns = self._clock()
+        self._queue.put(Happening(kind, realtime_ns, monotonic_ns, detail, device))
