@@ -1,0 +1,166 @@
+"""One stream's way from transfers to packets: status bytes off, framing, the device's counter; and the books of both.
+
+Bytes thrown away become one Lost per reason and one event, when the next packet comes, or after a second. Where the counter
+then shows packets missing, as many are put down to those bytes as had room in them; the rest was lost in the device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from usbcast_schemas.ledger import Ledger
+from usbcast_schemas.profile import Profile
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+from usbcast_broker.flow import Discarded, Framed, Happening, Lost, Packets, StreamItem, Transfer
+from usbcast_broker.framing.counter import REASON, CounterTracker
+from usbcast_broker.framing.methods import make_framer
+from usbcast_broker.framing.stripper import StatusStripper
+
+DETACHED: Final = "detached"
+OVERFLOWED: Final = "overflowed"
+TRANSFERS_LOST: Final = "transfers before it were lost"
+ENDED: Final = "the stream ended in mid-packet"
+
+RUN_NS: Final = 1_000_000_000
+"""Bytes thrown away are told of after so long even if no packet comes."""
+
+
+class Assembler:
+    """Owned by one thread. `framing` and `device` are the books of its stages, in bytes and in packets."""
+
+    def __init__(self, profile: Profile) -> None:
+        self.framing = Ledger("framing", "bytes")
+        self.device = Ledger("device", "packets")
+        self._stripper = StatusStripper(profile.transfer.strip_prefix, profile.transfer.strip_every)
+        self._stripped = profile.transfer.strip_prefix > 0
+        self._framer = make_framer(profile.framing)
+        self._tracker = (
+            CounterTracker(profile.counter, profile.stream.rate_hz, self.device.counters) if profile.counter else None
+        )
+        self._packet_size = profile.packet_size
+        # Thrown away and not told yet, by reason, and when the first of it came.
+        self._run: dict[str, int] = {}
+        self._run_realtime_ns = 0
+        self._run_monotonic_ns = 0
+        self._seen_realtime_ns = 0
+        self._seen_monotonic_ns = 0
+        # Missing since the last packet, told or not.
+        self._gap_bytes = 0
+        self._gap_stage: pb.Stage = pb.STAGE_FRAMING
+        self._gap_reason = ""
+
+    def feed(self, transfer: Transfer) -> tuple[StreamItem, ...]:
+        """What the transfer completed, in order."""
+        data, stripped = self._stripper.strip(transfer.data)
+        self.framing.enter(len(transfer.data))
+        self.framing.overhead += stripped
+        items = self._take(self._framer.feed(data), transfer.realtime_ns, transfer.monotonic_ns)
+        if self._run and transfer.monotonic_ns - self._run_monotonic_ns >= RUN_NS:
+            items += self._told()
+        return tuple(items)
+
+    def happening(self, happening: Happening) -> tuple[StreamItem, ...]:
+        """Something happened to the device: the event, after what it made of a partial packet."""
+        items: list[StreamItem] = []
+        if happening.kind in (pb.DeviceEvent.KIND_DETACHED, pb.DeviceEvent.KIND_OVERFLOWED):
+            detached = happening.kind == pb.DeviceEvent.KIND_DETACHED
+            framed = self._framer.reset(DETACHED if detached else OVERFLOWED)
+            items = self._take(framed, happening.realtime_ns, happening.monotonic_ns)
+            if detached:
+                self._close_gap()
+                if self._tracker is not None:
+                    self._tracker.restart()
+        return (*items, *self._told(), happening)
+
+    def lost(self, lost: Lost) -> tuple[StreamItem, ...]:
+        """Bytes of the stream never came here: what that makes of a partial packet, and the loss itself."""
+        # Of transfers with status bytes, the bytes lost do not tell how much of the stream itself is missing.
+        missing_bytes = 0 if self._stripped else lost.size_bytes
+        framed = self._framer.reset(TRANSFERS_LOST, missing_bytes)
+        items = self._take(framed, self._seen_realtime_ns, self._seen_monotonic_ns)
+        self._gap_bytes += lost.size_bytes
+        self._gap_stage, self._gap_reason = lost.stage, lost.reason
+        return (*items, *self._told(), lost)
+
+    def finish(self, realtime_ns: int, monotonic_ns: int) -> tuple[StreamItem, ...]:
+        """Nothing more will come: what is still held, thrown away and told."""
+        return (*self._take(self._framer.reset(ENDED), realtime_ns, monotonic_ns), *self._told())
+
+    def _take(self, framed: Framed, realtime_ns: int, monotonic_ns: int) -> list[StreamItem]:
+        self._seen_realtime_ns, self._seen_monotonic_ns = realtime_ns, monotonic_ns
+        self.framing.overhead += framed.overhead_bytes
+        self.framing.leave(framed.packet_bytes)
+        self.framing.held = self._framer.held_bytes
+        items: list[StreamItem] = []
+        for item in framed.items:
+            if isinstance(item, Discarded):
+                self._discard(item, realtime_ns, monotonic_ns)
+            else:
+                items += self._packets(item, monotonic_ns)
+        return items
+
+    def _discard(self, item: Discarded, realtime_ns: int, monotonic_ns: int) -> None:
+        self.framing.lose(item.reason, item.size_bytes)
+        if not self._run:
+            self._run_realtime_ns, self._run_monotonic_ns = realtime_ns, monotonic_ns
+        self._run[item.reason] = self._run.get(item.reason, 0) + item.size_bytes
+        self._gap_bytes += item.size_bytes
+        self._gap_reason = self._gap_reason or item.reason
+
+    def _packets(self, packets: Packets, monotonic_ns: int) -> list[StreamItem]:
+        self.device.enter(packets.count)
+        self.device.leave(packets.count)
+        parts = self._tracker.track(packets, monotonic_ns) if self._tracker is not None else (packets,)
+        items: list[StreamItem] = []
+        if isinstance(parts[0], Lost):
+            items += self._settled(parts[0])
+            parts = parts[1:]
+        else:
+            items += self._told()
+        for part in parts:
+            if isinstance(part, Lost):
+                self._lose(REASON, part.packets)
+        self._close_gap()
+        items += parts
+        return items
+
+    def _settled(self, jump: Lost) -> list[StreamItem]:
+        """A jump of the counter, shared out: what had room in the missing bytes was lost there, the rest in the device."""
+        items = self._told()
+        size = self._packet_size
+        room = (self._gap_bytes + size // 2) // size if size else jump.packets * bool(self._gap_bytes)
+        here = min(room, jump.packets)
+        rest = jump.packets - here
+        if here:
+            self._lose(pb.Stage.Name(self._gap_stage).removeprefix("STAGE_").lower(), here)
+            at_least = jump.at_least and not rest
+            told = items[0] if items else None
+            if isinstance(told, Lost) and self._gap_stage == pb.STAGE_FRAMING:
+                items[0] = replace(told, packets=here, at_least=at_least)
+            else:
+                items.append(Lost(self._gap_stage, self._gap_reason, packets=here, at_least=at_least))
+        if rest:
+            self._lose(REASON, rest)
+            items.append(replace(jump, packets=rest))
+        return items
+
+    def _lose(self, reason: str, packets: int) -> None:
+        self.device.enter(packets)
+        self.device.lose(reason, packets)
+
+    def _told(self) -> list[StreamItem]:
+        """What was thrown away since the last time, as items of the stream."""
+        if not self._run:
+            return []
+        items: list[StreamItem] = [Lost(pb.STAGE_FRAMING, reason, size_bytes=n) for reason, n in self._run.items()]
+        detail = f"{sum(self._run.values())} bytes thrown away: {', '.join(self._run)}"
+        kind = pb.DeviceEvent.KIND_RESYNCHRONISED
+        items.append(Happening(kind, self._run_realtime_ns, self._run_monotonic_ns, detail))
+        self.framing.count("resynchronised")
+        self._run.clear()
+        return items
+
+    def _close_gap(self) -> None:
+        self._gap_bytes, self._gap_stage, self._gap_reason = 0, pb.STAGE_FRAMING, ""

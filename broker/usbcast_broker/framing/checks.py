@@ -1,0 +1,93 @@
+"""Checksums of packets, by the names that profiles use."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+from fastcrc import crc8, crc16, crc32
+from usbcast_schemas.profile import Checksum
+
+Compute = Callable[[memoryview], int]
+
+
+def _xor8(data: memoryview) -> int:
+    return int(np.bitwise_xor.reduce(np.frombuffer(data, np.uint8)))
+
+
+def _sum8(data: memoryview) -> int:
+    return int(np.frombuffer(data, np.uint8).sum()) & 0xFF
+
+
+def _sum16(data: memoryview) -> int:
+    return int(np.frombuffer(data, np.uint8).sum()) & 0xFFFF
+
+
+# The CRCs are those of Greg Cook's catalogue of parametrised CRC algorithms, under the names that devices' manuals use.
+METHODS: Final[dict[str, Compute]] = {
+    "crc32": crc32.iso_hdlc,
+    "crc32c": crc32.iscsi,
+    "crc32-bzip2": crc32.bzip2,
+    "crc32-mpeg2": crc32.mpeg_2,
+    "crc16-arc": crc16.arc,
+    "crc16-ccitt-false": crc16.ibm_3740,
+    "crc16-dnp": crc16.dnp,
+    "crc16-kermit": crc16.kermit,
+    "crc16-maxim": crc16.maxim_dow,
+    "crc16-modbus": crc16.modbus,
+    "crc16-usb": crc16.usb,
+    "crc16-x25": crc16.ibm_sdlc,
+    "crc16-xmodem": crc16.xmodem,
+    "crc8": crc8.smbus,
+    "crc8-maxim": crc8.maxim_dow,
+    "xor8": _xor8,
+    "sum8": _sum8,
+    "sum16": _sum16,
+}
+
+_STORED = {
+    (1, "little"): "<B",
+    (2, "little"): "<H",
+    (4, "little"): "<I",
+    (1, "big"): ">B",
+    (2, "big"): ">H",
+    (4, "big"): ">I",
+}
+
+
+class Check:
+    """Tells whether the checksum in a packet is that of the packet."""
+
+    __slots__ = ("_compute", "_smallest", "_spec", "_stored")
+
+    def __init__(self, spec: Checksum) -> None:
+        self._spec = spec
+        self._compute = METHODS[spec.method]
+        self._stored = struct.Struct(_STORED[spec.width, spec.byte_order])
+        self._smallest = spec.smallest_packet
+
+    def fits(self, view: memoryview, start: int, end: int) -> bool:
+        """Whether the packet at [start, end) bears its checksum; False if it has no room for one."""
+        size = end - start
+        if size < self._smallest:
+            return False
+        at = self._spec.position(size)
+        covered = view[start + self._spec.start : end if self._spec.precedes else start + at]
+        return bool(self._compute(covered) == self._stored.unpack_from(view, start + at)[0])
+
+    def run_end(self, view: memoryview, start: int, size: int, sync: bytes) -> int:
+        """Where the good packets of `size` bytes, that each begin with `sync`, end that stand back to back from `start`."""
+        compute, stored = self._compute, self._stored.unpack_from
+        at = self._spec.position(size)
+        first, last = self._spec.start, size if self._spec.precedes else at
+        width = len(sync)
+        limit = len(view) - size
+        while (
+            start <= limit
+            and (not width or view[start : start + width] == sync)
+            and compute(view[start + first : start + last]) == stored(view, start + at)[0]
+        ):
+            start += size
+        return start

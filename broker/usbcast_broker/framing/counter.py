@@ -1,0 +1,178 @@
+"""Follows the counter that a device puts into its packets, and tells where packets are missing, and how many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+import numpy as np
+from usbcast_schemas.profile import Counter
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+from usbcast_broker.flow import Lost, Packets
+
+REASON: Final = "counter"
+
+UNKNOWN_RATE_HZ: Final = 1e7
+"""Assumed until a second of packets was measured: a bus of 10 Gbit/s has no room for more packets of 100 bytes."""
+
+RATE_MARGIN: Final = 1.25
+"""A device may be so much faster than its nominal or measured rate."""
+
+SHORT_WRAP: Final = 1 << 16
+"""Up to here a loss of half the values is nothing unusual, so that every step counts as forward."""
+
+ENVELOPE_S: Final = 60.0
+ENVELOPE_FACTOR: Final = 10.0
+ENVELOPE_PACKETS: Final = 1000.0
+"""A step further than ten times what the rate gives in the time elapsed and a minute more is no loss."""
+
+_WINDOW_NS: Final = 1_000_000_000
+_VECTOR_FROM: Final = 24
+"""Packets from which on numpy is faster than a loop."""
+
+
+class CounterTracker:
+    """Splits packets where the counter jumped, and puts there what was lost.
+
+    A step forward is a loss of exactly that many packets; "at least" that many where the time since the packets before
+    would have allowed the device another whole wrap. No loss, but counted in `counters`: the same value once more
+    ("repeated"), and a step back, or further than the device can have come, or after `restart` one that the time elapsed
+    does not explain ("renumbered": it began to count anew).
+    """
+
+    def __init__(self, counter: Counter, nominal_rate_hz: float = 0.0, counters: dict[str, int] | None = None) -> None:
+        self.counters: dict[str, int] = {} if counters is None else counters
+        self._offset = counter.offset
+        self._end = counter.offset + counter.width
+        self._byte_order = counter.byte_order
+        self._wrap = counter.modulus
+        self._whole = self._wrap == 1 << (8 * counter.width)
+        self._dtype = np.dtype(f"{'<' if counter.byte_order == 'little' else '>'}u{counter.width}")
+        self._expected: int | None = None
+        self._restarted = False
+        self._seen_ns = 0
+        self._rate_hz = nominal_rate_hz
+        self._window_since_ns: int | None = None
+        self._window_packets = 0
+
+    def restart(self) -> None:
+        """The device was away: it may have begun to count anew."""
+        self._restarted = True
+
+    def track(self, packets: Packets, monotonic_ns: int) -> tuple[Packets | Lost, ...]:
+        """The packets as they are, or in parts, with a Lost before each part that does not follow on what came before."""
+        elapsed_s = max(0, monotonic_ns - self._seen_ns) / 1e9 if self._expected is not None else 0.0
+        self._seen_ns = monotonic_ns
+        restarted, self._restarted = self._restarted, False
+        possible = (self._rate_hz or UNKNOWN_RATE_HZ) * RATE_MARGIN * elapsed_s
+        claims = [
+            (index, step)
+            for index, step in self._steps(packets)
+            if self._is_loss(step, possible, elapsed_s, restarted=restarted and index == 0)
+        ]
+        lost = sum(step for _, step in claims)
+        wrap_hidden = not restarted and possible - packets.count - lost >= self._wrap
+        if wrap_hidden and not claims:
+            self._count("silences that could hide a wrap")
+        # A wrong claim must not make the device seem fast, so a loss counts here for no more than what came.
+        self._measure(packets.count + min(lost, packets.count), monotonic_ns)
+        return tuple(_split(packets, claims, at_least=wrap_hidden)) if claims else (packets,)
+
+    def _is_loss(self, step: int, possible: float, elapsed_s: float, *, restarted: bool) -> bool:
+        if step == self._wrap - 1 and self._wrap > 2:
+            self._count("repeated")
+            return False
+        if restarted:
+            loss = step <= possible < self._wrap
+        elif self._wrap <= SHORT_WRAP:
+            loss = True
+        else:
+            rate_hz = self._rate_hz or UNKNOWN_RATE_HZ
+            envelope = ENVELOPE_FACTOR * rate_hz * (elapsed_s + ENVELOPE_S) + ENVELOPE_PACKETS
+            loss = step <= min(envelope, self._wrap // 2)
+        if not loss:
+            self._count("renumbered")
+        return loss
+
+    def _steps(self, packets: Packets) -> Iterable[tuple[int, int]]:
+        """(index of a packet, how far its counter is beyond the expected one) wherever it is not the expected one."""
+        if packets.packet_size and packets.count >= _VECTOR_FROM:
+            return self._steps_of_many(packets)
+        steps = []
+        for index, value in self._values(packets):
+            if self._expected is not None and value != self._expected:
+                steps.append((index, (value - self._expected) % self._wrap))
+            self._expected = (value + 1) % self._wrap
+        return steps
+
+    def _values(self, packets: Packets) -> Iterator[tuple[int, int]]:
+        start = 0
+        for index in range(packets.count):
+            end = packets.ends[index] if packets.ends else start + packets.packet_size
+            if end - start < self._end:
+                self._count("packets without a counter")
+            else:
+                stored = packets.payload[start + self._offset : start + self._end]
+                value = int.from_bytes(stored, self._byte_order)
+                if value >= self._wrap:
+                    self._count("counters beyond the wrap")
+                yield index, value % self._wrap
+            start = end
+
+    def _steps_of_many(self, packets: Packets) -> list[tuple[int, int]]:
+        wrap = self._wrap
+        values = np.ndarray(
+            (packets.count,), self._dtype, buffer=packets.payload, offset=self._offset, strides=(packets.packet_size,)
+        )
+        if self._whole:  # unsigned arithmetic wraps where the counter does
+            inside = values[1:] - values[:-1] - self._dtype.type(1)
+        else:
+            beyond = int(np.count_nonzero(values >= wrap))
+            if beyond:
+                self._count("counters beyond the wrap", beyond)
+            values = values.astype(np.uint64) % np.uint64(wrap)
+            expected = (values[:-1] + np.uint64(1)) % np.uint64(wrap)
+            ahead = values[1:] >= expected
+            inside = np.where(ahead, values[1:] - expected, values[1:] + (np.uint64(wrap) - expected))
+        steps = [(int(i) + 1, int(inside[i])) for i in np.flatnonzero(inside)]
+        if self._expected is not None and int(values[0]) != self._expected:
+            steps.insert(0, (0, (int(values[0]) - self._expected) % wrap))
+        self._expected = (int(values[-1]) + 1) % wrap
+        return steps
+
+    def _measure(self, count: int, monotonic_ns: int) -> None:
+        """Keep the highest rate over a second."""
+        if self._window_since_ns is None:
+            self._window_since_ns = monotonic_ns
+            return
+        self._window_packets += count
+        span_ns = monotonic_ns - self._window_since_ns
+        if span_ns >= _WINDOW_NS:
+            self._rate_hz = max(self._rate_hz, self._window_packets * 1e9 / span_ns)
+            self._window_since_ns, self._window_packets = monotonic_ns, 0
+
+    def _count(self, what: str, n: int = 1) -> None:
+        self.counters[what] = self.counters.get(what, 0) + n
+
+
+def _split(packets: Packets, claims: list[tuple[int, int]], *, at_least: bool) -> Iterator[Packets | Lost]:
+    done = 0
+    for index, step in claims:
+        if index > done:
+            yield _part(packets, done, index)
+        yield Lost(pb.STAGE_DEVICE, REASON, packets=step, at_least=at_least)
+        done = index
+    yield _part(packets, done, packets.count)
+
+
+def _part(packets: Packets, first: int, last: int) -> Packets:
+    if first == 0 and last == packets.count:
+        return packets
+    view = memoryview(packets.payload)
+    if not packets.ends:
+        size = packets.packet_size
+        return Packets(view[first * size : last * size], last - first, size)
+    start = packets.ends[first - 1] if first else 0
+    ends = tuple(end - start for end in packets.ends[first:last])
+    return Packets(view[start : start + ends[-1]], last - first, 0, ends)
