@@ -9,10 +9,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass
 
+from usbcast_broker.flow import DeviceIdentity, Happening, Lost, Packets, StreamItem
 from usbcast_schemas.batch import Arrivals, encode_batch
 from usbcast_schemas.v1 import usbcast_pb2 as pb
-
-from usbcast_broker.flow import DeviceIdentity, Happening, Lost, Packets, StreamItem
 
 DEFAULT_MAX_BYTES = 96 * 1024
 """Past 448 kB glibc maps every buffer afresh, which costs twenty times as much; near 100 kB nothing is gained any more."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import zmq
+
 from usbcast_schemas.errors import ConfigError, EndpointTaken
 from usbcast_schemas.sockets import is_local, split_tcp
 
@@ -16,6 +17,8 @@ def bind(socket: zmq.Socket[bytes], endpoint: str) -> str:
     if tcp is None and Path(endpoint.removeprefix("ipc://")).exists():
         # A second bind to an ipc path silently steals it from the first.
         raise EndpointTaken(f"{endpoint} exists already: stop the node that uses it, or remove the file")
+    # With IPv6 on, an IPv4 address is bound and told in its mapped form, which nobody recognises.
+    socket.setsockopt(zmq.IPV6, int(tcp is not None and tcp[0].startswith("[")))
     try:
         socket.bind(endpoint)
     except zmq.ZMQError as error:

@@ -11,10 +11,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
+from usbcast_broker.flow import Happening, HostItem, Lost, Transfer
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb
-
-from usbcast_broker.flow import Happening, HostItem, Lost, Transfer
 
 DEFAULT_MAX_BYTES: Final = 64 * 1024 * 1024
 MAX_TRANSFERS: Final = 1_000_000

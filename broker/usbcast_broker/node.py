@@ -10,12 +10,6 @@ from collections.abc import Callable
 from importlib.metadata import version
 
 import zmq
-from usbcast_schemas.places import host_id, ring_directory, runtime_directory
-from usbcast_schemas.profile import Profile
-from usbcast_schemas.registry import NodeRecord, Registration
-from usbcast_schemas.ring import sweep
-from usbcast_schemas.sockets import split_tcp
-from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 from usbcast_broker.batcher import Batcher
 from usbcast_broker.binding import check_exposure
@@ -27,6 +21,12 @@ from usbcast_broker.pipeline import Feed, Pipeline
 from usbcast_broker.publisher import Publisher
 from usbcast_broker.service import ReplayService
 from usbcast_broker.settings import NodeSettings
+from usbcast_schemas.places import host_id, ring_directory, runtime_directory
+from usbcast_schemas.profile import Profile
+from usbcast_schemas.registry import NodeRecord, Registration
+from usbcast_schemas.ring import sweep
+from usbcast_schemas.sockets import split_tcp
+from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,8 @@ class Node:
         self.endpoint = settings.bind
         self.data_endpoints: list[str] = []
         self.pipelines: list[Pipeline] = []
+        self.last_health: list[pb.StreamHealth] = []
+        """The books as they stood when the node had stopped."""
         self._cleanup = contextlib.ExitStack()
         self._doorbell = Doorbell()
         self._context = zmq.Context()
@@ -109,6 +111,8 @@ class Node:
         for pipeline in self.pipelines:
             self.end(pipeline, reason)
         self._linger(linger_s)
+        if self._publisher.running:
+            self.last_health = self.health()
         self._publisher.stop()
         self._service.stop()
         self._cleanup.close()

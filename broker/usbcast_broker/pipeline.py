@@ -7,14 +7,13 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Protocol
 
-from usbcast_schemas.ledger import Ledger, audit
-from usbcast_schemas.v1 import usbcast_pb2 as pb
-
 from usbcast_broker.batcher import Batcher, Encoded
 from usbcast_broker.flow import DeviceIdentity, Lost, Packets, StreamItem, Transfer
 from usbcast_broker.framing import Assembler
 from usbcast_broker.host_queue import HostQueue
 from usbcast_broker.outlet import Outlet
+from usbcast_schemas.ledger import Ledger, audit
+from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 TURN_BYTES = 1024 * 1024
 """At most so much of one stream is handled before the others get their turn."""

@@ -11,15 +11,15 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 import zmq
-from usbcast_schemas.sockets import set_up
-from usbcast_schemas.v1 import usbcast_pb2 as pb
-from usbcast_schemas.wire import MAX_DATA_BYTES
 
 from usbcast_broker.batcher import Encoded
 from usbcast_broker.binding import bind_first
 from usbcast_broker.doorbell import Doorbell
 from usbcast_broker.pacer import HEARTBEAT_NS
 from usbcast_broker.pipeline import Pipeline
+from usbcast_schemas.sockets import set_up
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+from usbcast_schemas.wire import MAX_DATA_BYTES
 
 log = logging.getLogger(__name__)
 

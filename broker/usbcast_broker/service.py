@@ -11,18 +11,18 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 import zmq
-from usbcast_schemas.contract import CONTRACT
-from usbcast_schemas.errors import DeviceError, PeerError, UsbcastError, VersionMismatch
-from usbcast_schemas.ring import RingReader
-from usbcast_schemas.sockets import set_up
-from usbcast_schemas.v1 import usbcast_pb2 as pb
-from usbcast_schemas.wire import MAX_REQUEST_BYTES, decode_request
 
 from usbcast_broker import replay
 from usbcast_broker.binding import bind
 from usbcast_broker.doorbell import PollableDoorbell
 from usbcast_broker.memory import resident_bytes
 from usbcast_broker.pipeline import Pipeline
+from usbcast_schemas.contract import CONTRACT
+from usbcast_schemas.errors import PeerError, UsbcastError, VersionMismatch
+from usbcast_schemas.ring import RingReader
+from usbcast_schemas.sockets import set_up
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+from usbcast_schemas.wire import MAX_REQUEST_BYTES, decode_request
 
 log = logging.getLogger(__name__)
 
@@ -235,8 +235,7 @@ class ReplayService:
             if error is None:
                 reply = make(answered.result())
             elif isinstance(error, UsbcastError):
-                code = pb.ErrorReply.CODE_DEVICE if isinstance(error, DeviceError) else pb.ErrorReply.CODE_FORBIDDEN
-                reply = pb.Reply(error=pb.ErrorReply(code=code, message=str(error)))
+                reply = pb.Reply(error=pb.ErrorReply(code=pb.ErrorReply.CODE_DEVICE, message=str(error)))
             else:
                 log.error("a request failed", exc_info=error)
                 reply = pb.Reply(

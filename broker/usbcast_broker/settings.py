@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from usbcast_broker.batcher import DEFAULT_MAX_BYTES
+from usbcast_broker.host_queue import DEFAULT_MAX_BYTES as HOST_QUEUE_BYTES
 from usbcast_schemas.contract import DEFAULT_ENDPOINT
 from usbcast_schemas.errors import ConfigError
 from usbcast_schemas.ring import DEFAULT_DATA_BYTES, DEFAULT_SLOTS
-
-from usbcast_broker.batcher import DEFAULT_MAX_BYTES
-from usbcast_broker.host_queue import DEFAULT_MAX_BYTES as HOST_QUEUE_BYTES
 
 
 def _setting(default: Any, says: str) -> Any:

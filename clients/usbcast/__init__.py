@@ -8,14 +8,13 @@
 
 from __future__ import annotations
 
-from usbcast_schemas.errors import UsageError, UsbcastError
-from usbcast_schemas.ledger import Ledger
-
 from usbcast.batch import Batch
 from usbcast.events import DeviceEvent, End, Gap, Restart, Silence
 from usbcast.receiver import Event, Receiver
 from usbcast.requests import NodeClient
 from usbcast.subscription import Listener, Listening, Subscription
+from usbcast_schemas.errors import UsageError, UsbcastError
+from usbcast_schemas.ledger import Ledger
 
 
 def subscribe(

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from usbcast_schemas.batch import EncodedBatch
-from usbcast_schemas.errors import UsageError
-
 from usbcast.dejitter import Dejitter
 from usbcast.events import Gap
+from usbcast_schemas.batch import EncodedBatch
+from usbcast_schemas.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,9 +11,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from usbcast_schemas.batch import EncodedBatch
-
 from usbcast.events import Gap, Restart
+from usbcast_schemas.batch import EncodedBatch
 
 OVERWRITTEN = "overwritten in the ring"
 SKIPPED = "skipped for the newest"

@@ -15,13 +15,6 @@ from collections import deque
 from itertools import count
 
 import zmq
-from usbcast_schemas.batch import EncodedBatch
-from usbcast_schemas.contract import CONTRACT, SILENCE_S, check_stream_name
-from usbcast_schemas.errors import PeerError, RingUnavailable, UsageError, VersionMismatch, WireError
-from usbcast_schemas.ledger import Ledger
-from usbcast_schemas.places import host_id
-from usbcast_schemas.v1 import usbcast_pb2 as pb
-from usbcast_schemas.wire import decode_reply
 
 from usbcast.batch import Batch
 from usbcast.continuity import Continuity, Delivery, Wanted
@@ -34,6 +27,13 @@ from usbcast.waiting import Waiter
 from usbcast.ways import Way
 from usbcast.ways.published import PublishedWay
 from usbcast.ways.ring import RingWay
+from usbcast_schemas.batch import EncodedBatch
+from usbcast_schemas.contract import CONTRACT, SILENCE_S, check_stream_name
+from usbcast_schemas.errors import PeerError, RingUnavailable, UsageError, VersionMismatch, WireError
+from usbcast_schemas.ledger import Ledger
+from usbcast_schemas.places import host_id
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+from usbcast_schemas.wire import decode_reply
 
 log = logging.getLogger(__name__)
 
@@ -174,10 +174,12 @@ class Receiver:
         return books
 
     def close(self) -> None:
+        """Say to the node how it ended, and let go of everything."""
         if self._way is not None:
+            self._send_report()
             self._way.close()
             self._way = None
-        self._drop_socket()
+        self._drop_socket(linger_ms=200)
         self.waiter.close()
 
     # What a way uses: this is its Sink
@@ -305,7 +307,7 @@ class Receiver:
                 self._fetch(wanted, now_ns)
         if now_ns >= self._report_at_ns:
             self._report_at_ns = now_ns + _REPORT_NS
-            self._send(pb.Request(report=pb.ReportRequest(stream=self.stream, report=self._report())))
+            self._send_report()
 
     def _back_off(self) -> int:
         retry_ns = self._retry_ns
@@ -325,14 +327,15 @@ class Receiver:
         self._fetching = self._send(pb.Request(fetch=request)), now_ns + _REPLY_NS
         self._core.fetching(wanted)
 
-    def _report(self) -> pb.SubscriptionReport:
-        return pb.SubscriptionReport(
+    def _send_report(self) -> None:
+        report = pb.SubscriptionReport(
             name=self.name,
             via=self.via,
             ledger=self.ledger().to_proto(),
             lag_ns=self.lag_ns,
             next_sequence=self._core.next_sequence,
         )
+        self._send(pb.Request(report=pb.ReportRequest(stream=self.stream, report=report)))
 
     # Requests and replies
 
@@ -350,10 +353,10 @@ class Receiver:
             self.books.count("requests_not_sent")  # its time will run out, and it is sent again
         return self._last_id
 
-    def _drop_socket(self) -> None:
+    def _drop_socket(self, linger_ms: int = 0) -> None:
         if self._socket is not None:
             self.waiter.remove(self._socket.fileno())
-            self._socket.close()
+            self._socket.close(linger=linger_ms)
             self._socket = None
 
     def _take_replies(self, now_ns: int) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from types import TracebackType
 
 import zmq
+
 from usbcast_schemas.batch import EncodedBatch
 from usbcast_schemas.contract import CONTRACT
 from usbcast_schemas.errors import CommandFailed, NodeUnreachable, RemoteError, StreamUnknown, VersionMismatch

@@ -8,15 +8,14 @@ import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
 
-from usbcast_schemas.errors import NodeUnreachable
-from usbcast_schemas.ledger import Ledger
-from usbcast_schemas.v1 import usbcast_pb2 as pb
-
 from usbcast.batch import Batch
 from usbcast.events import End
 from usbcast.locate import locate
 from usbcast.receiver import Event, Receiver
 from usbcast.requests import NodeClient
+from usbcast_schemas.errors import NodeUnreachable
+from usbcast_schemas.ledger import Ledger
+from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 log = logging.getLogger(__name__)
 

@@ -93,7 +93,10 @@ class Node:
             b
             for b in self.held
             if b.number >= wanted.from_number
-            and (b.end_sequence > wanted.from_sequence or (not b.packet_count and b.first_sequence >= wanted.from_sequence))
+            and (
+                b.end_sequence > wanted.from_sequence
+                or (not b.packet_count and b.first_sequence >= wanted.from_sequence)
+            )
             and (
                 wanted.until_sequence is None
                 or b.first_sequence < wanted.until_sequence
@@ -107,7 +110,12 @@ counts = st.lists(st.integers(0, 5), min_size=1, max_size=30)
 
 
 @settings(max_examples=400, deadline=None)
-@given(counts=counts, keep=st.integers(1, 12), start=st.sampled_from(["now", "oldest"]) | st.integers(0, 60), data=st.data())
+@given(
+    counts=counts,
+    keep=st.integers(1, 12),
+    start=st.sampled_from(["now", "oldest"]) | st.integers(0, 60),
+    data=st.data(),
+)
 def test_push_with_losses_doubles_and_an_overtaking_ring(counts, keep, start, data: st.DataObject) -> None:
     node = Node(stream(counts), keep)
     core = Continuity()
@@ -186,7 +194,9 @@ def test_latest_is_never_more_than_one_batch_behind_and_declares_what_it_skips(c
     for fresh in stream(counts):
         core.live(fresh)
         events_made += len(fresh.events)
-        assert sum(item.batch.packet_count - item.skip for item in core.out if isinstance(item, Delivery)) <= max(counts)
+        assert sum(item.batch.packet_count - item.skip for item in core.out if isinstance(item, Delivery)) <= max(
+            counts
+        )
         if data.draw(st.booleans(), "take"):
             events_seen += sum(len(item.batch.events) for item in core.out if isinstance(item, Delivery))
             app.take()

@@ -182,6 +182,8 @@ def test_golden_vector(name: str) -> None:
 
 def packets_of(batch: EncodedBatch) -> list[bytes]:
     if batch.packet_size:
-        return [bytes(batch.payload[i : i + batch.packet_size]) for i in range(0, len(batch.payload), batch.packet_size)]
+        return [
+            bytes(batch.payload[i : i + batch.packet_size]) for i in range(0, len(batch.payload), batch.packet_size)
+        ]
     starts = [0, *batch.packet_ends]
     return [bytes(batch.payload[a:b]) for a, b in zip(starts, batch.packet_ends, strict=False)]

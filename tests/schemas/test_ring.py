@@ -78,7 +78,7 @@ def test_an_overwritten_slot_is_never_read(writer: RingWriter) -> None:
     for number in range(1, 60):
         writer.write(pattern(number, 100), number=number, first_sequence=number, packet_count=1)
     assert reader.slot(0) is None
-    with pytest.raises(RingTorn, match="slot 0 of .* was overwritten while it was read"):
+    with pytest.raises(RingTorn, match=r"slot 0 of .* was overwritten while it was read"):
         reader.read(stale)
     reader.close()
 

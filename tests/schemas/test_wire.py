@@ -32,8 +32,16 @@ def fetched(count: int, epoch: int = 9) -> bytes:
         (wire.decode_request, [b"", DESCRIBE], "2 frames, not 1: use a DEALER socket, without an empty delimiter"),
         (wire.decode_request, [b"\xff\xff"], "2 bytes are not a request"),
         (wire.decode_request, [b""], "bears no contract version"),
-        (wire.decode_request, [pb.Request(contract=CONTRACT, request_id=5).SerializeToString()], "request 5 asks for nothing"),
-        (wire.decode_request, [pb.Request(contract=2 << 16).SerializeToString()], "version 2.0 and this side speaks 1.0"),
+        (
+            wire.decode_request,
+            [pb.Request(contract=CONTRACT, request_id=5).SerializeToString()],
+            "request 5 asks for nothing",
+        ),
+        (
+            wire.decode_request,
+            [pb.Request(contract=2 << 16).SerializeToString()],
+            "version 2.0 and this side speaks 1.0",
+        ),
         (wire.decode_reply, [], "no frame"),
         (wire.decode_reply, [fetched(1)], "announces 1 batches and carries 0"),
         (wire.decode_reply, [fetched(1), BATCH, BATCH], "announces 1 batches and carries 2"),

@@ -18,10 +18,16 @@ T, M = 1_700_000_000_123_456_789, 987_654_321
 
 def save(name: str, message: Message, packets: list[bytes] | None = None) -> None:
     raw = message.SerializeToString(deterministic=True)
-    fields = {"message": type(message).__name__, "fields": json_format.MessageToDict(message, preserving_proto_field_name=True)}
+    fields = {
+        "message": type(message).__name__,
+        "fields": json_format.MessageToDict(message, preserving_proto_field_name=True),
+    }
     if packets is not None:
         fields["packets"] = [packet.hex() for packet in packets]
-    for path, content in ((HERE / f"{name}.bin", raw), (HERE / f"{name}.json", (json.dumps(fields, indent=2) + "\n").encode())):
+    for path, content in (
+        (HERE / f"{name}.bin", raw),
+        (HERE / f"{name}.json", (json.dumps(fields, indent=2) + "\n").encode()),
+    ):
         if path.exists() and path.read_bytes() != content:
             raise SystemExit(f"{path.name} would change: a published vector never does")
         path.write_bytes(content)
@@ -49,7 +55,11 @@ def batch(name: str, packets: list[bytes], **more: object) -> None:
 
 def main() -> None:
     batch("batch-one-packet", [bytes(range(112))])
-    batch("batch-three-in-two-transfers", [bytes([n]) * 8 for n in range(3)], arrivals=Arrivals([2, 1], [T, T + 5], [M, M + 5]))
+    batch(
+        "batch-three-in-two-transfers",
+        [bytes([n]) * 8 for n in range(3)],
+        arrivals=Arrivals([2, 1], [T, T + 5], [M, M + 5]),
+    )
     batch("batch-varying", [b"a", b"", b"long packet"])
     batch(
         "batch-after-loss-and-replug",

@@ -9,14 +9,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from usbcast_schemas.ledger import Ledger
-from usbcast_schemas.profile import Profile
-from usbcast_schemas.v1 import usbcast_pb2 as pb
-
 from usbcast_broker.flow import Discarded, Framed, Happening, Lost, Packets, StreamItem, Transfer
 from usbcast_broker.framing.counter import REASON, CounterTracker
 from usbcast_broker.framing.methods import make_framer
 from usbcast_broker.framing.stripper import StatusStripper
+from usbcast_schemas.ledger import Ledger
+from usbcast_schemas.profile import Profile
+from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 DETACHED: Final = "detached"
 OVERFLOWED: Final = "overflowed"

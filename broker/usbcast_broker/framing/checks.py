@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 from fastcrc import crc8, crc16, crc32
+
 from usbcast_schemas.profile import Checksum
 
 Compute = Callable[[memoryview], int]

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 import numpy as np
-from usbcast_schemas.profile import Counter
-from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 from usbcast_broker.flow import Lost, Packets
+from usbcast_schemas.profile import Counter
+from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 REASON: Final = "counter"
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from itertools import accumulate
 
 from cobs import cobs
-from usbcast_schemas.profile import Checksum
 
 from usbcast_broker.flow import Framed
 from usbcast_broker.framing.checks import Check
 from usbcast_broker.framing.framer import JOINED, Pieces
+from usbcast_schemas.profile import Checksum
 
 
 class DelimitedFramer:

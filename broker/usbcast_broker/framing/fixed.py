@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from usbcast_schemas.profile import Checksum
-
 from usbcast_broker.flow import Discarded, Framed, Packets
 from usbcast_broker.framing.checks import Check
 from usbcast_broker.framing.framer import JOINED, Pieces, ScanningFramer
+from usbcast_schemas.profile import Checksum
 
 
 class FixedSizeFramer(ScanningFramer):
@@ -59,10 +58,11 @@ class FixedSizeFramer(ScanningFramer):
     def _fault(self, data: bytes, view: memoryview, start: int) -> str | None:
         end = start + self._size
         fault = self._sync_fault(data, start)
-        if fault is None and end > len(data):
-            fault = self._INCOMPLETE
-        if fault == self._INCOMPLETE:
+        if fault is not None:
+            return fault
+        if end > len(data):
             self._need = self._size
-        if fault is None and self._check is not None and not self._check.fits(view, start, end):
+            return self._INCOMPLETE
+        if self._check is not None and not self._check.fits(view, start, end):
             return "checksum"
-        return fault
+        return None

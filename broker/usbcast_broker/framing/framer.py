@@ -145,4 +145,8 @@ class ScanningFramer(ABC):
         """As _fault, for the sync pattern alone."""
         if data.startswith(self._sync, start):
             return None
-        return self._INCOMPLETE if self._sync.startswith(data[start : start + len(self._sync)]) else self._NO_SYNC
+        there = data[start : start + len(self._sync)]
+        if not self._sync.startswith(there):
+            return self._NO_SYNC
+        self._need = len(there) + 1
+        return self._INCOMPLETE

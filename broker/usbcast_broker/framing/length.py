@@ -5,10 +5,9 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from usbcast_schemas.profile import ByteOrder, Checksum
-
 from usbcast_broker.framing.checks import Check
 from usbcast_broker.framing.framer import Pieces, ScanningFramer
+from usbcast_schemas.profile import ByteOrder, Checksum
 
 _LENGTH: Final[dict[tuple[int, str], str]] = {
     (1, "little"): "<B",
@@ -58,7 +57,7 @@ class LengthFramer(ScanningFramer):
 
     def _fault(self, data: bytes, view: memoryview, start: int) -> str | None:
         fault = self._sync_fault(data, start)
-        if fault:
+        if fault is not None:
             return fault
         available = len(data) - start
         if available < self._header_bytes:

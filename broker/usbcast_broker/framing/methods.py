@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from usbcast_schemas.profile import CobsFraming, DelimiterFraming, FixedFraming, Framing, LengthFraming, SyncFraming
-
 from usbcast_broker.framing.delimited import CobsFramer, DelimitedFramer
 from usbcast_broker.framing.fixed import FixedSizeFramer
 from usbcast_broker.framing.framer import Framer
 from usbcast_broker.framing.length import LengthFramer
+from usbcast_schemas.profile import CobsFraming, DelimiterFraming, FixedFraming, Framing, LengthFraming, SyncFraming
 
 
 def make_framer(framing: Framing) -> Framer:

@@ -25,7 +25,8 @@ from usbcast_broker.simulator.descriptors import (
 from usbcast_broker.simulator.device import Handle, SimulatedDevice
 from usbcast_broker.simulator.failures import NOT_FOUND, usb_error
 
-BUS = 1
+BUS = 99
+"""Linux counts buses up to 64, so a simulated bus path is never that of a real device."""
 _READS = 0x80
 
 
@@ -45,7 +46,7 @@ class OpenDevice:
 
 
 class SimulatorBackend(usb.backend.IBackend):  # type: ignore[misc]
-    """The n-th device sits at port n of bus 1, bus path "1-n"."""
+    """The n-th device sits at port n of bus 99, bus path "99-n"."""
 
     def __init__(self, devices: Sequence[SimulatedDevice]) -> None:
         super().__init__()

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from usbcast_schemas.errors import ConfigError
-
 from usbcast_broker.simulator.faults import Fault
+from usbcast_schemas.errors import ConfigError
 
 COUNTER_BYTES: Final = 4
 TIME_BYTES: Final = 8

@@ -105,7 +105,7 @@ class SimulatedDevice:
         with self._changed:
             self._check(handle)
             owner = self._claimed_by
-            if owner not in (None, handle) and owner is not None and owner.open and owner.life == handle.life:
+            if owner is not None and owner is not handle and owner.open and owner.life == handle.life:
                 raise usb_error(BUSY)
             self._claimed_by = handle
 
@@ -140,11 +140,10 @@ class SimulatedDevice:
             while True:
                 self._check(handle)
                 outcome = self._source.poll(now_ns, room_bytes)
+                self._note_exhausted()
                 if isinstance(outcome, bytes):
-                    self._note_exhausted()
                     return self._with_status(outcome)
                 if outcome is not None:
-                    self._note_exhausted()
                     raise usb_error({Signal.GONE: GONE, Signal.STALL: STALL, Signal.OVERFLOW: OVERFLOW}[outcome])
                 idle_ns = self._idle_status_ns(begin_ns)
                 if idle_ns is not None and now_ns >= idle_ns:

@@ -117,6 +117,9 @@ class Source:
             return Signal.STALL
         store = self._store
         mark = store.mark()
+        while mark is not None and self._is_void(mark):
+            store.drop_mark()
+            mark = store.mark()
         if mark is not None:
             return self._reach(mark, now_ns)
         if not self._complete(now_ns, room_bytes):
@@ -183,7 +186,8 @@ class Source:
         if self._timetable:
             ready = self._timetable.ready(self.produced, until_ns)
         else:
-            ready = -(-max(0, self._target(room_bytes) - self._store.size_bytes) // self._config.packet_size)
+            wanted_bytes = max(0, self._target(room_bytes) - self._store.size_bytes)
+            ready = -(-wanted_bytes // self._config.packet_size) + (self._withhold if wanted_bytes else 0)
         if self._config.packets is not None:
             ready = min(ready, self._config.packets - self.produced)
         fault_at = self._by_packet[0].at_packet if self._by_packet else None
@@ -233,6 +237,10 @@ class Source:
                 self._store.add_garbage(self._random.bytes(fault.bytes or _DEFAULT_GARBAGE_BYTES))
             case "stall" | "overflow" | "zero_length" | "short_read":
                 self._store.add_mark(Mark(fault, fault.count))
+
+    def _is_void(self, mark: Mark) -> bool:
+        """It needs a packet, but none comes any more before the device is unplugged."""
+        return self._leaving and not self._store.packets and mark.fault.kind in ("overflow", "short_read")
 
     def _reach(self, mark: Mark, now_ns: int) -> bytes | Signal | None:
         """The transfer begins at a mark."""

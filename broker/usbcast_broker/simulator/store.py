@@ -80,9 +80,13 @@ class Store:
         """Count one of the times of the mark at the head."""
         mark.times -= 1
         if mark.times == 0:
-            self._queue.popleft()
-            self.marks -= 1
-            self._tidy()
+            self.drop_mark()
+
+    def drop_mark(self) -> None:
+        """Take away the mark at the head."""
+        self._queue.popleft()
+        self.marks -= 1
+        self._tidy()
 
     def lose_packet(self) -> None:
         """Take out the oldest packet."""

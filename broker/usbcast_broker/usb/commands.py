@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from concurrent.futures import Future
 from typing import Final, Protocol
 
-from usbcast_schemas.errors import CommandFailed, DeviceError, UsbcastError
+from usbcast_schemas.errors import CommandFailed, DeviceDetached, DeviceError, UsbcastError
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 MAX_WAITING: Final = 64
@@ -25,25 +26,48 @@ class Commandable(Protocol):
 
 
 class Commands:
-    """A bounded queue of commands and of the futures that await their replies."""
+    """A bounded queue of commands and of the futures that await their replies; closed while the device is away."""
 
-    def __init__(self) -> None:
+    def __init__(self, why_closed: str) -> None:
+        self._why_closed = why_closed
         self._waiting: deque[tuple[pb.CommandRequest, Future[pb.CommandReply]]] = deque()
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
+    def open(self) -> None:
+        """There is a device to carry them out."""
+        with self._lock:
+            self._why_closed = ""
+
+    def close(self, why: str) -> None:
+        """There is none: answer all that wait, and all that follow, with DeviceDetached."""
+        with self._lock:
+            self._why_closed = why
+            refused = list(self._waiting)
+            self._waiting.clear()
+        for _, future in refused:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(DeviceDetached(why))
+
     def submit(self, request: pb.CommandRequest) -> Future[pb.CommandReply]:
         """Have it done in its turn. The future raises CommandFailed, UsageError or a DeviceError."""
         future: Future[pb.CommandReply] = Future()
-        if len(self._waiting) >= MAX_WAITING:
-            future.set_exception(CommandFailed(f"{MAX_WAITING} commands are waiting for the device; try again"))
-        else:
-            self._waiting.append((request, future))
+        with self._lock:
+            if self._why_closed:
+                future.set_exception(DeviceDetached(self._why_closed))
+            elif len(self._waiting) >= MAX_WAITING:
+                future.set_exception(CommandFailed(f"{MAX_WAITING} commands are waiting for the device; try again"))
+            else:
+                self._waiting.append((request, future))
         return future
 
     def run_one(self, device: Commandable) -> DeviceError | None:
-        """Carry out the oldest; return what the device failed with, which the caller of `submit` is told as well."""
+        """Carry out the oldest; return what the device failed with, which the caller of `submit` is told as well.
+
+        Only one thread may call this, the one that closes.
+        """
         request, future = self._waiting.popleft()
         if not future.set_running_or_notify_cancel():
             return None
@@ -57,13 +81,6 @@ class Commands:
             raise
         future.set_result(reply)
         return None
-
-    def refuse_all(self, error: UsbcastError) -> None:
-        """Answer every waiting command with an error."""
-        while self._waiting:
-            _, future = self._waiting.popleft()
-            if future.set_running_or_notify_cancel():
-                future.set_exception(error)
 
 
 def _carry_out(device: Commandable, request: pb.CommandRequest) -> pb.CommandReply:

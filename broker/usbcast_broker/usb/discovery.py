@@ -8,12 +8,12 @@ from typing import Any, Final
 import usb.backend
 import usb.core
 import usb.util
-from usbcast_schemas.errors import DeviceFailed
 
 from usbcast_broker.flow import DeviceIdentity
 from usbcast_broker.usb.finding import identity_of
 from usbcast_broker.usb.libusb import load_backend
 from usbcast_broker.usb.system import Holder, System
+from usbcast_schemas.errors import DeviceFailed
 
 _KINDS: Final = ("control", "isochronous", "bulk", "interrupt")
 _SPEEDS: Final = {1: "low", 2: "full", 3: "high", 4: "super", 5: "super plus"}
@@ -22,7 +22,7 @@ _HUB_CLASS: Final = 0x09
 
 @dataclass(frozen=True)
 class FoundEndpoint:
-    """An endpoint of the active configuration, or of the first one."""
+    """An endpoint of the first configuration."""
 
     interface: int
     alternate: int
@@ -60,7 +60,8 @@ def list_devices(backend: usb.backend.IBackend | None = None, system: System | N
     used = backend or load_backend()
     failure = None
     try:
-        return [_describe(device, system) for device in _sorted(used)]
+        holders = system.holders()
+        return [_describe(device, system, holders.get((device.bus, device.address), ())) for device in _sorted(used)]
     except usb.core.USBError as error:
         failure = DeviceFailed(f"the USB devices cannot be listed: {error.strerror}; try again")
     finally:
@@ -73,7 +74,7 @@ def _sorted(backend: usb.backend.IBackend) -> list[Any]:
     return sorted(usb.core.find(find_all=True, backend=backend), key=lambda one: (one.bus, one.port_numbers or ()))
 
 
-def _describe(device: Any, system: System) -> FoundDevice:
+def _describe(device: Any, system: System, holders: tuple[Holder, ...]) -> FoundDevice:
     identity = identity_of(device, system)
     endpoints = _endpoints(device)
     interfaces = sorted({endpoint.interface for endpoint in endpoints})
@@ -86,7 +87,7 @@ def _describe(device: Any, system: System) -> FoundDevice:
         is_hub=device.bDeviceClass == _HUB_CLASS,
         endpoints=endpoints,
         drivers=tuple((interface, driver) for interface, driver in drivers if driver),
-        holders=system.holders(device.bus or 0, device.address or 0),
+        holders=holders,
         may_open=system.may_open(device.bus or 0, device.address or 0),
     )
     usb.util.dispose_resources(device)

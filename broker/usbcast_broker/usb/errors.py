@@ -7,6 +7,7 @@ from enum import Enum, auto
 from typing import Final
 
 import usb.core
+
 from usbcast_schemas.errors import (
     DeviceBusy,
     DeviceDetached,

@@ -9,6 +9,10 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Final, Protocol
 
+from usbcast_broker.flow import DeviceIdentity, Happening, Transfer
+from usbcast_broker.host_queue import HostQueue
+from usbcast_broker.usb.commands import Commandable, Commands
+from usbcast_broker.usb.recovery import Recovery, Step
 from usbcast_schemas.errors import (
     DeviceDetached,
     DeviceError,
@@ -20,11 +24,6 @@ from usbcast_schemas.errors import (
     UsbcastError,
 )
 from usbcast_schemas.v1 import usbcast_pb2 as pb
-
-from usbcast_broker.flow import DeviceIdentity, Happening, Transfer
-from usbcast_broker.host_queue import HostQueue
-from usbcast_broker.usb.commands import Commandable, Commands
-from usbcast_broker.usb.recovery import Recovery, Step
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +67,7 @@ class DeviceFeed:
         self._wait_for_device = wait_for_device
         self._clock = clock
         self._recovery = Recovery()
-        self._commands = Commands()
+        self._commands = Commands(f"{transport.name} has not been opened yet")
         self._stop = threading.Event()
         self._drain = False
         self._opened: Future[None] = Future()
@@ -76,7 +75,7 @@ class DeviceFeed:
         self._failure: Happening | None = None
         self._identity: DeviceIdentity | None = None
         self._attached = False
-        self._problem = "the device has not been opened yet"
+        self._problem = f"{transport.name} has not been opened yet"
         self._counters = dict.fromkeys(
             (
                 *("transfers", "bytes", "timeouts", "zero_length"),
@@ -122,6 +121,7 @@ class DeviceFeed:
         try:
             self._opened.result()
         except BaseException:
+            self._stop.set()
             self._thread.join(JOIN_S)
             raise
 
@@ -144,48 +144,47 @@ class DeviceFeed:
 
         The future raises DeviceDetached while the device is away, DeviceStalled if it refuses, CommandFailed otherwise.
         """
-        future = self._commands.submit(request)
-        if not self.running:  # the thread may have ended just before, or just after
-            self._commands.refuse_all(DeviceDetached(f"{self._transport.name} is not being read: {self._problem}"))
-        return future
+        return self._commands.submit(request)
 
     def _run(self) -> None:
-        ended_by = "the feed was stopped"
+        problem = ""
         try:
-            if self._open_first():
-                self._read_until_stopped()
+            self._open_first()
+            self._read_until_stopped()
         except BaseException as error:
-            ended_by = f"the thread of {self._transport.name} ended: {error or type(error).__name__}"
-            log.exception("the thread of %s ended", self._transport.name)
+            if self._opened.done():
+                log.exception("the thread of %s ended", self._transport.name)
+                problem = f"{self._transport.name} is not read any more, because of {type(error).__name__}: {error}"
+            else:
+                problem = str(error)
+                self._opened.set_exception(error)
             if self._attached:
-                self._happen(pb.DeviceEvent.KIND_DETACHED, ended_by)
-            if not self._opened.done():
-                self._opened.set_exception(error)
+                self._happen(pb.DeviceEvent.KIND_DETACHED, problem)
         finally:
+            problem = problem or f"{self._transport.name} is not read any more: its feed was stopped"
             self._attached = False
-            self._problem = ended_by
+            self._problem = problem
             self._transport.close()
-            self._commands.refuse_all(DeviceDetached(f"{self._transport.name} is not being read: {ended_by}"))
+            self._commands.close(problem)
 
-    def _open_first(self) -> bool:
-        """Open the device; False if there is none to read."""
+    def _open_first(self) -> None:
+        """Open the device, or look for it until it is there if that was asked for."""
         try:
-            self._attach(self._transport.open())
-        except (UsageError, LibusbMissing) as error:
-            self._opened.set_exception(error)
-            return False
+            identity = self._transport.open()
         except DeviceError as error:
-            if not self._wait_for_device:
-                self._opened.set_exception(error)
-                return False
+            if not self._wait_for_device or isinstance(error, LibusbMissing):
+                raise
             self._problem = str(error)
+            self._commands.close(self._problem)
             self._opened.set_result(None)
-            return self._search(POLL_S)
-        self._opened.set_result(None)
-        return True
+            self._search(POLL_S)
+        else:
+            self._attach(identity)
+            self._opened.set_result(None)
 
     def _read_until_stopped(self) -> None:
         stop, commands = self._stop, self._commands
+        silent = False
         while not stop.is_set():
             try:
                 silent = self._read_one()
@@ -271,6 +270,7 @@ class DeviceFeed:
         self._attached = True
         self._problem = ""
         self._recovery.survived()
+        self._commands.open()
         self._happen(pb.DeviceEvent.KIND_ATTACHED, f"{self._transport.name} is being read", identity)
 
     def _let_go(self, why: str) -> None:
@@ -278,13 +278,13 @@ class DeviceFeed:
         self._problem = why
         self._failure = None
         self._counters["detaches"] += 1
+        self._commands.close(why)
         self._happen(pb.DeviceEvent.KIND_DETACHED, why)
         log.warning("%s", why)
 
-    def _search(self, wait_s: float) -> bool:
-        """Look for the device until it is open again; False if the feed was stopped before."""
+    def _search(self, wait_s: float) -> None:
+        """Look for the device until it is open again, or the feed was stopped."""
         while not self._stop.wait(wait_s):
-            self._commands.refuse_all(DeviceDetached(f"{self._transport.name} is away: {self._problem}"))
             try:
                 identity = self._transport.open()
             except UsbcastError as error:
@@ -292,10 +292,9 @@ class DeviceFeed:
                 self._problem = str(error)
                 wait_s = POLL_S
             else:
-                self._counters["reopens"] += 1
+                self._counters["reopens"] += self._identity is not None
                 self._attach(identity)
-                return True
-        return False
+                return
 
     def _happen(self, kind: pb.DeviceEvent.Kind, detail: str, device: DeviceIdentity | None = None) -> None:
         realtime_ns, monotonic_ns = self._clock()

@@ -7,12 +7,12 @@ from typing import Any
 
 import usb.backend
 import usb.core
-from usbcast_schemas.errors import DeviceError, DeviceMissing, UsageError
-from usbcast_schemas.profile import DeviceMatch
 
 from usbcast_broker.flow import DeviceIdentity
 from usbcast_broker.usb.errors import Cause, cause_of, device_error, forbidden
 from usbcast_broker.usb.system import System
+from usbcast_schemas.errors import DeviceError, DeviceMissing, UsageError
+from usbcast_schemas.profile import DeviceMatch
 
 
 def bus_path(device: usb.core.Device) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import usb.backend.libusb1
 import usb.core
+
 from usbcast_schemas.errors import LibusbMissing
 
 _MISSING = (

@@ -42,7 +42,7 @@ class System:
 
     def node(self, bus: int, address: int) -> Path | None:
         """The device's file, if this system has such files."""
-        path = self.root / "dev/bus/usb" / f"{bus:03d}" / f"{address:03d}"
+        path = self._nodes / f"{bus:03d}" / f"{address:03d}"
         return path if path.exists() else None
 
     def may_open(self, bus: int, address: int) -> bool | None:
@@ -50,29 +50,38 @@ class System:
         node = self.node(bus, address)
         return None if node is None else os.access(node, os.R_OK | os.W_OK)
 
-    def holders(self, bus: int, address: int) -> tuple[Holder, ...]:
-        """The other processes that have the device open, as far as this user may see them."""
-        node = self.node(bus, address)
-        if node is None:
-            return ()
-        wanted = str(node)
-        found = []
+    def holders(self) -> dict[tuple[int, int], tuple[Holder, ...]]:
+        """The other processes that have a device open, by bus and address, as far as this user may see them."""
+        found: dict[tuple[int, int], set[Holder]] = {}
         for process in (self.root / "proc").glob("[0-9]*"):
             pid = int(process.name)
-            if pid != os.getpid() and _has_open(process / "fd", wanted):
-                found.append(Holder(pid, _read_name(process / "comm")))
-        return tuple(sorted(found, key=lambda holder: holder.pid))
+            if pid == os.getpid():
+                continue
+            for place in _open_devices(process / "fd", self._nodes):
+                found.setdefault(place, set()).add(Holder(pid, _read_name(process / "comm")))
+        return {place: tuple(sorted(them, key=lambda one: one.pid)) for place, them in found.items()}
 
     @property
     def _sysfs(self) -> Path:
         return self.root / "sys/bus/usb/devices"
 
+    @property
+    def _nodes(self) -> Path:
+        return self.root / "dev/bus/usb"
 
-def _has_open(descriptors: Path, wanted: str) -> bool:
+
+def _open_devices(descriptors: Path, nodes: Path) -> list[tuple[int, int]]:
+    """Bus and address of each device file among a process's open files."""
+    found = []
     try:
-        return any(str(entry.readlink()) == wanted for entry in descriptors.iterdir())
-    except OSError:  # it has ended meanwhile, or belongs to another user
-        return False
+        for entry in descriptors.iterdir():
+            target = entry.readlink()
+            if target.is_relative_to(nodes):
+                bus, address = target.relative_to(nodes).parts
+                found.append((int(bus), int(address)))
+    except (OSError, ValueError):  # it has ended meanwhile, or belongs to another user, or is no device file
+        pass
+    return found
 
 
 def _read_name(path: Path) -> str:

@@ -12,14 +12,14 @@ from typing import Any, Final
 import usb.backend
 import usb.core
 import usb.util
-from usbcast_schemas.errors import DeviceDetached, DeviceError, DeviceFailed, ProfileError, UsageError
-from usbcast_schemas.profile import ControlRequest, DeviceMatch, TransferSettings
 
 from usbcast_broker.flow import DeviceIdentity
 from usbcast_broker.usb.errors import Cause, busy, cause_of, device_error, forbidden
 from usbcast_broker.usb.finding import bus_path, find_device, identity_of, name_of
 from usbcast_broker.usb.libusb import load_backend
 from usbcast_broker.usb.system import System
+from usbcast_schemas.errors import DeviceDetached, DeviceError, DeviceFailed, ProfileError, UsageError, UsbcastError
+from usbcast_schemas.profile import ControlRequest, DeviceMatch, TransferSettings
 
 log = logging.getLogger(__name__)
 
@@ -76,20 +76,20 @@ class UsbTransport:
         than one device fits, ProfileError for an interface or endpoint that the device does not have.
         """
         self.close()
-        failure = None
         try:
-            self._open()
+            self._identity = self._open()
+            return self._identity
         except usb.core.USBError as error:
-            # Raised outside of here: its traceback would keep libusb's objects alive beyond their context.
-            failure = self._explain(error, "opening")
+            failure: UsbcastError = self._explain(error)
+        except UsbcastError as error:
+            failure = error
         except BaseException:
             self.close()
             raise
-        if failure is not None:
-            self.close()
-            raise failure
-        assert self._identity is not None
-        return self._identity
+        self.close()
+        # Without its past: the frames in a traceback would keep devices alive beyond their libusb context.
+        failure.__context__ = None
+        raise failure.with_traceback(None)
 
     def read(self, timeout_ms: int | None = None) -> bytes | None:
         """The bytes of one transfer: b"" for one of no length, None if nothing came in time.
@@ -97,6 +97,8 @@ class UsbTransport:
         Raises DeviceDetached, DeviceStalled, DeviceOverflowed or DeviceFailed.
         """
         try:
+            if self._device is None:
+                raise DeviceDetached(f"{self.name} is not open; plug it in again")
             size = self._device.read(self._match.endpoint, self._buffer, timeout_ms or self._timeout_ms)
         except usb.core.USBError as error:
             if cause_of(error) is Cause.TIMEOUT:
@@ -165,7 +167,7 @@ class UsbTransport:
         if backend is not None and backend is not self._given_backend:
             backend.finalize()
 
-    def _open(self) -> None:
+    def _open(self) -> DeviceIdentity:
         self._backend = self._given_backend or load_backend()
         self._device = device = find_device(self._backend, self._match, self._identity, self._system)
         self.name = name_of(device.idVendor, device.idProduct, self._match.serial or "", bus_path(device))
@@ -186,7 +188,7 @@ class UsbTransport:
         self.name = name_of(identity.vendor_id, identity.product_id, identity.serial, identity.bus_path)
         self._started = True
         self._start_up(device)
-        self._identity = identity
+        return identity
 
     def _detach_kernel_driver(self, interface: int) -> None:
         try:
@@ -304,11 +306,11 @@ class UsbTransport:
             failure = DeviceFailed(f"{self.name}: {what} is not possible on this system")
         raise failure
 
-    def _explain(self, error: usb.core.USBError, doing: str) -> DeviceError:
+    def _explain(self, error: usb.core.USBError) -> DeviceError:
         """What stood in the way of opening the device, with who holds it or how to be allowed."""
         device, cause = self._device, cause_of(error)
         if device is None or cause not in (Cause.FORBIDDEN, Cause.BUSY):
-            return device_error(error, self.name, doing)
+            return device_error(error, self.name, "opening")
         if cause is Cause.FORBIDDEN:
             return forbidden(self.name, device.idVendor, str(self._system.node(device.bus, device.address) or ""))
         driver = self._system.driver(bus_path(device), self._match.interface)
@@ -318,7 +320,8 @@ class UsbTransport:
             bound = False
         if bound:
             return busy(self.name, f"the kernel driver {driver}" if driver else "a kernel driver")
-        return busy(self.name, " and ".join(map(str, self._system.holders(device.bus, device.address))))
+        holders = self._system.holders().get((device.bus, device.address), ())
+        return busy(self.name, " and ".join(map(str, holders)))
 
 
 def _kind(endpoint: Any) -> str:

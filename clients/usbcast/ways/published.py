@@ -6,6 +6,9 @@ import time
 from pathlib import Path
 
 import zmq
+
+from usbcast.waiting import Waiter
+from usbcast.ways import Sink
 from usbcast_schemas.batch import decode_batch
 from usbcast_schemas.contract import data_topic, notify_topic
 from usbcast_schemas.errors import PeerError, WireError
@@ -13,9 +16,6 @@ from usbcast_schemas.places import host_id
 from usbcast_schemas.sockets import as_reached, set_up
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 from usbcast_schemas.wire import MAX_DATA_BYTES, decode_notification, decode_published
-
-from usbcast.waiting import Waiter
-from usbcast.ways import Sink
 
 
 class PublishedWay:

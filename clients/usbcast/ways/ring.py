@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from usbcast.waiting import Waiter
+from usbcast.ways import Sink
 from usbcast_schemas.batch import decode_batch
 from usbcast_schemas.errors import PeerError, RingTorn, RingUnavailable
 from usbcast_schemas.places import host_id
 from usbcast_schemas.ring import RingReader
 from usbcast_schemas.v1 import usbcast_pb2 as pb
-
-from usbcast.waiting import Waiter
-from usbcast.ways import Sink
 
 
 class RingWay:

@@ -1,0 +1,59 @@
+"""The profile that fits a simulated device: what a user would write for it."""
+
+from __future__ import annotations
+
+from usbcast_broker.simulator.config import COUNTER_BYTES, CRC_BYTES, MIN_PACKET_BYTES, TIME_BYTES, SimulatorConfig
+from usbcast_schemas.profile import Profile, parse_profile
+
+
+def profile_of(config: SimulatorConfig, stream: str) -> Profile:
+    """The profile of a device that sends its packets as they are; `stream` is the name of the stream."""
+    size = config.packet_size
+    channels = (size - MIN_PACKET_BYTES) // 4
+    text = f"""\
+# A simulated device: {size} bytes, {config.rate_hz:g} packets a second.
+
+[stream]
+name = "{stream}"
+rate_hz = {config.rate_hz:g}
+
+[device]
+vendor_id = {config.vendor_id:#06x}
+product_id = {config.product_id:#06x}
+serial = "{config.serial}"
+endpoint = 0x81
+
+[framing]
+method = "fixed"
+size = {size}
+checksum = {{ method = "crc32", offset = {size - CRC_BYTES} }}
+
+[counter]
+offset = 0
+width = {COUNTER_BYTES}
+
+[[fields]]
+name = "counter"
+type = "u32"
+offset = 0
+
+[[fields]]
+name = "device_time"
+type = "u64"
+offset = {COUNTER_BYTES}
+unit = "µs"
+
+[[fields]]
+name = "crc"
+type = "u32"
+offset = {size - CRC_BYTES}
+"""
+    if channels:
+        text += f"""
+[[fields]]
+name = "ch"
+count = {channels}
+type = "f32"
+offset = {COUNTER_BYTES + TIME_BYTES}
+"""
+    return parse_profile(text, f"the simulated device of stream {stream}")

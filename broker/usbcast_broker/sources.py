@@ -1,0 +1,34 @@
+"""What a node can be given to serve: a device by its profile, or a simulated one. Both come to a profile and a feed."""
+
+from __future__ import annotations
+
+from usb.backend import IBackend
+
+from usbcast_broker.host_queue import HostQueue
+from usbcast_broker.node import Node
+from usbcast_broker.pipeline import Pipeline
+from usbcast_broker.simulator import SimulatedDevice, SimulatorBackend, SimulatorConfig
+from usbcast_broker.simulator.profile import profile_of
+from usbcast_broker.usb.feed import DeviceFeed
+from usbcast_broker.usb.transport import UsbTransport
+from usbcast_schemas.contract import check_stream_name
+from usbcast_schemas.profile import Profile
+
+
+def add_device(
+    node: Node, profile: Profile, *, stream: str | None = None, backend: IBackend | None = None, wait: bool = False
+) -> Pipeline:
+    """Serve the device that `profile` describes; with `wait`, also if it is plugged in later."""
+
+    def make_feed(queue: HostQueue) -> DeviceFeed:
+        transport = UsbTransport(profile.device, profile.transfer, profile.startup, profile.shutdown, backend)
+        return DeviceFeed(transport, queue, wait_for_device=wait)
+
+    return node.add(profile, make_feed, stream=stream)
+
+
+def add_simulated(node: Node, config: SimulatorConfig, stream: str) -> tuple[Pipeline, SimulatedDevice]:
+    """Serve a simulated device, through the same transport and feed as a real one."""
+    device = SimulatedDevice(config)
+    profile = profile_of(config, check_stream_name(stream))
+    return add_device(node, profile, backend=SimulatorBackend([device])), device

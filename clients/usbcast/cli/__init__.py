@@ -1,0 +1,21 @@
+"""The command line: one program, a verb each in a module of its own; `main` turns errors into one sentence and a code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """Run `usbcast`. Exit codes: 0 all well, 1 something that the user can mend, 2 bad usage."""
+    try:
+        from usbcast.cli.app import run
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"usbcast: {error.name} is not installed: pip install 'usbcast[cli,node]'\n")
+        sys.exit(1)
+    code = run()
+    sys.stdout.flush()
+    # Threads of libraries must not hold up the end once all has been closed.
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,67 @@
+"""The Typer application: which verbs there are, and what becomes of their errors."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from usbcast.cli import command, demo, devices, health, serve, streams, watch
+from usbcast.cli.output import errors
+from usbcast_schemas.errors import UsbcastError
+
+app = typer.Typer(
+    name="usbcast",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="One process owns a USB device; every program receives every packet, or is told exactly which ones it did not.",
+    epilog="Begin with: [bold]usbcast demo[/bold]",
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"usbcast {version('usbcast')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say the version and exit.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens inside, to stderr.")] = False,
+) -> None:
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+
+
+app.command("demo", epilog="Example: usbcast demo --seconds 20")(demo.demo)
+app.command("devices", epilog="Example: usbcast devices --json")(devices.devices)
+app.command("serve", epilog="Example: usbcast serve first-case   or: usbcast serve --simulate --rate 1000")(serve.serve)
+app.command("list", epilog="Example: usbcast list")(streams.list_streams)
+app.command("info", epilog="Example: usbcast info first-case")(streams.info)
+app.command("watch", epilog="Example: usbcast watch first-case")(watch.watch)
+app.command("health", epilog="Example: usbcast health --json")(health.health)
+app.command("command", epilog="Example: usbcast command first-case --type 0xc0 --request 1 --length 2")(command.command)
+
+
+def run() -> int:
+    """Run the verb that the arguments name; return the exit code."""
+    try:
+        app()
+    except SystemExit as wish:
+        return wish.code if isinstance(wish.code, int) else 1
+    except UsbcastError as error:
+        errors.print(f"usbcast: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        return 1
+    except BrokenPipeError:
+        return 1
+    return 0

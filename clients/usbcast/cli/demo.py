@@ -1,0 +1,187 @@
+"""`usbcast demo`: see it work. The first case and a fast stream, three subscribers, one of them slow on purpose."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group
+from rich.live import Live
+
+from usbcast.cli.options import AsJson
+from usbcast.cli.output import console, emit, table
+from usbcast.cli.rates import Rate
+from usbcast.demo import FAST, RATES_HZ
+from usbcast.demo.children import Children
+from usbcast_schemas.errors import NodeError
+
+VIAS = ("ring", "notify", "push")
+SLOW_VIA = "push"
+SLOW_HZ = RATES_HZ[FAST] / 5
+SLOW_SHARE = 0.6
+"""So much of the time the slow one is slow; then it catches up."""
+
+START_TIMEOUT_S = 20.0
+STRAGGLE_S = 15.0
+INTERRUPTED_STRAGGLE_S = 0.8
+
+
+def demo(
+    seconds: Annotated[float, typer.Option("--seconds", min=0.5, max=3600, help="How long the devices send.")] = 10.0,
+    as_json: AsJson = False,
+) -> None:
+    """Two simulated devices, three subscribers in processes of their own (ring, notify, push), and the books at the end.
+
+    The push subscriber is slow on purpose with the fast stream: it falls behind, is refilled from the ring, and is told
+    exactly which packets the ring no longer held.
+    """
+    interrupted = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
+    try:
+        with Children() as children:
+            result = _Demo(children, seconds, interrupted).run(live=not as_json)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if as_json:
+        emit(result)
+    else:
+        _show(result)
+    if not result["balanced"]:
+        raise typer.Exit(1)
+
+
+class _Demo:
+    """One run."""
+
+    def __init__(self, children: Children, seconds: float, interrupted: threading.Event) -> None:
+        self._children = children
+        self._seconds = seconds
+        self._interrupted = interrupted
+        self._produced = dict.fromkeys(RATES_HZ, 0)
+        self._now: dict[tuple[str, str], dict[str, Any]] = {}
+        self._rates: dict[tuple[str, str], Rate] = {}
+        self._results: dict[str, dict[str, Any]] = {}
+        self._books: dict[str, Any] | None = None
+
+    def run(self, *, live: bool) -> dict[str, Any]:
+        children = self._children
+        children.start("node", "usbcast.demo.node", "--seconds", str(self._seconds))
+        endpoint = children.wait_for("node", "serving", START_TIMEOUT_S)["endpoint"]
+        for via in VIAS:
+            slow = ["--slow-stream", FAST, "--slow-hz", str(SLOW_HZ), "--slow-s", str(self._seconds * SLOW_SHARE)]
+            children.start(via, "usbcast.demo.subscriber", endpoint, via, *RATES_HZ, *(slow if via == SLOW_VIA else ()))
+        with Live(self._screen(), console=console, auto_refresh=False) if live else contextlib.nullcontext() as screen:
+            self._follow(screen)
+        return self._result()
+
+    def _follow(self, screen: Live | None) -> None:
+        deadline = time.monotonic() + self._seconds + START_TIMEOUT_S + STRAGGLE_S
+        told = False
+        while self._books is None or len(self._results) < len(VIAS):
+            if self._interrupted.is_set() and not told:
+                told = True
+                self._children.interrupt("node")
+                deadline = time.monotonic() + INTERRUPTED_STRAGGLE_S
+            if time.monotonic() > deadline:
+                if told:
+                    return  # what is not in by now is shown as it stood last
+                missing = [name for name in ("node", *VIAS) if name not in self._results and name != "node"]
+                raise NodeError(
+                    f"the demo did not come to its end: nothing came from {', '.join(missing) or 'the node'}"
+                )
+            heard = self._children.hear(0.05)
+            if heard:
+                self._take(*heard)
+            if screen and (heard is None or heard[0] == "node"):
+                screen.update(self._screen(), refresh=True)
+
+    def _take(self, name: str, said: dict[str, Any]) -> None:
+        match said["event"], name:
+            case "progress", "node":
+                self._produced.update(said["streams"])
+            case "ended", "node":
+                self._books = said["streams"]
+            case "progress", via:
+                for stream, figures in said["streams"].items():
+                    self._now[stream, via] = figures
+            case "done", via:
+                self._results[via] = said["streams"]
+
+    def _screen(self) -> Group:
+        now_s = time.monotonic()
+        rows = []
+        for (stream, via), figures in sorted(self._now.items()):
+            rate = self._rates.setdefault((stream, via), Rate()).at(figures["delivered"], now_s)
+            who = f"{via} (slow on purpose)" if (stream, via) == (FAST, SLOW_VIA) else via
+            rows.append(
+                (
+                    stream,
+                    self._produced[stream],
+                    who,
+                    rate,
+                    figures["delivered"],
+                    f"{figures['worst_lag_us'] / 1000:,.2f}",
+                    figures["declared_lost"],
+                    figures["refilled"],
+                )
+            )
+        columns = ("stream", "sent", "subscriber", "packets/s", "delivered", "worst lag ms", "lost", "refilled")
+        return Group(table("usbcast demo: one process owns the device, three receive", columns, rows))
+
+    def _result(self) -> dict[str, Any]:
+        streams: dict[str, Any] = {}
+        balanced = self._books is not None and len(self._results) == len(VIAS)
+        for stream in RATES_HZ:
+            books = (self._books or {}).get(stream)
+            produced = books["ledgers"]["device"]["in"] if books else self._produced[stream]
+            subscribers = []
+            for via in VIAS:
+                figures = self._results.get(via, {}).get(stream) or self._now.get((stream, via), {})
+                subscribers.append({"via": via, **figures})
+                balanced &= produced == figures.get("delivered", 0) + figures.get("declared_lost", 0)
+            streams[stream] = {"produced": produced, "subscribers": subscribers, "books": books}
+            balanced &= bool(books and books["balanced"])
+        return {"streams": streams, "balanced": balanced}
+
+
+def _show(result: dict[str, Any]) -> None:
+    for name, stream in result["streams"].items():
+        produced = stream["produced"]
+        rows = []
+        for found in stream["subscribers"]:
+            delivered, lost = found.get("delivered", 0), found.get("declared_lost", 0)
+            rows.append(
+                (
+                    found["via"] + (" (slow on purpose)" if found.get("slow") else ""),
+                    found.get("rate_in_hz", 0.0),
+                    found.get("rate_out_hz", 0.0),
+                    delivered,
+                    lost,
+                    found.get("duplicates", 0),
+                    found.get("after_stop", 0),
+                    found.get("refilled", 0),
+                    f"{found.get('lag_p50_us', 0) / 1000:,.2f}",
+                    f"{found.get('lag_p99_us', 0) / 1000:,.2f}",
+                    produced == delivered + lost,
+                )
+            )
+        columns = (
+            "subscriber", "in/s", "out/s", "delivered", "declared lost", "twice", "after stop", "refilled",
+            "lag p50 ms", "p99 ms", "balanced",
+        )  # fmt: skip
+        console.print(table(f"{name}: the device sent {produced:,} packets", columns, rows))
+    for name, stream in result["streams"].items():
+        for found in stream["subscribers"]:
+            if found.get("slow"):
+                console.print(
+                    f"  The slow one fell behind on [bold]{name}[/bold]: {found.get('refilled', 0):,} packets were refilled "
+                    f"from the ring, and it was told of each of the {found.get('declared_lost', 0):,} that were gone."
+                )
+    if result["balanced"]:
+        console.print("  The books balance: sent = delivered + declared lost, for every subscriber.", style="green")
+    else:
+        console.print("  THE BOOKS DO NOT BALANCE.", style="bold red")

@@ -1,0 +1,128 @@
+"""`usbcast health`: the books of every stage of every stream, and whether they balance."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from usbcast.cli.options import AsJson, Endpoint
+from usbcast.cli.output import console, emit, ledger_table, table
+from usbcast.locate import endpoints
+from usbcast.requests import NodeClient
+from usbcast_schemas.errors import NodeUnreachable
+from usbcast_schemas.ledger import Ledger
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+
+def health(
+    stream: Annotated[str | None, typer.Argument(help="Only this stream.")] = None,
+    endpoint: Endpoint = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the ledgers, stage by stage; exit with 1 if the books of a stream do not balance."""
+    nodes: dict[str, pb.HealthReply] = {}
+    silent: list[NodeUnreachable] = []
+    for address in endpoints(endpoint):
+        try:
+            with NodeClient(address) as node:
+                nodes[address] = node.health()
+        except NodeUnreachable as error:
+            silent.append(error)
+    if not nodes:
+        raise silent[0]
+    if as_json:
+        emit(as_plain(nodes, stream))
+    else:
+        for address, reply in nodes.items():
+            _show(address, reply, stream)
+    if any(found.discrepancies for reply in nodes.values() for found in reply.streams):
+        raise typer.Exit(1)
+
+
+def as_plain(nodes: dict[str, pb.HealthReply], only: str | None = None) -> dict[str, Any]:
+    """The JSON form: streams by name, ledgers by stage, losses by reason."""
+    return {
+        "streams": {
+            found.stream: {**stream_as_plain(found), "endpoint": address}
+            for address, reply in nodes.items()
+            for found in reply.streams
+            if only in (None, found.stream)
+        },
+        "nodes": {
+            address: {
+                "pid": reply.node_pid,
+                "version": reply.node_version,
+                "memory_bytes": reply.node_memory_bytes,
+                "refused": dict(reply.refused),
+            }
+            for address, reply in nodes.items()
+        },
+    }
+
+
+def stream_as_plain(found: pb.StreamHealth) -> dict[str, Any]:
+    return {
+        "epoch": f"{found.epoch:016x}",
+        "attached": found.attached,
+        "ended": found.ended,
+        "problem": found.problem,
+        "ledgers": {ledger.stage: Ledger.from_proto(ledger).to_json() for ledger in found.ledgers},
+        "subscriptions": [
+            {
+                "name": report.name,
+                "via": report.via,
+                "lag_us": report.lag_ns / 1000,
+                "age_s": report.age_ns / 1e9,
+                **Ledger.from_proto(report.ledger).to_json(),
+            }
+            for report in found.subscriptions
+        ],
+        "balanced": not found.discrepancies,
+        "discrepancies": list(found.discrepancies),
+    }
+
+
+def _show(address: str, reply: pb.HealthReply, only: str | None) -> None:
+    console.print(
+        f"[bold]node {address}[/bold]  process {reply.node_pid}, {reply.node_memory_bytes / 1e6:.0f} MB"
+        + (f"; refused: {', '.join(f'{n} {why}' for why, n in reply.refused.items())}" if reply.refused else ""),
+        highlight=False,
+    )
+    for found in reply.streams:
+        if only in (None, found.stream):
+            show_stream(found)
+
+
+def show_stream(found: pb.StreamHealth) -> None:
+    """The tables of one stream."""
+    ledgers = [Ledger.from_proto(ledger) for ledger in found.ledgers]
+    state = "ended" if found.ended else "attached" if found.attached else "detached"
+    console.print(ledger_table(f"{found.stream} ({state})", ledgers))
+    if found.problem:
+        console.print(f"  {found.problem}", markup=False)
+    if found.subscriptions:
+        console.print(
+            table(
+                f"{found.stream}: subscriptions",
+                ("subscription", "via", "in", "out", "lost", "held", "lag ms", "heard s ago"),
+                [
+                    (
+                        report.name,
+                        report.via,
+                        report.ledger.entered,
+                        report.ledger.left,
+                        ", ".join(f"{n:,} {why}" for why, n in report.ledger.lost.items() if n) or "0",
+                        report.ledger.held,
+                        report.lag_ns / 1e6,
+                        report.age_ns / 1e9,
+                    )
+                    for report in found.subscriptions
+                ],
+            )
+        )
+    if found.discrepancies:
+        for sentence in found.discrepancies:
+            console.print(f"  NOT BALANCED: {sentence}", style="red", markup=False)
+    else:
+        console.print("  the books balance", style="green")

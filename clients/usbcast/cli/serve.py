@@ -1,0 +1,221 @@
+"""`usbcast serve`: run a node, with devices by their profiles or a simulated one."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.live import Live
+from rich.table import Table
+
+from usbcast.cli.health import show_stream, stream_as_plain
+from usbcast.cli.options import AsJson
+from usbcast.cli.output import console, emit, errors, table
+from usbcast.cli.rates import Rate
+from usbcast_schemas.errors import UsageError
+
+if TYPE_CHECKING:
+    from usbcast_broker.node import Node
+    from usbcast_broker.simulator import SimulatedDevice, SimulatorConfig
+    from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+REFRESH_S = 0.25
+STOPPED_LINGER_S = 0.1
+"""A node that is told to stop does so within a second; one that ends by itself waits for those who catch up."""
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What `--simulate` asks for."""
+
+    config: SimulatorConfig
+    stream: str
+
+
+def serve(
+    profiles: Annotated[
+        list[str] | None, typer.Argument(metavar="PROFILE...", help="Profile files, or names of shipped ones.")
+    ] = None,
+    simulate: Annotated[bool, typer.Option("--simulate", help="Serve a simulated device.")] = False,
+    stream: Annotated[str | None, typer.Option("--stream", help="Name of the stream; default: the profile's.")] = None,
+    rate: Annotated[
+        float, typer.Option("--rate", help="Simulated packets a second; 0: as fast as they are read.")
+    ] = 100.0,
+    packet_size: Annotated[int, typer.Option("--packet-size", help="Bytes of a simulated packet.")] = 112,
+    packets: Annotated[
+        int | None, typer.Option("--packets", help="Simulated packets; the node ends after them.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of what is simulated.")] = 0,
+    faults: Annotated[
+        Path | None, typer.Option("--faults", metavar="FILE", help="Script of faults to simulate.")
+    ] = None,
+    bind: Annotated[str | None, typer.Option("--bind", metavar="ENDPOINT", help="Address for requests.")] = None,
+    publish: Annotated[str | None, typer.Option("--publish", metavar="ENDPOINT", help="Address of the data.")] = None,
+    insecure: Annotated[
+        bool | None, typer.Option("--insecure", help="May be reached from other machines, by anybody.")
+    ] = None,
+    ring_size: Annotated[
+        str | None, typer.Option("--ring-size", metavar="SIZE", help="Bytes a ring holds, as 64MiB.")
+    ] = None,
+    ring_slots: Annotated[
+        int | None, typer.Option("--ring-slots", help="Batches that a ring holds at the most.")
+    ] = None,
+    batch_size: Annotated[
+        str | None, typer.Option("--batch-size", metavar="SIZE", help="Bytes at which a batch goes.")
+    ] = None,
+    batch_age_ms: Annotated[
+        float | None, typer.Option("--batch-age-ms", help="How long packets may wait for others.")
+    ] = None,
+    linger_s: Annotated[
+        float | None, typer.Option("--linger-s", help="Seconds an ended node goes on answering.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Start though a device is missing, and wait for it.")] = False,
+    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Settings in TOML.")] = None,
+    show_config: Annotated[
+        bool, typer.Option("--show-config", help="Say each setting and where it came from; exit.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Own the devices of PROFILE... (or a simulated one) and publish every packet of theirs."""
+    from usbcast_broker.node import Node
+    from usbcast_broker.settings import load_settings
+
+    flags = {
+        "bind": bind, "publish": publish, "insecure": insecure, "ring_size": ring_size, "ring_slots": ring_slots,
+        "batch_size": batch_size, "batch_age_ms": batch_age_ms, "linger_s": linger_s,
+    }  # fmt: skip
+    settings, sourced = load_settings(config, flags)
+    if show_config:
+        _show_config(sourced, as_json)
+        return
+    if bool(profiles) == simulate:
+        raise UsageError("say which device to serve: one or more PROFILEs (a file, or first-case), or --simulate")
+    if stream is not None and len(profiles or ()) > 1:
+        raise UsageError(f"--stream {stream} names one stream, and there are {len(profiles or ())} profiles")
+    simulation = None
+    if simulate:
+        simulation = _simulation(
+            stream, rate_hz=rate, packet_size=packet_size, packets=packets, seed=seed, faults=faults
+        )
+    with _stop_signals() as stopped, Node(settings) as node:
+        device = _add(node, profiles or [], simulation, stream, wait=wait)
+        node.start()
+        reason = _run(node, stopped, device, as_json)
+        node.stop(reason, linger_s=settings.linger_s if not stopped.is_set() else STOPPED_LINGER_S)
+        _say_farewell(node, reason, as_json)
+
+
+def _simulation(stream: str | None, *, faults: Path | None, **options: Any) -> Simulation:
+    from usbcast_broker.simulator import SimulatorConfig, load_faults
+
+    return Simulation(SimulatorConfig(**options, faults=load_faults(faults) if faults else ()), stream or "first-case")
+
+
+def _add(
+    node: Node, names: list[str], simulation: Simulation | None, stream: str | None, *, wait: bool
+) -> SimulatedDevice | None:
+    from usbcast_broker import profiles
+    from usbcast_broker.sources import add_device, add_simulated
+
+    if simulation is not None:
+        return add_simulated(node, simulation.config, simulation.stream)[1]
+    for name in names:
+        add_device(node, profiles.load(name), stream=stream, wait=wait)
+    return None
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set."""
+    stopped = threading.Event()
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        stopped.set()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run(node: Node, stopped: threading.Event, device: SimulatedDevice | None, as_json: bool) -> str:
+    """Stay until told to stop, or the simulated device has no more; return why it ended."""
+    streams = [pipeline.outlet.stream for pipeline in node.pipelines]
+    if as_json:
+        serving = {"event": "serving", "endpoint": node.endpoint, "data": node.data_endpoints, "streams": streams}
+        emit(serving)
+    else:
+        console.print(f"serving [bold]{', '.join(streams)}[/bold] at {node.endpoint}  (Ctrl-C stops)", highlight=False)
+        if len(streams) == 1:
+            console.print(f"  in another terminal:  usbcast watch {streams[0]}", highlight=False)
+    view = _View(node) if console.is_terminal and not as_json else None
+    with Live(view.table(), console=console, auto_refresh=False) if view else contextlib.nullcontext() as live:
+        while not stopped.wait(REFRESH_S if view or device is None else 0.02):
+            if device is not None and device.exhausted.is_set():
+                return "the simulated device has sent all its packets"
+            if node.problem:
+                errors.print(f"usbcast: {node.problem}", style="red", markup=False)
+                return node.problem
+            if view and live:
+                live.update(view.table(), refresh=True)
+    return "the node was stopped"
+
+
+class _View:
+    """The live table of a node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._rates = {pipeline.outlet.stream: Rate() for pipeline in node.pipelines}
+
+    def table(self) -> Table:
+        rows = []
+        for found in self._node.health():
+            outlet = next(ledger for ledger in found.ledgers if ledger.stage == "outlet")
+            rate = self._rates[found.stream].at(outlet.left, time.monotonic())
+            lost = sum(n for ledger in found.ledgers if ledger.unit == "packets" for n in ledger.lost.values())
+            rows.append(
+                (
+                    found.stream,
+                    "attached" if found.attached else "detached",
+                    rate,
+                    outlet.left,
+                    lost,
+                    len(found.subscriptions),
+                    not found.discrepancies,
+                    found.problem,
+                )
+            )
+        return table(
+            "", ("stream", "device", "packets/s", "packets", "lost", "subscribers", "balanced", "what is wrong"), rows
+        )
+
+
+def _say_farewell(node: Node, reason: str, as_json: bool) -> None:
+    health: list[pb.StreamHealth] = node.last_health
+    if as_json:
+        emit(
+            {"event": "ended", "reason": reason, "streams": {found.stream: stream_as_plain(found) for found in health}}
+        )
+        return
+    console.print(reason, markup=False)
+    for found in health:
+        show_stream(found)
+
+
+def _show_config(sourced: list[Any], as_json: bool) -> None:
+    if as_json:
+        emit({item.name: {"value": item.value, "source": item.source} for item in sourced})
+    else:
+        rows = [(item.name, str(item.value), item.source, item.says) for item in sourced]
+        console.print(table("Settings", ("setting", "value", "from", "what it is"), rows))

@@ -1,0 +1,113 @@
+"""`usbcast list` and `usbcast info`: which streams there are, and all that is known of one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from google.protobuf import json_format
+
+from usbcast.cli.options import AsJson, Endpoint
+from usbcast.cli.output import console, emit, errors, table
+from usbcast.locate import endpoints, locate
+from usbcast.requests import NodeClient
+from usbcast_schemas.errors import NodeUnreachable
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+
+def list_streams(endpoint: Endpoint = None, as_json: AsJson = False) -> None:
+    """List the streams of the nodes on this machine, or of the one at ENDPOINT."""
+    found: list[tuple[str, pb.StreamInfo]] = []
+    silent = []
+    for address in endpoints(endpoint):
+        try:
+            with NodeClient(address) as node:
+                found += [(address, info) for info in node.describe()]
+        except NodeUnreachable as error:
+            silent.append(error)
+    if not found and silent:
+        raise silent[0]
+    for sentence in silent:
+        errors.print(f"usbcast: {sentence}", markup=False, soft_wrap=True)
+    if as_json:
+        emit({"streams": [_plain(info, address) for address, info in found]})
+        return
+    console.print(
+        table(
+            "Streams",
+            ("stream", "endpoint", "device", "state", "packets", "held", "rate/s", "size"),
+            [
+                (
+                    info.stream,
+                    address,
+                    _device(info.device),
+                    _state(info),
+                    info.next_sequence,
+                    info.next_sequence - info.oldest_sequence,
+                    info.nominal_rate_hz or "-",
+                    info.packet_size or "varying",
+                )
+                for address, info in found
+            ],
+        )
+    )
+
+
+def info(
+    stream: Annotated[str, typer.Argument(help="Name of the stream.")],
+    endpoint: Endpoint = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show all that a node says of one stream: device, profile, fields, addresses, ring."""
+    address = locate(stream, endpoint)
+    with NodeClient(address) as node:
+        (described,) = node.describe(stream)
+    if as_json:
+        emit(_plain(described, address))
+        return
+    rows = [
+        ("epoch", f"{described.epoch:016x}"),
+        ("node", f"{address} (usbcast {described.node_version}, process {described.node_pid})"),
+        ("data", ", ".join(described.data_endpoints)),
+        ("device", _device(described.device)),
+        ("state", _state(described)),
+        ("profile", described.profile_name),
+        ("packets", f"{described.next_sequence:,}, from {described.oldest_sequence:,} on still in the ring"),
+        ("packet size", f"{described.packet_size} bytes" if described.packet_size else "varying"),
+        ("nominal rate", f"{described.nominal_rate_hz:g} packets/s" if described.nominal_rate_hz else "unknown"),
+        ("ring", f"{described.ring.path} ({described.ring_bytes / 2**20:g} MiB)"),
+    ]
+    console.print(table(f"Stream {described.stream}", ("", ""), rows))
+    if described.fields:
+        console.print(
+            table(
+                "Fields",
+                ("name", "type", "offset", "unit"),
+                [
+                    (f.name, f.type + (" big-endian" if f.big_endian else ""), f.offset, f.unit)
+                    for f in described.fields
+                ],
+            )
+        )
+
+
+def _plain(info: pb.StreamInfo, address: str) -> dict[str, Any]:
+    plain: dict[str, Any] = json_format.MessageToDict(info, preserving_proto_field_name=True)
+    for name in ("next_sequence", "oldest_sequence", "next_number", "ring_bytes", "started_realtime_ns"):
+        plain[name] = getattr(info, name)
+    plain["epoch"] = f"{info.epoch:016x}"
+    plain["endpoint"] = address
+    return plain
+
+
+def _device(device: pb.DeviceInfo) -> str:
+    if not device.ByteSize():
+        return "-"
+    name = " ".join(filter(None, (device.product, device.serial)))
+    return f"{device.vendor_id:04x}:{device.product_id:04x} {name} at {device.bus_path}".strip()
+
+
+def _state(info: pb.StreamInfo) -> str:
+    if info.ended:
+        return "ended"
+    return "attached" if info.attached else "detached"

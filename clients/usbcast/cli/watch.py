@@ -1,0 +1,163 @@
+"""`usbcast watch`: one stream, live: rate, lag, gaps, decoded fields."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group
+from rich.live import Live
+
+from usbcast import Batch, DeviceEvent, End, Event, Gap, Restart, Silence, Subscription, UsageError, subscribe
+from usbcast.cli.options import AsJson, Endpoint
+from usbcast.cli.output import console, emit, ledger_table, table
+from usbcast.cli.rates import Rate
+from usbcast.locate import locate
+from usbcast_schemas.errors import NodeUnreachable
+
+REFRESH_S = 0.5
+REMEMBERED_EVENTS = 8
+
+
+def watch(
+    stream: Annotated[str, typer.Argument(help="Name of the stream.")],
+    endpoint: Endpoint = None,
+    start: Annotated[str, typer.Option("--start", help="now, oldest, or a sequence.")] = "now",
+    via: Annotated[str, typer.Option("--via", help="auto, ring, push or notify.")] = "auto",
+    latest: Annotated[bool, typer.Option("--latest", help="Always the newest; what is skipped is counted.")] = False,
+    seconds: Annotated[float | None, typer.Option("--seconds", min=0.1, help="Stop after so long.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Watch STREAM until it ends or Ctrl-C; then show the books. Events as they come, a line or a table twice a second."""
+    begin: str | int = int(start) if start.isdigit() else start
+    with subscribe(stream, endpoint, begin, "latest" if latest else "all", via) as subscription:
+        if not subscription.ready():
+            raise NodeUnreachable(
+                f"no node with stream {stream!r} answers at {locate(stream, endpoint)}: "
+                "`usbcast list` shows what is there, `usbcast serve` starts a node"
+            )
+        watched = _Watched(subscription)
+        with contextlib.suppress(KeyboardInterrupt):
+            _follow(subscription, watched, seconds, as_json)
+        if as_json:
+            emit({"event": "books", **subscription.ledger.to_json()})
+        else:
+            console.print(ledger_table(f"{stream}: this subscription ({subscription.via})", [subscription.ledger]))
+
+
+class _Watched:
+    """What has been seen so far."""
+
+    def __init__(self, subscription: Subscription) -> None:
+        self._subscription = subscription
+        self.packets = self.gaps = 0
+        self.newest: Batch | None = None
+        self.recent: list[str] = []
+        self._rate = Rate()
+        self._worst_lag_ns = 0
+
+    def take(self, event: Event) -> None:
+        if isinstance(event, Batch):
+            self.packets += len(event)
+            self.newest = event
+            self._worst_lag_ns = max(self._worst_lag_ns, self._subscription.lag_ns)
+            return
+        if isinstance(event, Gap):
+            self.gaps += event.count
+        self.recent = [*self.recent, describe(event)][-REMEMBERED_EVENTS:]
+
+    def figures(self) -> dict[str, Any]:
+        """Rate, lag (the worst since the last time), packets, gaps."""
+        worst_ns, self._worst_lag_ns = self._worst_lag_ns, 0
+        return {
+            "rate_hz": round(self._rate.at(self.packets, time.monotonic()), 2),
+            "worst_lag_us": round(worst_ns / 1000, 1),
+            "packets": self.packets,
+            "lost": self.gaps,
+            "next_sequence": self.newest.last_sequence + 1 if self.newest else None,
+        }
+
+    def values(self) -> dict[str, float]:
+        """The fields of the newest packet, in their units."""
+        if self.newest is None or not self._subscription.info.fields:
+            return {}
+        with contextlib.suppress(UsageError):
+            return {field.name: float(self.newest.scaled(field.name)[-1]) for field in self._subscription.info.fields}
+        return {}
+
+
+def _follow(subscription: Subscription, watched: _Watched, seconds: float | None, as_json: bool) -> None:
+    until = None if seconds is None else time.monotonic() + seconds
+    due = time.monotonic()
+    with Live(console=console, auto_refresh=False) if not as_json else contextlib.nullcontext() as live:
+        while until is None or time.monotonic() < until:
+            event = subscription.receive(max(0.0, due - time.monotonic()))
+            if event is not None:
+                watched.take(event)
+                if as_json and not isinstance(event, Batch):
+                    emit({"event": type(event).__name__.lower(), **_plain(event)})
+            if time.monotonic() >= due or isinstance(event, End):
+                due = time.monotonic() + REFRESH_S
+                if as_json:
+                    emit({"event": "figures", **watched.figures(), "fields": watched.values()})
+                elif live:
+                    live.update(_screen(subscription, watched), refresh=True)
+            if isinstance(event, End):
+                return
+
+
+def _screen(subscription: Subscription, watched: _Watched) -> Group:
+    figures = watched.figures()
+    info = subscription.info
+    parts: list[Any] = [
+        table(
+            f"{info.stream} via {subscription.via}",
+            ("packets/s", "worst lag ms", "packets", "lost", "next sequence"),
+            [
+                (
+                    figures["rate_hz"],
+                    f"{figures['worst_lag_us'] / 1000:.2f}",
+                    figures["packets"],
+                    figures["lost"],
+                    figures["next_sequence"] if figures["next_sequence"] is not None else "-",
+                )
+            ],
+        )
+    ]
+    values = watched.values()
+    if values:
+        units = {field.name: field.unit for field in info.fields}
+        cells = [f"{name} {value:,.4g} {units[name]}".rstrip() for name, value in values.items()]
+        parts.append(
+            table("newest packet", [""] * 4, [(cells[i : i + 4] + [""] * 4)[:4] for i in range(0, len(cells), 4)])
+        )
+    parts += [f"  {line}" for line in watched.recent]
+    return Group(*parts)
+
+
+def describe(event: Event) -> str:
+    """One line for a person."""
+    match event:
+        case Gap(first=first, last=last, count=count, stage=stage, reason=reason):
+            which = f"{first:,} to {last:,}" if last >= first else f"before {first:,}"
+            much = (
+                f"{'at least ' if event.at_least else ''}{count:,} packets" if count else f"{event.size_bytes:,} bytes"
+            )
+            return f"lost {much} ({which}) at stage {stage}: {reason}"
+        case Restart(old_epoch=old, new_epoch=new):
+            return f"restart: epoch {old:016x} is over, {new:016x} began"
+        case DeviceEvent(kind=kind, detail=detail):
+            return f"device {kind}: {detail}"
+        case Silence(duration_ns=duration):
+            return f"silence for {duration / 1e9:.1f} s: the node is gone or hung; reconnecting"
+        case End(reason=reason, packets=packets):
+            return f"the stream ended after {packets:,} packets: {reason}"
+    return repr(event)
+
+
+def _plain(event: Event) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(event)  # type: ignore[arg-type]
