@@ -145,14 +145,14 @@ TOLD_FIRST = ("delimiter", "delimiter kept", "cobs")
 """Methods that cannot tell whether the first packet of an attachment is a whole one."""
 
 
-def content(draw: st.DrawFn, method: Method) -> bytes:
-    size = method.fixed or draw(st.integers(1, method.longest))
-    return draw(st.binary(min_size=size, max_size=size))
+def content(data: st.DataObject, method: Method) -> bytes:
+    size = method.fixed or data.draw(st.integers(1, method.longest))
+    return data.draw(st.binary(min_size=size, max_size=size))
 
 
-def cut(draw: st.DrawFn, data: bytes) -> list[bytes]:
-    places = sorted(draw(st.lists(st.integers(0, len(data)), max_size=12)))
-    return [data[a:b] for a, b in zip([0, *places], [*places, len(data)], strict=True)]
+def cut(data: st.DataObject, wire: bytes) -> list[bytes]:
+    places = sorted(data.draw(st.lists(st.integers(0, len(wire)), max_size=12)))
+    return [wire[a:b] for a, b in zip([0, *places], [*places, len(wire)], strict=True)]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -162,12 +162,12 @@ def test_the_same_packets_however_the_bytes_are_cut(name: str, data: st.DataObje
     method = METHODS[name]
     wire, expected = b"", []
     for _ in range(data.draw(st.integers(0, 8))):
-        sent, delivered = method.send(content(data.draw, method))
+        sent, delivered = method.send(content(data, method))
         wire += sent
         expected.append(delivered)
     if name in TOLD_FIRST:
         expected = expected[1:]
-    for cuts in ([wire], [wire[i : i + 1] for i in range(len(wire))], cut(data.draw, wire)):
+    for cuts in ([wire], [wire[i : i + 1] for i in range(len(wire))], cut(data, wire)):
         books = Books(method.framing)
         for part in cuts:
             books.feed(part)
@@ -182,10 +182,10 @@ def test_any_bytes_balance_and_are_found_alike_however_cut(name: str, data: st.D
     method = METHODS[name]
     wire = b""
     for _ in range(data.draw(st.integers(1, 6))):
-        sent, _ = method.send(content(data.draw, method))
+        sent, _ = method.send(content(data, method))
         wire += data.draw(st.sampled_from([sent, sent[1:], sent[:-1], b""])) + data.draw(st.binary(max_size=30))
     outcomes = []
-    for cuts in ([wire], [wire[i : i + 1] for i in range(len(wire))], cut(data.draw, wire)):
+    for cuts in ([wire], [wire[i : i + 1] for i in range(len(wire))], cut(data, wire)):
         books = Books(method.framing)
         for part in cuts:
             books.feed(memoryview(part))
@@ -206,12 +206,12 @@ def test_no_whole_packet_behind_garbage_is_missed(name: str, data: st.DataObject
     ended = b"\0" if "cobs" in name else b""
     wire, expected = b"", []
     for _ in range(data.draw(st.integers(1, 6))):
-        sent, delivered = method.send(content(data.draw, method))
+        sent, delivered = method.send(content(data, method))
         damaged = data.draw(st.sampled_from([b"", sent[:-2], sent[1:], bytes([sent[0] ^ 1]) + sent[1:]]))
         wire += damaged + data.draw(st.binary(max_size=40)) + ended + sent
         expected.append(delivered)
     books = Books(method.framing)
-    for part in cut(data.draw, wire):
+    for part in cut(data, wire):
         books.feed(part)
     found = list(packets_in(books.results))
     assert found == expected[: len(found)]

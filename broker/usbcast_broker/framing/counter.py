@@ -73,7 +73,7 @@ class CounterTracker:
         ]
         lost = sum(step for _, step in claims)
         wrap_hidden = not restarted and possible - packets.count - lost >= self._wrap
-        if wrap_hidden and not claims:
+        if wrap_hidden and not claims and self._rate_hz:
             self._count("silences that could hide a wrap")
         # A wrong claim must not make the device seem fast, so a loss counts here for no more than what came.
         self._measure(packets.count + min(lost, packets.count), monotonic_ns)

@@ -62,6 +62,11 @@ def _framing(profile: Profile) -> Iterator[str]:
         )
     if isinstance(framing, DelimiterFraming | CobsFraming) and framing.size and framing.size > framing.max_size:
         yield f"framing.size is {framing.size}: up to framing.max_size, {framing.max_size}, is allowed"
+    if isinstance(framing, DelimiterFraming) and framing.keep and framing.max_size <= len(framing.delimiter):
+        yield (
+            f"framing.max_size is {framing.max_size}: more than the {len(framing.delimiter)} bytes of "
+            "framing.delimiter, which are kept, is allowed"
+        )
     if isinstance(framing, SyncFraming):
         yield from _sync(framing)
     if isinstance(framing, LengthFraming):

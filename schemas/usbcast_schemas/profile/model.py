@@ -79,7 +79,7 @@ class StreamSettings(_Table):
         pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$",
         description="a name of 1 to 64 of a-z, 0-9, _ and -, that begins with a letter or a digit",
     )
-    rate_hz: float = Field(default=0.0, ge=0, le=1e9)
+    rate_hz: float = Field(default=0.0, ge=0, le=1_000_000_000)
 
 
 class DeviceMatch(_Table):
@@ -89,7 +89,7 @@ class DeviceMatch(_Table):
     product_id: int = Field(ge=0, le=0xFFFF, description="a number from 0x0000 to 0xffff")
     serial: str | None = Field(default=None, min_length=1, max_length=126, description="a text of 1 to 126 characters")
     bus_path: str | None = Field(
-        default=None, pattern=r"^[0-9]+-[0-9]+(\.[0-9]+)*$", description='a bus and its ports, such as "1-4.2"'
+        default=None, pattern=r"^[0-9]+-[0-9]+(\.[0-9]+)*$", description='a bus and its ports, such as "1-4.2",'
     )
     product: str | None = Field(default=None, min_length=1, max_length=126, description="a text of 1 to 126 characters")
     configuration: int | None = Field(default=None, ge=1, le=255)
