@@ -135,6 +135,7 @@ class SimulatedDevice:
         with self._changed:
             now_ns = begin_ns = time.monotonic_ns()
             deadline_ns = begin_ns + timeout_ms * 1_000_000 if timeout_ms else None
+            self._check(handle)
             if self._claimed_by is handle:
                 self._source.start(now_ns)
             while True:
