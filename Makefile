@@ -1,0 +1,93 @@
+# The commands of this repository. A fresh machine with Python 3.11 or newer needs two of them:
+#
+#   make demo     see it work: simulated devices, three subscribers, the books at the end
+#   make test     everything but the slow tests
+#
+# Both make .venv and install what they need into it, once. ARGS="..." is passed on: make test ARGS="-k ring".
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PROTO := schemas/usbcast_schemas/v1/usbcast.proto
+PYTEST := $(BIN)/python -m pytest --no-header
+ARGS ?=
+
+# The first of these that is new enough; PYTHON=/path/to/python3.12 names another.
+NAMES := python3 python3.14 python3.13 python3.12 python3.11
+IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in $(NAMES); do $$p -c '$(IS_NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow test-all test-kernel check format proto bench clean
+
+help:
+	@echo "make demo         see it work, without any hardware"
+	@echo "make test         the tests, but for the slow ones"
+	@echo "make test-slow    the slow ones alone"
+	@echo "make test-all     both"
+	@echo "make test-kernel  against a real kernel's USB stack, in QEMU"
+	@echo "make check        format, lint, types, and whether the generated code is current"
+	@echo "make format       format the code"
+	@echo "make proto        generate the Python code of the contract"
+	@echo "make bench        measure"
+	@echo "make clean        remove .venv and what tools have left"
+
+demo: $(STAMP)
+	@$(BIN)/usbcast demo $(ARGS)
+
+test: $(STAMP)
+	@$(PYTEST) -m "not slow and not kernel" $(ARGS)
+
+test-slow: $(STAMP)
+	@$(PYTEST) -m "slow and not kernel" $(ARGS)
+
+test-all: $(STAMP)
+	@$(PYTEST) -m "not kernel" $(ARGS)
+
+test-kernel: $(STAMP)
+	@$(PYTEST) -m kernel $(ARGS)
+
+check: $(STAMP)
+	@$(BIN)/ruff format --check --quiet . || { echo "make format would change the files above"; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --no-error-summary
+	@made=$$(mktemp -d) && $(call GENERATE,$$made) && \
+	  for file in usbcast_pb2.py usbcast_pb2.pyi; do \
+	    cmp -s "$$made/usbcast_schemas/v1/$$file" "schemas/usbcast_schemas/v1/$$file" || \
+	      { echo "$$file is not what the contract says: run make proto"; rm -r "$$made"; exit 1; }; \
+	  done; rm -r "$$made"
+
+format: $(STAMP)
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --quiet --fix .
+
+# protoc itself comes with the dev extra, pinned: the generated code then runs on that version's runtime and every later one.
+GENERATE = $(BIN)/protoc -I schemas --python_out="$(1)" --pyi_out="$(1)" $(PROTO)
+
+proto: $(STAMP)
+	@$(call GENERATE,schemas)
+
+bench: $(STAMP)
+	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python "$$file" $(ARGS) || exit 1; done
+
+clean:
+	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis dist build
+
+$(STAMP): pyproject.toml
+	@test -n "$(PYTHON)" || { \
+	  echo "usbcast needs Python 3.11 or newer, and here is $$(python3 --version 2>&1 || echo none):" \
+	    "install one (Debian and Ubuntu: apt install python3.11 python3.11-venv; macOS: brew install python)," \
+	    "or name it: make PYTHON=/path/to/python3.11"; \
+	  exit 1; } >&2
+	@"$(PYTHON)" -c '$(IS_NEW_ENOUGH)' || { \
+	  echo "usbcast needs Python 3.11 or newer, and $(PYTHON) is $$("$(PYTHON)" --version 2>&1): name another with PYTHON=..."; \
+	  exit 1; } >&2
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) cannot make virtual environments: install what it lacks (Debian and Ubuntu:" \
+	    "apt install python$$("$(PYTHON)" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv)"; \
+	  exit 1; } >&2
+	@$(BIN)/python -c '$(IS_NEW_ENOUGH)' 2>/dev/null || { \
+	  echo "making $(VENV) with $(PYTHON), once; this takes a minute"; \
+	  "$(PYTHON)" -m venv --clear $(VENV); }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
