@@ -13,7 +13,6 @@ import zmq
 
 from usbcast_broker.batcher import Batcher
 from usbcast_broker.binding import check_exposure
-from usbcast_broker.doorbell import Doorbell
 from usbcast_broker.framing import Assembler
 from usbcast_broker.host_queue import HostQueue
 from usbcast_broker.outlet import Description, Outlet
@@ -53,11 +52,10 @@ class Node:
         self.last_health: list[pb.StreamHealth] = []
         """The books as they stood when the node had stopped."""
         self._cleanup = contextlib.ExitStack()
-        self._doorbell = Doorbell()
         self._context = zmq.Context()
         self._started_realtime_ns = time.time_ns()
         self._version = version("usbcast")
-        self._publisher = Publisher(self._context, self._doorbell)
+        self._publisher = Publisher(self._context)
         identity = pb.HealthReply(node_version=self._version, node_pid=os.getpid())
         self._service = ReplayService(self._context, self._describe, self._publisher.health, identity)
         self._rings = ring_directory()
@@ -73,7 +71,8 @@ class Node:
     def add(self, profile: Profile, make_feed: MakeFeed, *, stream: str | None = None) -> Pipeline:
         """Add the stream that `make_feed` fills and `profile` describes. Before `start`."""
         settings = self.settings
-        queue = HostQueue(settings.host_queue_size, self._doorbell.ring)
+        # The feed's thread knocks; there is no feed before there is the pipeline.
+        queue = HostQueue(settings.host_queue_size, lambda: self._publisher.knock(pipeline))
         outlet = Outlet(
             Description(
                 stream=stream or profile.stream.name,
@@ -121,12 +120,11 @@ class Node:
     def end(self, pipeline: Pipeline, reason: str) -> None:
         """Stop the feed of one stream and publish its end; idempotent."""
         pipeline.feed.stop(drain=True)
-        if self._publisher.running and not pipeline.outlet.ended:
-            self._publisher.end(pipeline, reason)
+        self._publisher.end(pipeline, reason)
 
     def health(self) -> list[pb.StreamHealth]:
         """The books of every stream, with what subscriptions reported."""
-        streams = self._publisher.health().result()
+        streams = self._publisher.health()
         for stream in streams:
             stream.subscriptions.extend(self._service.reports(stream.stream))
         return streams
@@ -134,7 +132,10 @@ class Node:
     @property
     def problem(self) -> str:
         """Why the node as a whole can do nothing any more; empty while all is well."""
-        return f"the publisher has stopped: {self._publisher.problem}" if self._publisher.problem else ""
+        for what, error in (("publishing", self._publisher.problem), ("answering", self._service.problem)):
+            if error is not None:
+                return f"{what} has stopped: {error}"
+        return ""
 
     def _start_publisher(self) -> list[str]:
         local = f"ipc://{runtime_directory()}/data-{os.getpid()}-{os.urandom(4).hex()}"

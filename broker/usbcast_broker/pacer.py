@@ -35,6 +35,11 @@ class NotificationPacer:
         return True
 
     @property
+    def pending(self) -> bool:
+        """Whether there is news that has not been sent."""
+        return self._news
+
+    @property
     def due_at_ns(self) -> int:
         if self._sent_ns is None:
             return 0

@@ -46,7 +46,7 @@ class Feed(Protocol):
 
 
 class Pipeline:
-    """Turned by the publisher's thread. Everything in it but the feed and its queue belongs to that thread."""
+    """Turned under the publisher's lock, which guards everything in it but the feed and its queue."""
 
     def __init__(self, feed: Feed, queue: HostQueue, assembler: Assembler, batcher: Batcher, outlet: Outlet) -> None:
         self.feed = feed
@@ -74,6 +74,11 @@ class Pipeline:
         return bool(items)
 
     @property
+    def waiting_bytes(self) -> int:
+        """What has been read and not been framed yet."""
+        return self._queue.ledger.held
+
+    @property
     def due_at_ns(self) -> int | None:
         """When a held batch must go, on the monotonic clock; None if none is held."""
         return self._batcher.due_at_ns if self._batcher.pending else None
@@ -88,7 +93,7 @@ class Pipeline:
         self.outlet.ended = True
 
     def health(self) -> pb.StreamHealth:
-        """The books, audited. To be called by the thread that turns the pipeline."""
+        """The books, audited. To be called under the publisher's lock."""
         device, framing = self._assembler.device, self._assembler.framing
         host, read_bytes = self._host_books()
         device.counters.update(self.feed.counters)
@@ -134,5 +139,5 @@ class Pipeline:
     def _publish(self, batches: list[Encoded], publish: Callable[[Encoded], None]) -> None:
         for batch in batches:
             self.outlet.store(batch)
-            publish(batch)
             self._books.leave(batch.packet_count)
+            publish(batch)

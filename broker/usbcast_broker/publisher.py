@@ -1,14 +1,18 @@
-"""The publisher: the one thread that turns the pipelines, writes the rings and owns the PUB socket."""
+"""The publisher: turns the pipelines, writes the rings and sends on the PUB socket, all under one lock.
+
+Whoever brings something new may do the work: the thread that has just read a transfer turns its pipeline itself when the
+stream is idle, so that the packet's way to the ring has no change of threads on it. When much has accumulated, or
+another thread is at it, the publisher's own thread does it, and the device's thread goes back to reading. The lock makes
+every use of the socket and the pipelines one after another, with a memory barrier between, as libzmq demands where a
+socket changes threads; nobody waits for it but the publisher's thread and questions about health.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from typing import TypeVar
+from collections.abc import Sequence
 
 import zmq
 
@@ -23,112 +27,116 @@ from usbcast_schemas.wire import MAX_DATA_BYTES
 
 log = logging.getLogger(__name__)
 
-_T = TypeVar("_T")
+INLINE_BYTES = 16 * 1024
+"""A feed's thread handles up to so much itself; with more waiting, its next read is worth more than this packet's lag."""
 
 
 class Publisher:
-    """Starts, stops and serves one thread. All public calls are for other threads."""
+    """One PUB socket and one thread for all streams of a node. All public calls are for any thread."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], doorbell: Doorbell) -> None:
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         self._context = context
-        self._doorbell = doorbell
+        self._doorbell = Doorbell()
+        self._turning = threading.Lock()
         self._pipelines: Sequence[Pipeline] = ()
-        self._calls: deque[Callable[[], None]] = deque(maxlen=1000)
+        self._socket: zmq.Socket[bytes] | None = None
         self._stopping = False
-        self._bound: Future[list[str]] = Future()
         self._thread: threading.Thread | None = None
         self.problem: BaseException | None = None
-        """Why the thread ended by itself, which it never should."""
+        """Why nothing is published any more, which should never be."""
 
     def start(self, pipelines: Sequence[Pipeline], endpoints: Sequence[Sequence[str]]) -> list[str]:
         """Bind to the first free one of each list of `endpoints` and begin; return them as bound. Raises EndpointTaken."""
-        self._pipelines = pipelines
-        self._thread = threading.Thread(target=self._run, args=(endpoints,), name="usbcast-publisher", daemon=True)
+        socket = self._context.socket(zmq.PUB)
+        try:
+            set_up(socket, max_message_bytes=MAX_DATA_BYTES)
+            bound = [bind_first(socket, choice) for choice in endpoints]
+        except BaseException:
+            socket.close()
+            raise
+        with self._turning:
+            self._pipelines = pipelines
+            self._socket = socket
+        self._thread = threading.Thread(target=self._run, name="usbcast-publisher", daemon=True)
         self._thread.start()
-        return self._bound.result()
+        return bound
 
     def stop(self) -> None:
-        """Stop without ending the streams; return when the thread is gone."""
+        """Stop without ending the streams; return when the thread is gone and the socket closed."""
         self._stopping = True
         self._doorbell.ring()
         if self._thread is not None:
             self._thread.join()
+        with self._turning:
+            if self._socket is not None:
+                # What has been handed to ZeroMQ is sent, if somebody takes it soon.
+                self._socket.close(linger=200)
+                self._socket = None
 
     @property
     def running(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
-    def end(self, pipeline: Pipeline, reason: str) -> None:
-        """Publish what the stopped feed of `pipeline` has left, and the end of its stream; return when that is done."""
-        self._call(lambda: self._end(pipeline, reason)).result()
-
-    def health(self) -> Future[list[pb.StreamHealth]]:
-        """The books of all streams, taken between two turns."""
-        return self._call(lambda: [pipeline.health() for pipeline in self._pipelines])
-
-    def _call(self, function: Callable[[], _T]) -> Future[_T]:
-        answer: Future[_T] = Future()
-
-        def run() -> None:
-            try:
-                answer.set_result(function())
-            except BaseException as error:  # noqa: BLE001 - it belongs to the caller
-                answer.set_exception(error)
-
-        self._calls.append(run)
-        self._doorbell.ring()
-        return answer
-
-    def _run(self, endpoints: Sequence[Sequence[str]]) -> None:
-        socket = self._context.socket(zmq.PUB)
-        try:
-            set_up(socket, max_message_bytes=MAX_DATA_BYTES)
-            self._bound.set_result([bind_first(socket, choice) for choice in endpoints])
-        except BaseException as error:  # noqa: BLE001 - it belongs to the caller of start
-            socket.close()
-            self._bound.set_exception(error)
+    def knock(self, pipeline: Pipeline) -> None:
+        """Something has come for an idle `pipeline`: handle it here and now, or leave it to the publisher's thread."""
+        if pipeline.waiting_bytes > INLINE_BYTES or not self._turning.acquire(blocking=False):
+            self._doorbell.ring()
             return
-        self._socket = socket
         try:
-            while not self._stopping:
-                busy = self._turn()
-                if not busy:
-                    self._doorbell.wait(self._rest_s())
+            if self._socket is not None and self.problem is None:
+                self._turn(pipeline)
         except BaseException as error:
-            self.problem = error
-            log.exception("the publisher has stopped")
+            self._fail(error)
             raise
         finally:
-            # What has been handed to ZeroMQ is sent, if somebody takes it soon.
-            socket.close(linger=200)
+            self._turning.release()
+        if pipeline.outlet.pacer.pending or pipeline.due_at_ns is not None:
+            self._doorbell.ring()  # something is due soon, and only the publisher's thread keeps time
 
-    def _turn(self) -> bool:
-        busy = False
-        for pipeline in self._pipelines:
-            outlet = pipeline.outlet
-            topic = outlet.data_topic
-            busy |= pipeline.turn(lambda batch, topic=topic: self._send(topic, batch))  # type: ignore[misc]
-            self._notify(pipeline)
-        while self._calls:
-            self._calls.popleft()()
-        return busy
+    def end(self, pipeline: Pipeline, reason: str) -> None:
+        """Publish what the stopped feed of `pipeline` has left, and the end of its stream; idempotent."""
+        with self._turning:
+            if self._socket is not None and not pipeline.outlet.ended:
+                pipeline.end(reason, lambda batch: self._send(pipeline.outlet.data_topic, batch))
+        self._doorbell.ring()
 
-    def _notify(self, pipeline: Pipeline) -> None:
+    def health(self) -> list[pb.StreamHealth]:
+        """The books of all streams, taken between two turns."""
+        with self._turning:
+            return [pipeline.health() for pipeline in self._pipelines]
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                with self._turning:
+                    busy = [self._turn(pipeline) for pipeline in self._pipelines]
+                if not any(busy):
+                    self._doorbell.wait(self._rest_s())
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def _fail(self, error: BaseException) -> None:
+        self.problem = error
+        log.error("publishing has stopped", exc_info=error)
+
+    def _turn(self, pipeline: Pipeline) -> bool:
+        """Publish what has accumulated in `pipeline`; the lock is held."""
         outlet = pipeline.outlet
+        busy = pipeline.turn(lambda batch: self._send(outlet.data_topic, batch))
         now_ns = time.monotonic_ns()
         if outlet.pacer.take(now_ns):
             outlet.ring.beat(now_ns)
-            body = outlet.notification(time.time_ns(), now_ns)
-            self._socket.send_multipart((outlet.notify_topic, body), zmq.DONTWAIT)
+            self._send_frames(outlet.notify_topic, outlet.notification(time.time_ns(), now_ns))
+        return busy
 
     def _send(self, topic: bytes, batch: Encoded) -> None:
-        # PUB never blocks: what a slow peer's queue does not take is dropped, and the peer finds out by sequence.
-        self._socket.send_multipart((topic, batch.raw), zmq.DONTWAIT)
+        self._send_frames(topic, batch.raw)
 
-    def _end(self, pipeline: Pipeline, reason: str) -> None:
-        topic = pipeline.outlet.data_topic
-        pipeline.end(reason, lambda batch: self._send(topic, batch))
-        self._notify(pipeline)
+    def _send_frames(self, topic: bytes, body: bytes) -> None:
+        assert self._socket is not None
+        # PUB never blocks: what a slow peer's queue does not take is dropped, and the peer finds out by sequence.
+        self._socket.send_multipart((topic, body), zmq.DONTWAIT)
 
     def _rest_s(self) -> float:
         """How long nothing is due."""

@@ -8,7 +8,6 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import TypeVar
 
 import zmq
 
@@ -26,10 +25,8 @@ from usbcast_schemas.wire import MAX_REQUEST_BYTES, decode_request
 
 log = logging.getLogger(__name__)
 
-_T = TypeVar("_T")
-
 MAX_WAITING_ANSWERS = 1000
-"""Commands and health requests under way; beyond it a client is told to try again."""
+"""Commands under way; beyond it a client is told to try again."""
 
 MAX_REPORTS = 1024
 REPORT_KEPT_S = 10.0
@@ -53,7 +50,7 @@ class ReplayService:
         self,
         context: zmq.Context[zmq.Socket[bytes]],
         describe: Describe,
-        health: Callable[[], Future[list[pb.StreamHealth]]],
+        health: Callable[[], list[pb.StreamHealth]],
         node: pb.HealthReply,
     ) -> None:
         self._context = context
@@ -70,6 +67,8 @@ class ReplayService:
         self._reports: OrderedDict[tuple[str, str], tuple[float, pb.SubscriptionReport]] = OrderedDict()
         self._named_peers: OrderedDict[bytes, None] = OrderedDict()
         self._refused: dict[str, int] = {}
+        self.problem: BaseException | None = None
+        """Why nothing is answered any more, which should never be."""
         self.last_fetch_monotonic = 0.0
         """When somebody last fetched, so that a node that ends can wait for those who still catch up."""
 
@@ -132,6 +131,10 @@ class ReplayService:
                     except zmq.Again:
                         break
                     self._handle(frames)
+        except BaseException as error:
+            self.problem = error
+            log.exception("answering has stopped")
+            raise
         finally:
             socket.close(linger=200)
 
@@ -168,10 +171,9 @@ class ReplayService:
         if kind == "clock":
             return pb.Reply(clock=_clock(request.clock)), []
         if kind == "health":
-            self._later(envelope, request.request_id, self._health(), self._health_reply)
-        else:
-            pipeline, _ = self._stream(request.command.stream)
-            self._later(envelope, request.request_id, pipeline.feed.command(request.command), _command_reply)
+            return self._health_reply(), []
+        pipeline, _ = self._stream(request.command.stream)
+        self._later(envelope, request.request_id, pipeline.feed.command(request.command))
         return None, []
 
     def _fetch(self, request: pb.FetchRequest) -> tuple[pb.Reply, list[bytes]]:
@@ -222,32 +224,28 @@ class ReplayService:
         while len(self._reports) > MAX_REPORTS:
             self._reports.popitem(last=False)
 
-    def _later(
-        self, envelope: list[bytes], request_id: int, future: Future[_T], make: Callable[[_T], pb.Reply]
-    ) -> None:
-        """Send the reply when `future` is done, by this thread."""
+    def _later(self, envelope: list[bytes], request_id: int, future: Future[pb.CommandReply]) -> None:
+        """Send the reply when the command is done, by this thread."""
         if self._waiting >= MAX_WAITING_ANSWERS:
-            raise Refused(pb.ErrorReply.CODE_BUSY, f"{MAX_WAITING_ANSWERS} requests wait for an answer; try again")
+            raise Refused(pb.ErrorReply.CODE_BUSY, f"{MAX_WAITING_ANSWERS} commands wait for an answer; try again")
         self._waiting += 1
 
-        def done(answered: Future[_T]) -> None:
+        def done(answered: Future[pb.CommandReply]) -> None:
             error = answered.exception()
             if error is None:
-                reply = make(answered.result())
-            elif isinstance(error, UsbcastError):
-                reply = pb.Reply(error=pb.ErrorReply(code=pb.ErrorReply.CODE_DEVICE, message=str(error)))
+                reply = pb.Reply(commanded=answered.result())
             else:
-                log.error("a request failed", exc_info=error)
-                reply = pb.Reply(
-                    error=pb.ErrorReply(code=pb.ErrorReply.CODE_DEVICE, message=f"the node failed: {error}")
-                )
+                if not isinstance(error, UsbcastError):
+                    log.error("a command failed", exc_info=error)
+                reply = pb.Reply(error=pb.ErrorReply(code=pb.ErrorReply.CODE_DEVICE, message=str(error)))
             reply.request_id = request_id
             self._answers.append((envelope, reply))
             self._bell.ring()
 
         future.add_done_callback(done)
 
-    def _health_reply(self, streams: list[pb.StreamHealth]) -> pb.Reply:
+    def _health_reply(self) -> pb.Reply:
+        streams = self._health()
         for stream in streams:
             stream.subscriptions.extend(self.reports(stream.stream))
         health = pb.HealthReply()
@@ -290,7 +288,3 @@ def _clock(request: pb.ClockRequest) -> pb.ClockReply:
         replied_realtime_ns=time.time_ns(),
         replied_monotonic_ns=time.monotonic_ns(),
     )
-
-
-def _command_reply(commanded: pb.CommandReply) -> pb.Reply:
-    return pb.Reply(commanded=commanded)

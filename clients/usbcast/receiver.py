@@ -49,6 +49,9 @@ _SILENCE_NS = int(SILENCE_S * 1e9)
 _REPLY_NS = 1_500_000_000
 _REPORT_NS = 1_000_000_000
 _RETRY_FIRST_NS, _RETRY_MOST_NS = 50_000_000, 2_000_000_000
+_HOUSEKEEPING_NS = 20_000_000
+"""A busy subscription looks after its requests and timers this often."""
+
 _EMPTY_FETCH_NS = 20_000_000
 _JITTER_NS = 2_000_000
 """Repair begins at a random moment up to so much later, so that many subscribers with one gap do not ask at once."""
@@ -92,6 +95,7 @@ class Receiver:
         self._fetching: tuple[int, int] | None = None
         self._describe_at_ns: int | None = 0
         self._retry_ns = _RETRY_FIRST_NS
+        self._house_at_ns = 0
         self._fetch_at_ns = 0
         self._report_at_ns = 0
         self._answered_ns = time.monotonic_ns()
@@ -104,10 +108,14 @@ class Receiver:
 
     def pump(self) -> None:
         """Take what has come and do what is due. Raises StreamUnknown, VersionMismatch."""
-        now_ns = time.monotonic_ns()
-        self._take_replies(now_ns)
         if self._way is not None:
             self._way.pump(self)
+            if self._core.out and time.monotonic_ns() < self._house_at_ns:
+                return  # what has come goes first
+        now_ns = time.monotonic_ns()
+        self._house_at_ns = now_ns + _HOUSEKEEPING_NS
+        if self._describing or self._fetching:
+            self._take_replies(now_ns)
         self._watch(now_ns)
         self._ask(now_ns)
 

@@ -11,7 +11,6 @@ machine may show stores in another order than they were made (anything but x86),
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import mmap
@@ -21,8 +20,8 @@ import secrets
 import threading
 import time
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from usbcast_schemas.batch import Buffer
 from usbcast_schemas.errors import ConfigError, RingTorn, RingUnavailable
@@ -55,8 +54,7 @@ def _fence() -> None:
         pass
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(NamedTuple):
     """What the table says of one held batch."""
 
     slot: int
@@ -166,10 +164,11 @@ class RingWriter:
         _fence()
         if self._words[_WAITING]:
             self._words[_WAITING] = 0
-            # Emptied first, so that the pipe cannot fill and each write is a new edge for every reader's epoll.
-            with contextlib.suppress(BlockingIOError):
-                os.read(self._wake_fd, 4096)
-            with contextlib.suppress(BlockingIOError):
+            # Each write is a new edge for every reader's epoll. Nobody reads the fifo, so it is emptied when it is full.
+            try:
+                os.write(self._wake_fd, b"\0")
+            except BlockingIOError:
+                os.read(self._wake_fd, 1 << 20)
                 os.write(self._wake_fd, b"\0")
 
     def beat(self, monotonic_ns: int) -> None:

@@ -1,0 +1,6 @@
+"""`python -m usbcast` is the command line."""
+
+from usbcast.cli import main
+
+if __name__ == "__main__":
+    main()
