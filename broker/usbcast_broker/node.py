@@ -51,6 +51,7 @@ class Node:
         self.pipelines: list[Pipeline] = []
         self.last_health: list[pb.StreamHealth] = []
         """The books as they stood when the node had stopped."""
+        self._stopped = False
         self._cleanup = contextlib.ExitStack()
         self._context = zmq.Context()
         self._started_realtime_ns = time.time_ns()
@@ -106,7 +107,10 @@ class Node:
             raise
 
     def stop(self, reason: str, *, linger_s: float = 0.0) -> None:
-        """End every stream, wait for those who catch up, at most as long as told, and leave nothing behind."""
+        """End every stream, wait for those who catch up, at most as long as told, and leave nothing behind; idempotent."""
+        if self._stopped:
+            return
+        self._stopped = True
         for pipeline in self.pipelines:
             self.end(pipeline, reason)
         self._linger(linger_s)
