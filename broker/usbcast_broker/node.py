@@ -11,8 +11,8 @@ from importlib.metadata import version
 
 import zmq
 
+from usbcast_broker import binding
 from usbcast_broker.batcher import Batcher
-from usbcast_broker.binding import check_exposure
 from usbcast_broker.framing import Assembler
 from usbcast_broker.host_queue import HostQueue
 from usbcast_broker.outlet import Description, Outlet
@@ -42,15 +42,16 @@ class Node:
     """
 
     def __init__(self, settings: NodeSettings) -> None:
-        check_exposure(settings.bind, insecure=settings.insecure)
+        binding.check_exposure(settings.bind, insecure=settings.insecure)
         if settings.publish:
-            check_exposure(settings.publish, insecure=settings.insecure)
+            binding.check_exposure(settings.publish, insecure=settings.insecure)
         self.settings = settings
         self.endpoint = settings.bind
         self.data_endpoints: list[str] = []
         self.pipelines: list[Pipeline] = []
         self.last_health: list[pb.StreamHealth] = []
         """The books as they stood when the node had stopped."""
+        self._bound: list[str] = []
         self._stopped = False
         self._cleanup = contextlib.ExitStack()
         self._context = zmq.Context()
@@ -60,8 +61,8 @@ class Node:
         identity = pb.HealthReply(node_version=self._version, node_pid=os.getpid())
         self._service = ReplayService(self._context, self._describe, self._publisher.health, identity)
         self._rings = ring_directory()
-        for path in sweep(self._rings):
-            log.info("removed the ring of a dead node: %s", path)
+        for path in (*sweep(self._rings), *binding.sweep(runtime_directory())):
+            log.info("removed what a dead node left: %s", path)
 
     def __enter__(self) -> Node:
         return self
@@ -97,7 +98,9 @@ class Node:
         """Bind, open the devices, and begin to publish. Nothing is left behind if it raises."""
         try:
             self.endpoint = self._service.start(self.pipelines, self.settings.bind)
+            self._bound.append(self.endpoint)
             self.data_endpoints = self._start_publisher()
+            self._bound += self.data_endpoints
             for pipeline in self.pipelines:
                 pipeline.feed.start()
             streams = tuple(pipeline.outlet.stream for pipeline in self.pipelines)
@@ -120,6 +123,7 @@ class Node:
         self._service.stop()
         self._cleanup.close()
         self._context.destroy(linger=300)
+        binding.release(self._bound)
 
     def end(self, pipeline: Pipeline, reason: str) -> None:
         """Stop the feed of one stream and publish its end; idempotent."""
