@@ -42,11 +42,6 @@ name = "device_time"
 type = "u64"
 offset = {COUNTER_BYTES}
 unit = "µs"
-
-[[fields]]
-name = "crc"
-type = "u32"
-offset = {size - CRC_BYTES}
 """
     if channels:
         text += f"""
@@ -55,5 +50,11 @@ name = "ch"
 count = {channels}
 type = "f32"
 offset = {COUNTER_BYTES + TIME_BYTES}
+"""
+    text += f"""
+[[fields]]
+name = "crc"
+type = "u32"
+offset = {size - CRC_BYTES}
 """
     return parse_profile(text, f"the simulated device of stream {stream}")

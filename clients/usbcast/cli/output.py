@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -23,12 +24,14 @@ def emit(value: dict[str, Any]) -> None:
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> Table:
-    """A table whose numbers stand to the right."""
-    made = Table(title=title, title_justify="left", title_style="bold")
+    """A table whose numbers stand to the right, narrow enough for 80 characters where the values are."""
+    columns = tuple(columns)
+    made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    made.show_header = any(columns)
     cells = [[_cell(value) for value in row] for row in rows]
     for at, name in enumerate(columns):
         numeric = bool(cells) and all(_is_figure(row[at]) for row in cells)
-        made.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        made.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
     for row in cells:
         made.add_row(*row)
     return made

@@ -197,7 +197,7 @@ class _View:
                 )
             )
         return table(
-            "", ("stream", "device", "packets/s", "packets", "lost", "subscribers", "balanced", "what is wrong"), rows
+            "", ("stream", "device", "packets/s", "packets", "lost", "subscribers", "balanced", "problem"), rows
         )
 
 

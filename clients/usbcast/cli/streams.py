@@ -40,7 +40,7 @@ def list_streams(endpoint: Endpoint = None, as_json: AsJson = False) -> None:
                 (
                     info.stream,
                     address,
-                    _device(info.device),
+                    info.device.serial or f"{info.device.vendor_id:04x}:{info.device.product_id:04x}",
                     _state(info),
                     info.next_sequence,
                     info.next_sequence - info.oldest_sequence,

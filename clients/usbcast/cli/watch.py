@@ -10,7 +10,7 @@ import typer
 from rich.console import Group
 from rich.live import Live
 
-from usbcast import Batch, DeviceEvent, End, Event, Gap, Restart, Silence, Subscription, UsageError, subscribe
+from usbcast import Batch, DeviceEvent, End, Event, Gap, Restart, Silence, Subscription, subscribe
 from usbcast.cli.options import AsJson, Endpoint
 from usbcast.cli.output import console, emit, ledger_table, table
 from usbcast.cli.rates import Rate
@@ -79,13 +79,17 @@ class _Watched:
             "next_sequence": self.newest.last_sequence + 1 if self.newest else None,
         }
 
-    def values(self) -> dict[str, float]:
-        """The fields of the newest packet, in their units."""
-        if self.newest is None or not self._subscription.info.fields:
+    def values(self) -> dict[str, float | int]:
+        """The fields of the newest packet: in their units where the profile scales them, else as they are."""
+        newest = self.newest
+        if newest is None:
             return {}
-        with contextlib.suppress(UsageError):
-            return {field.name: float(self.newest.scaled(field.name)[-1]) for field in self._subscription.info.fields}
-        return {}
+        return {
+            field.name: float(newest.scaled(field.name)[-1])
+            if field.zero or field.scale not in (0.0, 1.0)
+            else newest.fields[field.name][-1].item()
+            for field in self._subscription.info.fields
+        }
 
 
 def _follow(subscription: Subscription, watched: _Watched, seconds: float | None, as_json: bool) -> None:
@@ -129,12 +133,16 @@ def _screen(subscription: Subscription, watched: _Watched) -> Group:
     values = watched.values()
     if values:
         units = {field.name: field.unit for field in info.fields}
-        cells = [f"{name} {value:,.4g} {units[name]}".rstrip() for name, value in values.items()]
+        cells = [f"{name} {_shown(value)} {units[name]}".rstrip() for name, value in values.items()]
         parts.append(
             table("newest packet", [""] * 4, [(cells[i : i + 4] + [""] * 4)[:4] for i in range(0, len(cells), 4)])
         )
     parts += [f"  {line}" for line in watched.recent]
     return Group(*parts)
+
+
+def _shown(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
 
 
 def describe(event: Event) -> str:
