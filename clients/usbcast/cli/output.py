@@ -26,7 +26,7 @@ def emit(value: dict[str, Any]) -> None:
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> Table:
     """A table whose numbers stand to the right, narrow enough for 80 characters where the values are."""
     columns = tuple(columns)
-    made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0)
     made.show_header = any(columns)
     cells = [[_cell(value) for value in row] for row in rows]
     for at, name in enumerate(columns):

@@ -32,8 +32,11 @@ def main() -> None:
             devices[name] = add_simulated(node, config, name)[1]
         node.start()
         emit({"event": "serving", "endpoint": node.endpoint})
-        while not stopped.wait(PROGRESS_S) and not all(device.exhausted.is_set() for device in devices.values()):
+        while True:
+            finished = stopped.wait(PROGRESS_S) or all(device.exhausted.is_set() for device in devices.values())
             emit({"event": "progress", "streams": {name: device.produced for name, device in devices.items()}})
+            if finished:
+                break
         interrupted = stopped.is_set()
         reason = "interrupted" if interrupted else "the simulated device has sent all its packets"
         node.stop(reason, linger_s=0.3 if interrupted else 1.0)
