@@ -157,15 +157,15 @@ JOINED = "joined in mid-packet"
         ),
         pytest.param(
             [
-                transfer(P[0] + P[1][:7]),
+                transfer(P[0] + P[1][:100]),
                 happened(KIND.KIND_DETACHED, 10),
                 happened(KIND.KIND_ATTACHED, 20),
                 transfer(P[5], 60),
             ],
             [
                 0,
-                ("framing", "detached", 0, 7),
-                resynchronised(7, "detached"),
+                ("framing", "detached", 0, 100),
+                resynchronised(100, "detached"),
                 ("detached", ""),
                 ("attached", ""),
                 ("device", "counter", 4, 0),
@@ -177,6 +177,16 @@ JOINED = "joined in mid-packet"
             [transfer(P[9]), happened(KIND.KIND_DETACHED), happened(KIND.KIND_ATTACHED), transfer(P[0] + P[2], 500)],
             [9, ("detached", ""), ("attached", ""), 0, ("device", "counter", 1, 0), 2],
             id="replugged, counting anew",
+        ),
+        pytest.param(
+            [transfer(P[9]), happened(KIND.KIND_DETACHED), transfer(packet(5000), 500)],
+            [9, ("detached", ""), 5000],
+            id="replugged, counting from elsewhere",
+        ),
+        pytest.param(
+            [transfer(P[0] + b"?" * 112 + P[1]), transfer(P[3])],
+            [0, ("framing", "checksum", 0, 112), resynchronised(112, "checksum"), 1, ("device", "counter", 1, 0), 3],
+            id="garbage before an earlier packet explains no later jump",
         ),
         pytest.param(
             [transfer(P[0] + P[1][:7]), happened(KIND.KIND_OVERFLOWED, 10), transfer(P[3], 20)],
@@ -275,6 +285,29 @@ def test_status_bytes_are_overhead() -> None:
     assert assembler.feed(transfer(b"\x01\x60")) == ()
     assert delivered == 20
     assert assembler.framing.overhead == assembler.framing.entered - len(wire) > 0
+    balanced(assembler)
+
+
+@pytest.mark.parametrize("strip_prefix", [0, 1])
+def test_plain_packets_find_their_place_again_behind_lost_transfers(strip_prefix: int) -> None:
+    assembler = Assembler(
+        parse_profile(
+            f"""
+            stream = {{ name = "t" }}
+            device = {{ vendor_id = 1, product_id = 1 }}
+            transfer = {{ strip_prefix = {strip_prefix} }}
+            framing = {{ method = "fixed", size = 4 }}
+            """,
+            "t",
+        )
+    )
+    status = b"#" * strip_prefix
+    assembler.feed(transfer(status + b"abcdef"))
+    assembler.lost(Lost(pb.STAGE_HOST, "queue full", size_bytes=7 + strip_prefix))
+    items = assembler.feed(transfer(status + b"nopqrst"))
+    # With status bytes, seven bytes of the stream may be missing or more: packets begin with the transfer.
+    expected = b"nopq" if strip_prefix else b"qrst"
+    assert [bytes(item.payload) for item in items if isinstance(item, Packets)] == [expected]
     balanced(assembler)
 
 

@@ -111,6 +111,13 @@ Story = list[Any]
             {},
             id="measured rate: at least",
         ),
+        pytest.param(
+            {"width": 1, "rate_hz": 1000.0},
+            [*((i * 10, [i % 256]) for i in range(200)), (2390, [210])],
+            [*range(200), ">=10", 210],
+            {},
+            id="nominal rate above the measured one",
+        ),
         pytest.param({"width": 1}, [(0, [0]), (1, [5])], [0, ">=4", 5], {}, id="no rate known yet, short counter"),
         pytest.param(
             {"rate_hz": 100.0}, [(0, [10]), "restart", (2000, [100])], [10, "89", 100], {}, id="away, went on counting"

@@ -339,6 +339,29 @@ def test_reset_throws_the_partial_packet_away_and_the_next_attachment_joins_anew
     assert list(packets_in([framed])) == [packet]
 
 
+@pytest.mark.parametrize(
+    ("table", "before", "after"),
+    [
+        ('method = "length"\nlength_offset = 0\nlength_width = 1', b"\x50abc", b"\x03ab"),
+        ('method = "delimiter"\ndelimiter = "3b"\nsize = 3\nmax_size = 4', b"x" * 50, b"abc;"),
+        ('method = "cobs"\nsize = 3\nmax_size = 4', b"x" * 50, b"\x04abc\0"),
+    ],
+)
+def test_nothing_of_a_packet_before_a_reset_weighs_on_the_next_one(table: str, before: bytes, after: bytes) -> None:
+    books = Books(framing_of(table))
+    books.feed(before)
+    books.reset("detached")
+    assert len(list(packets_in([books.feed(after)]))) == 1
+
+
+@pytest.mark.parametrize("size", [253, 254, 255, 508, 600])
+def test_the_largest_cobs_packet_is_not_oversized_for_its_encoding(size: int) -> None:
+    books = Books(framing_of(f'method = "cobs"\nsize = {size}\nmax_size = {size}'))
+    for byte in cobs.encode(b"x" * size) + b"\0":
+        books.feed(bytes([byte]))
+    assert list(packets_in(books.results)) == [b"x" * size]
+
+
 @given(before=st.integers(0, 40), missing=st.integers(1, 40), after=st.integers(0, 40), twice=st.integers(0, 20))
 def test_plain_packets_are_counted_on_over_a_hole_of_known_size(
     before: int, missing: int, after: int, twice: int

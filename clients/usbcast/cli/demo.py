@@ -178,8 +178,8 @@ def _show(result: dict[str, Any]) -> None:
         columns = ("subscriber", "in/s", "out/s", "delivered", "lost", "twice", "late", "refilled", "p50 ms", "p99 ms")
         console.print(table(f"{name}: the device sent {produced:,} packets", columns, rows))
     console.print(
-        "  lost: declared, by sequence; twice: delivered more than once; late: more than 50 ms after the device's last\n"
-        "  packet; p50, p99: lag from the USB read to the application.",
+        "  lost: declared, by sequence; late: more than 50 ms after the device's last one;\n"
+        "  p50, p99: lag from the return of the USB read to the application.",
         style="dim",
     )
     for name, stream in result["streams"].items():
