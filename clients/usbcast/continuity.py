@@ -30,6 +30,15 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
+class Position:
+    """Where a consumer stood: all before `next_sequence` and below batch `next_number` of `epoch` has been dealt with."""
+
+    epoch: int
+    next_sequence: int
+    next_number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Wanted:
     """A range to fetch: sequences [from, until), until None for the newest, of batches numbered from_number or later."""
 

@@ -17,7 +17,7 @@ from itertools import count
 import zmq
 
 from usbcast.batch import Batch
-from usbcast.continuity import Continuity, Delivery, Wanted
+from usbcast.continuity import Continuity, Delivery, Position, Wanted
 from usbcast.dejitter import Dejitter
 from usbcast.events import DeviceEvent, End, Gap, Restart, Silence, device_event, gap_of_loss
 from usbcast.layout import Layout
@@ -38,6 +38,8 @@ from usbcast_schemas.wire import decode_reply
 log = logging.getLogger(__name__)
 
 Event = Batch | Gap | Restart | DeviceEvent | Silence | End
+Record = Delivery | Gap | Restart | Silence
+"""The same, undigested: what a recorder or a bridge passes on."""
 
 VIAS = ("auto", "push", "notify", "ring")
 DELIVERS = ("all", "latest")
@@ -60,14 +62,19 @@ _numbers = count(1)
 
 
 class Receiver:
-    """One subscription's state. Used by one thread. Raises UsageError for a wrong argument."""
+    """One subscription's state. Used by one thread. Raises UsageError for a wrong argument.
 
-    def __init__(self, stream: str, endpoint: str | None, start: str | int, deliver: str, via: str) -> None:
+    With a Position as its `start` it goes on where another one stood, also over a restart of the stream.
+    """
+
+    def __init__(self, stream: str, endpoint: str | None, start: str | int | Position, deliver: str, via: str) -> None:
         check_stream_name(stream)
         if via not in VIAS:
             raise UsageError(f"via is {via!r}: one of {', '.join(VIAS)} is allowed")
         if deliver not in DELIVERS:
             raise UsageError(f"deliver is {deliver!r}: one of {', '.join(DELIVERS)} is allowed")
+        resumed = start if isinstance(start, Position) else None
+        start = "oldest" if isinstance(start, Position) else start
         if isinstance(start, bool) or not (start in ("now", "oldest") or (isinstance(start, int) and start >= 0)):
             raise UsageError(f"start is {start!r}: 'now', 'oldest' or a sequence from 0 on is allowed")
         self.stream = stream
@@ -81,6 +88,8 @@ class Receiver:
         self._via = via
         self._latest = deliver == "latest"
         self._core = Continuity(latest=self._latest)
+        if resumed is not None:
+            self._core.start(resumed.epoch, resumed.next_sequence, resumed.next_number)
         self._way: Way | None = None
         self._events: deque[Event] = deque()
         self._gaps: list[Gap] = []
@@ -127,10 +136,32 @@ class Receiver:
             self._expand(self._core.out.popleft())
         event = self._events.popleft()
         if isinstance(event, Batch):
-            self._deliver(event)
+            self._deliver(event.encoded, len(event))
         elif isinstance(event, Gap):
-            self.books.lose(f"{event.stage}: {event.reason}", event.count)
+            self._lose(event)
         return event
+
+    def take_record(self) -> Record | None:
+        """As `take`, but batches as they were published, those without packets too. One of the two is used, not both."""
+        if self._events:
+            said = self._events.popleft()
+            assert isinstance(said, Silence), "take and take_record are not mixed"
+            return said
+        if not self._core.out:
+            return None
+        item = self._core.out.popleft()
+        if isinstance(item, Delivery):
+            batch = item.batch
+            for gap in item.gaps:
+                self._lose(gap)
+            if not 0 < item.skip < batch.packet_count:
+                for loss in batch.losses:
+                    self._lost_earlier += loss.packets
+                    self._lose(gap_of_loss(loss, batch.first_sequence))
+            self._deliver(batch, batch.packet_count - item.skip)
+        elif isinstance(item, Gap):
+            self._lose(item)
+        return item
 
     @property
     def has_events(self) -> bool:
@@ -249,9 +280,12 @@ class Receiver:
         self._events.append(gap)
         self._gaps.append(gap)
 
-    def _deliver(self, batch: Batch) -> None:
-        self.books.leave(len(batch))
-        arrivals = batch.encoded.arrivals
+    def _lose(self, gap: Gap) -> None:
+        self.books.lose(f"{gap.stage}: {gap.reason}", gap.count)
+
+    def _deliver(self, batch: EncodedBatch, packets: int) -> None:
+        self.books.leave(packets)
+        arrivals = batch.arrivals
         if arrivals.packets:
             if self._same_host:
                 self.lag_ns = time.monotonic_ns() - arrivals.monotonic_ns[-1]
