@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from usbcast.dejitter import Dejitter
@@ -12,6 +13,8 @@ from usbcast_schemas.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas
+    import pyarrow
     from numpy.typing import NDArray
 
     from usbcast.layout import Layout
@@ -135,6 +138,38 @@ class Batch:
             raise UsageError("the profile gives no nominal rate (stream.rate_hz), so arrival times cannot be smoothed")
         return self._dejitter.times_ns(self.first_sequence, len(self))
 
+    def to_pandas(self) -> pandas.DataFrame:
+        """One row per packet: a column `sequence`, one per field, indexed by arrival time (UTC). Needs the extra `pandas`.
+
+        Raises UsageError if the stream has no field layout, or pandas is not installed.
+        """
+        tables = _optional("pandas", "pandas")
+        columns = {"sequence": self._sequences(), **self.fields}
+        index = tables.to_datetime(self.times_ns, unit="ns", utc=True).rename("time")
+        frame: pandas.DataFrame = tables.DataFrame(columns, index=index)
+        return frame
+
+    def to_arrow(self) -> pyarrow.RecordBatch:
+        """Columns `time` (timestamp[ns, UTC]), `sequence` (uint64) and one per field. Needs the extra `arrow`.
+
+        Raises UsageError if the stream has no field layout, or pyarrow is not installed.
+        """
+        import numpy as np
+
+        arrow = _optional("pyarrow", "arrow")
+        time = arrow.array(self.times_ns, arrow.timestamp("ns", tz="UTC"))
+        # Arrow takes neither strided nor foreign-endian columns, so this one copies.
+        fields = {name: np.ascontiguousarray(v, v.dtype.newbyteorder("=")) for name, v in self.fields.items()}
+        batch: pyarrow.RecordBatch = arrow.RecordBatch.from_pydict(
+            {"time": time, "sequence": self._sequences(), **fields}
+        )
+        return batch
+
+    def _sequences(self) -> NDArray[np.uint64]:
+        import numpy as np
+
+        return np.arange(self.first_sequence, self.last_sequence + 1, dtype=np.uint64)
+
     def _per_packet(self, column: Any) -> NDArray[np.int64]:
         import numpy as np
 
@@ -147,3 +182,10 @@ class Batch:
     def encoded(self) -> EncodedBatch:
         """The batch as it was published."""
         return self._encoded
+
+
+def _optional(module: str, extra: str) -> Any:
+    try:
+        return import_module(module)
+    except ModuleNotFoundError:
+        raise UsageError(f"{module} is not installed: pip install 'usbcast[{extra}]'") from None
