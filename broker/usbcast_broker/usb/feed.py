@@ -193,7 +193,7 @@ class DeviceFeed:
             except DeviceError as error:
                 silent = True
                 self._recover(error)
-        if self._drain and self._attached :
+        if self._drain and self._attached and not silent:
             self._drain_rest()
 
     def _read_one(self, timeout_ms: int | None = None) -> bool:
@@ -278,6 +278,7 @@ class DeviceFeed:
         self._problem = why
         self._failure = None
         self._counters["detaches"] += 1
+        self._commands.close(why)
         self._happen(pb.DeviceEvent.KIND_DETACHED, why)
         log.warning("%s", why)
 

@@ -1,0 +1,489 @@
+"""A device from opening to closing, through the real usb.core."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import usb.core
+import usb.util
+from usb_rig import NOWHERE, PRODUCT, VENDOR, Backend, transport
+
+from usbcast_broker.flow import DeviceIdentity
+from usbcast_broker.simulator import Fault, SimulatorConfig, make_packets
+from usbcast_broker.simulator.descriptors import (
+    ConfigurationDescriptor,
+    EndpointDescriptor,
+    InterfaceDescriptor,
+    device_descriptor,
+)
+from usbcast_broker.usb.system import System
+from usbcast_schemas.errors import (
+    DeviceBusy,
+    DeviceDetached,
+    DeviceError,
+    DeviceFailed,
+    DeviceForbidden,
+    DeviceMissing,
+    DeviceOverflowed,
+    DeviceStalled,
+    ProfileError,
+    UsageError,
+)
+from usbcast_schemas.profile import ControlRequest
+
+CONTROL, ISOCHRONOUS, INTERRUPT = 0, 1, 3
+QUICK = SimulatorConfig(rate_hz=1000)
+WRITE = ControlRequest(request_type=0x40, request=1, index=8, data=b"abc")
+READ = ControlRequest(request_type=0xC0, request=1, index=8, length=3)
+REFUSED = ControlRequest(request_type=0x40, request=77)
+
+
+def twin(serial: str, product: str = "simulated device") -> SimulatorConfig:
+    return SimulatorConfig(rate_hz=1000, serial=serial, product=product)
+
+
+def live_devices() -> list[usb.core.Device]:
+    return [one for one in gc.get_objects() if isinstance(one, usb.core.Device)]
+
+
+def test_its_whole_life() -> None:
+    backend = Backend(QUICK)
+    way = transport(backend, startup=(WRITE, READ), shutdown=(WRITE,))
+    identity = way.open()
+    assert identity == DeviceIdentity(VENDOR, PRODUCT, "SIM0001", "usbcast", "simulated device", "99-1")
+    assert way.name == "device 1209:0001 (serial SIM0001, at 99-1)"
+    packets = [way.read() for _ in range(5)]
+    assert b"".join(one or b"" for one in packets) == make_packets(QUICK, 0, 5)
+    way.close()
+    assert backend.log == [
+        *("open_device", "claim_interface 0", "control 0x40 1 8", "control 0xc0 1 8"),
+        *("control 0x40 1 8", "release_interface 0", "close_device"),
+    ]
+    way.close()
+    assert way.open() == identity
+    way.close()
+
+
+def test_reads_that_bring_nothing() -> None:
+    faults = (Fault(kind="zero_length", at_packet=1),)
+    way = transport(Backend(SimulatorConfig(rate_hz=1000, packets=2, faults=faults)))
+    way.open()
+    assert [len(one) if one is not None else None for one in (way.read() for _ in range(3))] == [112, 0, 112]
+    assert way.read(20) is None
+    way.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (Fault(kind="stall", at_packet=0), DeviceStalled),
+        (Fault(kind="overflow", at_packet=0), DeviceOverflowed),
+        (Fault(kind="unplug", at_packet=0), DeviceDetached),
+    ],
+)
+def test_reads_that_fail(fault: Fault, kind: type[DeviceError]) -> None:
+    way = transport(Backend(SimulatorConfig(rate_hz=1000, faults=(fault,))))
+    way.open()
+    with pytest.raises(kind, match=r"1209:0001 \(serial SIM0001, at 99-1\)"):
+        way.read()
+    way.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "errno", "kind"),
+    [(-1, 5, DeviceFailed), (-10, 4, DeviceFailed), (-99, None, DeviceFailed), (-4, 19, DeviceDetached)],
+)
+def test_bus_errors(code: int, errno: int | None, kind: type[DeviceError]) -> None:
+    backend = Backend(QUICK)
+    way = transport(backend)
+    way.open()
+    backend.refuse("bulk_read", code, errno, times=1)
+    with pytest.raises(kind):
+        way.read()
+    assert way.read() == make_packets(QUICK, 0, 1)
+    way.close()
+
+
+@pytest.mark.parametrize(
+    ("packet_size", "interrupt", "asked", "size"),
+    [(512, False, 1, 512), (512, False, 512, 512), (512, False, 513, 1024), (64, True, 100, 128), (1, False, 7, 7)],
+)
+def test_reads_are_of_whole_usb_packets(packet_size: int, interrupt: bool, asked: int, size: int) -> None:
+    way = transport(Backend(SimulatorConfig(max_packet_size=packet_size, interrupt=interrupt)), size=asked)
+    way.open()
+    assert way.read_size == size
+    way.close()
+
+
+def test_a_high_bandwidth_endpoint_sends_more_in_a_microframe() -> None:
+    backend = Backend()
+    backend.rules["get_endpoint_descriptor"] = lambda *_: EndpointDescriptor(0x81, INTERRUPT, 1024 | 2 << 11, 1)
+    way = transport(backend, size=4000)
+    way.open()
+    assert way.read_size == 6144
+    way.close()
+
+
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [
+        (
+            {"endpoint": 0x02},
+            "device.endpoint is 0x02: interface 0 of device 1209:0001 .* has 0x81 .bulk IN., 0x02 .bulk",
+        ),
+        ({"endpoint": 0x83}, "device.endpoint is 0x83"),
+        ({"interface": 1}, "device.interface is 1 and device.alternate 0: .* settings 0/0"),
+        ({"alternate": 2}, "device.interface is 0 and device.alternate 2"),
+        ({"configuration": 4}, "device.configuration is 4: .* has 1"),
+    ],
+)
+def test_what_the_device_does_not_have(device: dict[str, Any], said: str) -> None:
+    backend = Backend(QUICK)
+    way = transport(backend, **device)
+    with pytest.raises(ProfileError, match=said):
+        way.open()
+    assert backend.devices[0].out_bytes == 0
+    assert backend.log[-1] == "close_device"
+
+
+@pytest.mark.parametrize("kind", [CONTROL, ISOCHRONOUS])
+def test_an_endpoint_of_another_type_is_refused(kind: int) -> None:
+    backend = Backend(QUICK)
+    backend.rules["get_endpoint_descriptor"] = lambda *_: EndpointDescriptor(0x81, kind, 64, 1)
+    with pytest.raises(ProfileError, match="a bulk or interrupt IN endpoint is allowed"):
+        transport(backend).open()
+
+
+class TestFinding:
+    def test_nothing_there(self) -> None:
+        with pytest.raises(DeviceMissing, match=r"no USB device 1234:0001 is plugged in; .* usbcast devices"):
+            transport(Backend(QUICK), vendor_id=0x1234).open()
+
+    @pytest.mark.parametrize(
+        ("wanted", "said"),
+        [
+            ({"serial": "B"}, "1209:0001 with serial B is plugged in, only one at 99-1 with serial A"),
+            ({"product": "x"}, "with product x is plugged in, only one at 99-1"),
+            ({"bus_path": "99-2"}, "with bus path 99-2 is plugged in, only one at 99-1"),
+            ({"serial": "B", "bus_path": "99-1"}, "with serial B and bus path 99-1"),
+        ],
+    )
+    def test_only_another_one_there(self, wanted: dict[str, Any], said: str) -> None:
+        with pytest.raises(DeviceMissing, match=said):
+            transport(Backend(twin("A")), **wanted).open()
+
+    @pytest.mark.parametrize(
+        ("wanted", "path"),
+        [({"serial": "B"}, "99-2"), ({"bus_path": "99-3"}, "99-3"), ({"product": "thing"}, "99-3")],
+    )
+    def test_one_of_several(self, wanted: dict[str, Any], path: str) -> None:
+        way = transport(Backend(twin("A"), twin("B"), twin("C", "thing")), **wanted)
+        assert way.open().bus_path == path
+        way.close()
+
+    @pytest.mark.parametrize(
+        ("serials", "keys"), [(("A", "B"), "serial or bus_path"), (("A", "A"), "bus_path"), (("", ""), "bus_path")]
+    )
+    def test_two_that_fit(self, serials: tuple[str, str], keys: str) -> None:
+        with pytest.raises(UsageError) as caught:
+            transport(Backend(*map(twin, serials))).open()
+        assert "one at 99-1" in str(caught.value)
+        assert "one at 99-2" in str(caught.value)
+        assert f"say which one by {keys} in" in str(caught.value)
+
+    def test_after_it_was_away_it_is_the_same_one(self) -> None:
+        backend = Backend(twin("A"), twin("B"))
+        backend.devices[1].unplug()
+        way = transport(backend)
+        assert way.open().serial == "A"
+        backend.devices[0].unplug()
+        backend.devices[1].plug()
+        with pytest.raises(DeviceMissing, match="with serial A is plugged in, only one at 99-2 with serial B"):
+            way.open()
+        backend.devices[0].plug()
+        assert way.open().serial == "A"
+        way.close()
+
+    def test_without_a_serial_number_it_is_the_one_at_the_same_place(self) -> None:
+        backend = Backend(twin(""), twin(""))
+        backend.devices[0].unplug()
+        way = transport(backend)
+        assert way.open().bus_path == "99-2"
+        backend.devices[0].plug()
+        assert way.open().bus_path == "99-2"
+        backend.devices[1].unplug()
+        assert way.open().bus_path == "99-1"
+        way.close()
+
+    def test_a_serial_number_that_may_not_be_read_is_no_absence(self) -> None:
+        backend = Backend(QUICK)
+        backend.refuse("open_device", -3, 13)
+        with pytest.raises(DeviceForbidden, match="udev"):
+            transport(backend, serial="SIM0001").open()
+
+    def test_linux_knows_the_serial_number_too(self, tmp_path: Path) -> None:
+        backend = Backend(twin("A"), twin("B"))
+        for path, serial in (("99-1", "A"), ("99-2", "B")):
+            directory = tmp_path / "sys/bus/usb/devices" / path
+            directory.mkdir(parents=True)
+            (directory / "serial").write_text(f"{serial}\n")
+        backend.refuse("open_device", -3, 13)
+        way = transport(backend, serial="B", system=System(tmp_path))
+        with pytest.raises(DeviceForbidden, match="99-2"):
+            way.open()
+        with pytest.raises(DeviceMissing, match="only one at 99-1 with serial A, one at 99-2 with serial B"):
+            transport(backend, serial="C", system=System(tmp_path)).open()
+
+    def test_a_device_that_tells_no_serial_number(self) -> None:
+        backend = Backend(QUICK)
+        backend.refuse("ctrl_transfer", -9, 32)
+        with pytest.raises(DeviceMissing, match="does not tell its serial number; leave serial out"):
+            transport(backend, serial="SIM0001").open()
+        way = transport(backend)
+        assert way.open().serial == ""
+        way.close()
+
+    def test_gone_while_it_is_looked_at(self) -> None:
+        backend = Backend(QUICK)
+        backend.refuse("open_device", -4, 19)
+        for serial in (None, "SIM0001"):
+            with pytest.raises(DeviceDetached, match="went away"):
+                transport(backend, serial=serial).open()
+
+
+class TestOpening:
+    def test_forbidden(self, tmp_path: Path) -> None:
+        node = tmp_path / "dev/bus/usb/099/002"
+        node.parent.mkdir(parents=True)
+        node.touch()
+        backend = Backend(QUICK)
+        backend.refuse("open_device", -3, 13)
+        with pytest.raises(DeviceForbidden) as caught:
+            transport(backend, system=System(tmp_path)).open()
+        assert str(node) in str(caught.value)
+        assert 'ATTR{idVendor}=="1209"' in str(caught.value)
+
+    def test_held_by_another_process(self, tmp_path: Path) -> None:
+        node = tmp_path / "dev/bus/usb/099/002"
+        descriptors = tmp_path / "proc/77/fd"
+        for directory in (node.parent, descriptors):
+            directory.mkdir(parents=True)
+        node.touch()
+        (descriptors / "3").symlink_to(node)
+        (tmp_path / "proc/77/comm").write_text("oscilloscope\n")
+        backend = Backend(QUICK)
+        owner = usb.core.find(backend=backend)
+        usb.util.claim_interface(owner, 0)
+        with pytest.raises(DeviceBusy, match=r"is held by process 77 \(oscilloscope\); end it"):
+            transport(backend, system=System(tmp_path)).open()
+        with pytest.raises(DeviceBusy, match="is held by another program"):
+            transport(backend).open()
+        usb.util.dispose_resources(owner)
+        way = transport(backend)
+        way.open()
+        way.close()
+
+    def test_a_kernel_driver_is_detached_and_comes_back(self) -> None:
+        backend = Backend(QUICK)
+        bound = {"ftdi_sio"}
+        backend.rules |= {
+            "is_kernel_driver_active": lambda *_: bool(bound),
+            "detach_kernel_driver": lambda *_: bound.clear(),
+            "attach_kernel_driver": lambda *_: bound.add("ftdi_sio"),
+        }
+        way = transport(backend)
+        way.open()
+        assert not bound
+        way.close()
+        assert bound
+        assert backend.log == [
+            *("open_device", "detach_kernel_driver 0", "claim_interface 0"),
+            *("release_interface 0", "attach_kernel_driver 0", "close_device"),
+        ]
+
+    def test_a_kernel_driver_that_left_by_itself(self) -> None:
+        backend = Backend(QUICK)
+        backend.rules["is_kernel_driver_active"] = lambda *_: True
+        backend.refuse("detach_kernel_driver", -5, 2)
+        way = transport(backend)
+        way.open()
+        way.close()
+        assert "attach_kernel_driver 0" not in backend.log
+
+    @pytest.mark.parametrize("named", [True, False])
+    def test_a_kernel_driver_that_stays(self, tmp_path: Path, named: bool) -> None:
+        if named:
+            interface = tmp_path / "sys/bus/usb/devices/99-1:1.0"
+            interface.mkdir(parents=True)
+            (interface / "driver").symlink_to("../../../drivers/ftdi_sio")
+        backend = Backend(QUICK)
+        backend.rules["is_kernel_driver_active"] = lambda *_: True
+        backend.refuse("detach_kernel_driver", -6, 16)
+        with pytest.raises(DeviceBusy, match="is held by the kernel driver ftdi_sio;" if named else "a kernel driver;"):
+            transport(backend, system=System(tmp_path)).open()
+
+    def test_a_system_without_kernel_drivers(self) -> None:
+        backend = Backend(QUICK)
+
+        def unsupported(*_: object) -> bool:
+            raise NotImplementedError
+
+        backend.rules["is_kernel_driver_active"] = unsupported
+        way = transport(backend)
+        way.open()
+        assert way.read() == make_packets(QUICK, 0, 1)
+        way.close()
+
+    @pytest.mark.parametrize(
+        ("active", "wanted", "chosen"),
+        [(1, None, []), (1, 1, []), (0, None, [1]), (0, 1, [1]), (2, 1, [1]), (2, None, [])],
+    )
+    def test_the_configuration_is_chosen_only_if_it_differs(
+        self, active: int, wanted: int | None, chosen: list[int]
+    ) -> None:
+        backend = Backend(QUICK)
+        device = replace(device_descriptor(QUICK, bus=99, address=2, port=1), bNumConfigurations=2)
+        now = [active]
+        backend.rules |= {
+            "get_device_descriptor": lambda *_: device,
+            "get_configuration_descriptor": lambda index: ConfigurationDescriptor(bConfigurationValue=index + 1),
+            "get_configuration": lambda *_: now[0],
+            "set_configuration": lambda value: now.__setitem__(0, value),
+        }
+        way = transport(backend, configuration=wanted)
+        way.open()
+        way.close()
+        assert [int(one.split()[1]) for one in backend.log if one.startswith("set_configuration")] == chosen
+
+    def test_an_alternate_setting(self) -> None:
+        backend = Backend(QUICK)
+        backend.rules["get_interface_descriptor"] = lambda _interface, alternate, _configuration: (
+            InterfaceDescriptor(),
+            InterfaceDescriptor(bAlternateSetting=1),
+        )[alternate]
+        way = transport(backend, alternate=1)
+        way.open()
+        assert backend.log[1:3] == ["claim_interface 0", "set_interface_altsetting 0 1"]
+        way.close()
+
+    def test_a_refused_start_up_gives_the_device_back(self) -> None:
+        backend = Backend(QUICK)
+        with pytest.raises(DeviceStalled, match=r"refused startup\[1\] \(0x40 0x4d\)"):
+            transport(backend, startup=(WRITE, REFUSED, WRITE), shutdown=(READ,)).open()
+        assert backend.log[-3:] == ["control 0xc0 1 8", "release_interface 0", "close_device"]
+        way = transport(backend)
+        way.open()
+        way.close()
+
+    def test_what_fails_keeps_no_device_alive(self) -> None:
+        """A device must be gone before its libusb context is, also when somebody keeps the error."""
+        backend = Backend(twin("A"), twin("B"))
+        before = len(live_devices())
+        kept = []
+        wishes: list[dict[str, Any]] = [{}, {"serial": "C"}, {"serial": "A", "endpoint": 0x83}]
+        for wanted in wishes:
+            with pytest.raises((DeviceError, UsageError)) as caught:
+                transport(backend, **wanted).open()
+            kept.append(caught.value)
+        backend.refuse("claim_interface", -6, 16)
+        with pytest.raises(DeviceBusy) as busy:
+            transport(backend, serial="A").open()
+        kept.append(busy.value)
+        assert len(live_devices()) == before
+        assert len(kept) == 4
+
+
+class TestCommands:
+    def test_control_and_write(self) -> None:
+        backend = Backend(QUICK)
+        way = transport(backend)
+        way.open()
+        assert way.control(0x40, 1, 0, 4, b"hello", 500) == 5
+        assert way.control(0xC0, 1, 0, 4, 5, 500) == b"hello"
+        assert way.write(0x02, b"x" * 1000, 500) == 1000
+        assert backend.devices[0].out_bytes == 1000
+        way.close()
+
+    def test_what_cannot_be(self) -> None:
+        backend = Backend(QUICK)
+        way = transport(backend)
+        way.open()
+        with pytest.raises(DeviceStalled, match="refused the control transfer 0x40 0x4d 0x0001 0x0002"):
+            way.control(0x40, 0x4D, 1, 2, b"", 500)
+        with pytest.raises(UsageError, match="request type 0xc0 reads: give a length, not data"):
+            way.control(0xC0, 1, 0, 0, b"x", 500)
+        with pytest.raises(UsageError, match="request type 0x40 writes: give data, not a length"):
+            way.control(0x40, 1, 0, 0, 3, 500)
+        for endpoint in (0x81, 0x05):
+            with pytest.raises(UsageError, match=f"has no OUT endpoint {endpoint:#04x} in use; it has 0x02"):
+                way.write(endpoint, b"x", 500)
+        backend.refuse("bulk_write", -7, 110)
+        with pytest.raises(DeviceFailed, match="did not answer a write of 1 bytes to endpoint 0x02 in time"):
+            way.write(0x02, b"x", 500)
+        way.close()
+
+    @pytest.mark.parametrize("closed", [True, False])
+    def test_away(self, closed: bool) -> None:
+        backend = Backend(QUICK)
+        way = transport(backend)
+        if not closed:
+            way.open()
+            backend.devices[0].unplug()
+        for call in (
+            way.read,
+            way.clear_halt,
+            lambda: way.control(0xC0, 1, 0, 0, 1, 100),
+            lambda: way.write(0x02, b"x", 100),
+        ):
+            with pytest.raises(DeviceDetached):
+                call()
+        way.close()
+
+    def test_clear_halt(self) -> None:
+        backend = Backend(SimulatorConfig(rate_hz=1000, faults=(Fault(kind="stall", at_packet=0),)))
+        way = transport(backend)
+        way.open()
+        for _ in range(2):
+            with pytest.raises(DeviceStalled):
+                way.read()
+        way.clear_halt()
+        assert way.read() == make_packets(QUICK, 0, 1)
+        way.close()
+
+    def test_a_reset_ends_in_a_closed_device_that_opens_again(self) -> None:
+        backend = Backend(QUICK)
+        way = transport(backend, shutdown=(WRITE,))
+        way.open()
+        way.reset()
+        assert "control 0x40 1 8" not in backend.log
+        assert backend.log.count("close_device") == backend.log.count("open_device")
+        way.open()
+        assert way.read() == make_packets(QUICK, 0, 1)
+        way.close()
+
+    def test_a_reset_that_fails(self) -> None:
+        backend = Backend(QUICK)
+        way = transport(backend)
+        way.open()
+        backend.refuse("reset_device", -5, 2)
+        with pytest.raises(DeviceDetached, match="went away during a reset"):
+            way.reset()
+
+    def test_a_shutdown_is_tried_and_no_more(self) -> None:
+        backend = Backend(QUICK)
+        way = transport(backend, shutdown=(REFUSED, WRITE))
+        way.open()
+        way.close()
+        assert backend.log[-4:] == ["control 0x40 77 0", "control 0x40 1 8", "release_interface 0", "close_device"]
+        way.open()
+        backend.devices[0].unplug()
+        way.close()
+
+
+def test_the_system_of_this_machine_is_not_asked_for_simulated_devices() -> None:
+    assert NOWHERE.attribute("99-1", "serial") == ""
+    assert System().attribute("99-1", "serial") == ""

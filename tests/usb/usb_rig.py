@@ -1,0 +1,134 @@
+"""What the tests of the USB edge stand on: simulated devices, a backend that can refuse, and a queue that is read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import usb.core
+from usb.backend import IBackend
+
+from usbcast_broker.flow import Happening, HostItem, Transfer
+from usbcast_broker.host_queue import HostQueue
+from usbcast_broker.simulator import SimulatedDevice, SimulatorBackend, SimulatorConfig
+from usbcast_broker.usb.system import System
+from usbcast_broker.usb.transport import UsbTransport
+from usbcast_schemas.profile import ControlRequest, DeviceMatch, TransferSettings
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+NOWHERE = System(Path("/nowhere"))
+VENDOR, PRODUCT = 0x1209, 0x0001
+
+
+class Backend(SimulatorBackend):
+    """Logs the calls that change the device, and lets `rules` raise or answer in place of the simulator.
+
+    A rule is a function of the call's arguments after the handle; returning `...` lets the simulator answer.
+    """
+
+    def __init__(self, *configs: SimulatorConfig) -> None:
+        super().__init__([SimulatedDevice(config) for config in configs or (SimulatorConfig(),)])
+        self.log: list[str] = []
+        self.rules: dict[str, Callable[..., Any]] = {}
+
+    def refuse(self, call: str, code: int, errno: int | None, times: int = 1 << 30) -> None:
+        """Let a call fail so many times, as libusb's backend would."""
+        left = [times]
+
+        def rule(*_: object) -> object:
+            if left[0] <= 0:
+                return ...
+            left[0] -= 1
+            kind = usb.core.USBTimeoutError if code == -7 else usb.core.USBError
+            raise kind("refused", code, errno)
+
+        self.rules[call] = rule
+
+
+_LOGGED = {
+    "open_device",
+    "close_device",
+    "set_configuration",
+    "set_interface_altsetting",
+    "claim_interface",
+    "release_interface",
+    "clear_halt",
+    "reset_device",
+    "detach_kernel_driver",
+    "attach_kernel_driver",
+}
+
+
+def _ruled(name: str) -> Callable[..., Any]:
+    def method(self: Backend, handle: Any, *arguments: Any) -> Any:
+        if name in _LOGGED:
+            self.log.append(" ".join([name, *(str(one) for one in arguments if isinstance(one, int))]))
+        if name == "ctrl_transfer" and arguments[1] != 6:  # all but the strings
+            self.log.append(f"control {arguments[0]:#04x} {arguments[1]} {arguments[3]}")
+        rule = self.rules.get(name)
+        answer = rule(*arguments) if rule else ...
+        return getattr(SimulatorBackend, name)(self, handle, *arguments) if answer is ... else answer
+
+    return method
+
+
+for _name in (
+    *_LOGGED,
+    *("bulk_read", "bulk_write", "ctrl_transfer", "get_configuration", "is_kernel_driver_active"),
+    *("get_device_descriptor", "get_configuration_descriptor", "get_interface_descriptor", "get_endpoint_descriptor"),
+):
+    setattr(Backend, _name, _ruled(_name))
+
+
+def match(**changes: Any) -> DeviceMatch:
+    """The table [device] of a profile; values that a profile would not allow are let through."""
+    values = DeviceMatch(vendor_id=VENDOR, product_id=PRODUCT).model_dump() | changes
+    return DeviceMatch.model_construct(**values)
+
+
+def transport(
+    backend: IBackend | None,
+    *,
+    startup: tuple[ControlRequest, ...] = (),
+    shutdown: tuple[ControlRequest, ...] = (),
+    size: int = 16384,
+    timeout_ms: int = 50,
+    system: System = NOWHERE,
+    **device: Any,
+) -> UsbTransport:
+    settings = TransferSettings(size=size, timeout_ms=timeout_ms)
+    return UsbTransport(match(**device), settings, startup, shutdown, backend, system)
+
+
+def until(condition: Callable[[], object], what: str = "it", timeout_s: float = 10.0) -> None:
+    """Wait until the condition holds; fail if it does not in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen within {timeout_s} s"
+        time.sleep(0.002)
+
+
+def take_all(queue: HostQueue) -> list[HostItem]:
+    return queue.take(1 << 40)
+
+
+def told(items: list[HostItem]) -> list[object]:
+    """The story of a queue's items: names of happenings, and the number of bytes read between them."""
+    story: list[object] = []
+    for item in items:
+        if isinstance(item, Transfer):
+            if story and type(story[-1]) is int:
+                story[-1] += len(item.data)
+            else:
+                story.append(len(item.data))
+        elif isinstance(item, Happening):
+            story.append(pb.DeviceEvent.Kind.Name(item.kind).removeprefix("KIND_"))
+        else:
+            story.append(item)
+    return story
+
+
+def data_of(items: list[HostItem]) -> bytes:
+    return b"".join(item.data for item in items if isinstance(item, Transfer))
