@@ -53,6 +53,7 @@ def fetch(
         try:
             raw = ring.read(found)
         except RingTorn:
+            at = max(at + 1, ring.tail)
             continue
         if found.first_sequence > expected:
             lost.append(_gone(expected, found.first_sequence))

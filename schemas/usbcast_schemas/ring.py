@@ -45,6 +45,9 @@ _NUMBER_PLUS_ONE, _BATCH_NUMBER, _FIRST_SEQUENCE, _COUNT_AND_LENGTH, _POSITION, 
 
 STORES_ARE_ORDERED = platform.machine().lower() in ("x86_64", "amd64", "i686", "i386")
 
+SETTLING_READS = 1000
+"""Where stores may show late, the bytes of a slot may come after it; what is still wrong after so many looks stays so."""
+
 _fence_lock = threading.Lock()
 
 
@@ -248,19 +251,21 @@ class RingReader:
         return found
 
     def read(self, slot: Slot) -> bytes:
-        """Copy a batch out; raise RingTorn if the writer has overtaken it meanwhile."""
+        """Copy a batch out; raise RingTorn if the writer has overtaken it meanwhile, or it is damaged for good."""
         offset = self._data_at + slot.position % self.data_bytes
-        raw = self._map[offset : offset + slot.size_bytes]
         words = self._words
-        if not STORES_ARE_ORDERED:
-            _fence()
-        if (
-            words[_TAIL] > slot.slot
-            or words[HEADER_BYTES // 8 + slot.slot % self._slots * SLOT_WORDS] != slot.slot + 1
-            or (self._checksums and zlib.crc32(raw) != slot.checksum)
-        ):
-            raise RingTorn(f"slot {slot.slot} of {self.path.name} was overwritten while it was read")
-        return raw
+        for _ in range(SETTLING_READS):
+            raw = self._map[offset : offset + slot.size_bytes]
+            if not STORES_ARE_ORDERED:
+                _fence()
+            if (
+                words[_TAIL] > slot.slot
+                or words[HEADER_BYTES // 8 + slot.slot % self._slots * SLOT_WORDS] != slot.slot + 1
+            ):
+                break
+            if not self._checksums or zlib.crc32(raw) == slot.checksum:
+                return raw
+        raise RingTorn(f"slot {slot.slot} of {self.path.name} was overwritten while it was read")
 
     def find(self, sequence: int) -> int:
         """The number of the oldest held slot that ends after `sequence`, or that holds no packet and stands at or after it."""

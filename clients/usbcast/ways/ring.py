@@ -63,6 +63,7 @@ class RingWay:
             try:
                 raw = ring.read(slot)
             except RingTorn:
+                self._at = max(self._at + 1, ring.tail)
                 continue
             self._at += 1
             try:
