@@ -141,7 +141,6 @@ def test_a_waiting_read_ends_at_once(how: str) -> None:
         simulated.unplug()
     else:
         usb.util.dispose_resources(device)
-        simulated.unplug()
     reader.join(5)
     assert not reader.is_alive()
     assert time.monotonic() - begin < 2

@@ -140,6 +140,16 @@ def test_nobody_reading_costs_the_oldest_packets() -> None:
     assert (host.source.dropped, host.source.produced) == (20, 100)
 
 
+def test_garbage_outlives_the_packets_around_it() -> None:
+    faults = tuple(Fault(kind="garbage", at_packet=at, bytes=3) for at in (1, 3))
+    config = SimulatorConfig(packets=10, fifo_bytes=224, faults=faults)
+    host = Host(config)
+    host.now_ns += 200 * MS
+    sizes = [len(one) for one in host.read_all() if isinstance(one, bytes)]
+    assert sizes == [3, 3, 112, 112]
+    assert host.outcomes[2:] == packets_of(config, 8, 9)
+
+
 def test_a_part_of_a_packet_is_not_dropped() -> None:
     config = SimulatorConfig(packets=20, fifo_bytes=224, transfer_size=100, latency_s=0.001)
     host = Host(config, 100)

@@ -194,6 +194,8 @@ class TestStarting:
             assert not rig.feed.attached
             assert "no USB device 1209:0001" in rig.feed.problem
             assert rig.feed.identity is None
+            with pytest.raises(DeviceDetached, match="no USB device 1209:0001"):
+                rig.feed.command(OUT).result(0)
             rig.device.plug()
             until(lambda: rig.feed.counters["transfers"])
         assert told(take_all(rig.queue))[0] == "ATTACHED"
@@ -224,6 +226,7 @@ class Scripted:
         self.reads: Iterator[Any] = iter(reads)
         self.opens: Iterator[Any] = iter(opens)
         self.log: list[str] = []
+        self.timeouts: list[int | None] = []
         self.silent = threading.Event()
 
     def open(self) -> DeviceIdentity:
@@ -234,6 +237,7 @@ class Scripted:
         return DeviceIdentity(0x1234, 0x5678)
 
     def read(self, timeout_ms: int | None = None) -> bytes | None:
+        self.timeouts.append(timeout_ms)
         answer = next(self.reads, ...)
         if answer is ...:
             self.silent.set()
@@ -401,6 +405,11 @@ class TestStopping:
         assert data_of(take_all(queue)) == b"abc"
         assert scripted.log == ["open", "close"]
 
+    def test_after_a_silent_read_there_is_no_rest(self) -> None:
+        scripted = Scripted([b"a"])
+        play(scripted)
+        assert set(scripted.timeouts) == {None}
+
     @pytest.mark.parametrize("error", [GONE, IO])
     def test_a_fault_ends_the_reading_of_the_rest(self, error: DeviceError) -> None:
         feed: list[DeviceFeed] = []
@@ -557,6 +566,24 @@ class TestCommands:
         ends = [_end_of(future) for future in waiting if not future.cancelled()]
         assert len(ends) == MAX_WAITING - 1
         assert set(ends[1:]) == {DeviceDetached}
+
+    def test_a_command_that_was_taken_back_is_not_carried_out(self) -> None:
+        reading, go_on = threading.Event(), threading.Event()
+
+        def held() -> None:
+            reading.set()
+            go_on.wait(10)
+
+        scripted = Scripted([held])
+        feed = DeviceFeed(scripted, HostQueue())
+        feed.start()
+        assert reading.wait(5)
+        assert feed.command(OUT).cancel()
+        kept = feed.command(control(request_type=0x40))
+        go_on.set()
+        assert kept.result(5).written == 6
+        feed.stop()
+        assert not [one for one in scripted.log if one.startswith("write")]
 
     def test_no_command_is_left_without_an_answer(self) -> None:
         """Asked from other threads while the feed starts, is unplugged, and stops."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -359,6 +360,55 @@ class TestOpening:
         way.close()
         assert [int(one.split()[1]) for one in backend.log if one.startswith("set_configuration")] == chosen
 
+    def test_a_kernel_driver_that_comes_with_the_configuration(self) -> None:
+        backend = Backend(QUICK)
+        now, bound = [0], [False]
+
+        def configure(value: int) -> None:
+            now[0], bound[0] = value, True
+
+        backend.rules |= {
+            "get_configuration": lambda *_: now[0],
+            "set_configuration": configure,
+            "is_kernel_driver_active": lambda *_: bound[0],
+            "detach_kernel_driver": lambda *_: bound.__setitem__(0, False),
+            "attach_kernel_driver": lambda *_: None,
+        }
+        way = transport(backend)
+        way.open()
+        way.close()
+        assert backend.log[1:4] == ["set_configuration 1", "detach_kernel_driver 0", "claim_interface 0"]
+
+    def test_to_change_the_configuration_every_interface_is_freed(self) -> None:
+        backend = Backend(QUICK)
+        device = replace(device_descriptor(QUICK, bus=99, address=2, port=1), bNumConfigurations=2)
+        now, bound = [2], {0, 1}
+
+        def configure(value: int) -> None:
+            if bound:
+                raise usb.core.USBError("Resource busy", -6, 16)
+            now[0] = value
+
+        backend.rules |= {
+            "get_device_descriptor": lambda *_: device,
+            "get_configuration_descriptor": lambda index: ConfigurationDescriptor(
+                bConfigurationValue=index + 1, bNumInterfaces=2
+            ),
+            "get_interface_descriptor": lambda number, alternate, _: (InterfaceDescriptor(bInterfaceNumber=number),)[
+                alternate
+            ],
+            "get_configuration": lambda *_: now[0],
+            "set_configuration": configure,
+            "is_kernel_driver_active": lambda interface: interface in bound,
+            "detach_kernel_driver": bound.remove,
+            "attach_kernel_driver": bound.add,
+        }
+        way = transport(backend, configuration=1)
+        way.open()
+        assert (now, bound) == ([1], set())
+        way.close()
+        assert bound == {0, 1}
+
     def test_an_alternate_setting(self) -> None:
         backend = Backend(QUICK)
         backend.rules["get_interface_descriptor"] = lambda _interface, alternate, _configuration: (
@@ -475,13 +525,35 @@ class TestCommands:
 
     def test_a_shutdown_is_tried_and_no_more(self) -> None:
         backend = Backend(QUICK)
-        way = transport(backend, shutdown=(REFUSED, WRITE))
+        way = transport(backend, shutdown=(REFUSED, WRITE, WRITE))
         way.open()
         way.close()
-        assert backend.log[-4:] == ["control 0x40 77 0", "control 0x40 1 8", "release_interface 0", "close_device"]
+        wrote = "control 0x40 1 8"
+        assert backend.log[-5:] == ["control 0x40 77 0", wrote, wrote, "release_interface 0", "close_device"]
         way.open()
+        backend.log.clear()
         backend.devices[0].unplug()
         way.close()
+        assert backend.log == ["control 0x40 77 0", "release_interface 0", "close_device"]
+
+    def test_a_shutdown_has_its_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("usbcast_broker.usb.transport.SHUTDOWN_BUDGET_S", 0.05)
+        backend = Backend(QUICK)
+        timeouts: list[int] = []
+
+        def slow(request_type: int, request: int, *rest: Any) -> Any:
+            if request == 1:
+                timeouts.append(rest[-1])
+                time.sleep(rest[-1] / 1000)
+                raise usb.core.USBTimeoutError("Operation timed out", -7, 110)
+            return ...
+
+        way = transport(backend, shutdown=(WRITE, WRITE, WRITE))
+        way.open()
+        backend.rules["ctrl_transfer"] = slow
+        way.close()
+        assert len(timeouts) == 1
+        assert 0 < timeouts[0] <= 50
 
 
 def test_the_system_of_this_machine_is_not_asked_for_simulated_devices() -> None:

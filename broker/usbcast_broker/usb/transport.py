@@ -88,7 +88,6 @@ class UsbTransport:
             raise
         self.close()
         # Without its past: the frames in a traceback would keep devices alive beyond their libusb context.
-        failure.__context__ = None
         raise failure.with_traceback(None)
 
     def read(self, timeout_ms: int | None = None) -> bytes | None:
