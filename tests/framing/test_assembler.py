@@ -332,7 +332,7 @@ def test_packets_that_vary_in_size_put_a_jump_behind_missing_bytes_down_to_these
     balanced(assembler)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(st.data())
 def test_delivered_and_declared_lost_are_what_was_produced(data: st.DataObject) -> None:
     """Packets lost in the device, damaged on the way, dropped by the host's queue, cut anywhere: nothing is unaccounted."""
