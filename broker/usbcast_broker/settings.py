@@ -95,32 +95,41 @@ def parse_size(text: str) -> int:
     if found is None:
         raise ValueError(text)
     number, unit, binary = found.groups()
+    if "." in number and not unit:
+        raise ValueError(text)
     base = 1024 if binary else 1000
     return int(float(number) * base ** {"": 0, "k": 1, "K": 1, "M": 2, "G": 3}[unit])
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text())
+        return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the settings {file}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not TOML: byte {error.start} is not UTF-8; save it as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file} is not TOML: {error}") from None
 
 
 def _convert(name: str, value: Any, kind: type, source: str) -> Any:
+    """`value` as a `kind`: as TOML has it, or from the text of a variable."""
     try:
-        if kind is bool:
-            if isinstance(value, bool):
-                return value
-            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[str(value).lower()]
-        if kind is int:
-            if isinstance(value, bool):
-                raise ValueError(value)
-            return value if isinstance(value, int) else parse_size(str(value))
-        if kind is float:
-            return float(value)
-        return str(value)
+        if kind is bool and isinstance(value, bool | str):
+            words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+            return words[str(value).lower()]
+        if kind is str and isinstance(value, str):
+            return value
+        if isinstance(value, str):
+            return parse_size(value) if kind is int else float(value)
+        if (kind is int and type(value) is int) or (kind is float and type(value) in (int, float)):
+            return kind(value)
     except (ValueError, KeyError):
-        allowed = {bool: "true or false", int: "a whole number, or a size like 64MiB,", float: "a number"}[kind]
-        raise ConfigError(f"{name} is {value!r} (from {source}): {allowed} is allowed") from None
+        pass
+    allowed = {
+        bool: "true or false",
+        int: "a whole number, or a size like 64MiB,",
+        float: "a number",
+        str: "a text",
+    }[kind]
+    raise ConfigError(f"{name} is {value!r} (from {source}): {allowed} is allowed")
