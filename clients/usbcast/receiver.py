@@ -299,7 +299,8 @@ class Receiver:
         if self._start == "now" and not self._latest:
             self._core.start(epoch, next_sequence, next_number)
         elif isinstance(self._start, int):
-            self._core.start(epoch, self._start)
+            # From the first packet on means from the first batch on: what happened to the device before it belongs to it.
+            self._core.start(epoch, self._start, None if self._start else 0)
         else:
             self._core.start(epoch, None)
 
