@@ -127,7 +127,7 @@ def test_faults_raise_what_pyusb_raises() -> None:
         assert code_of(call) == (usb.core.USBError, 19, GONE)
 
 
-@pytest.mark.parametrize("how", ["unplug", "close"])
+@pytest.mark.parametrize("how", ["unplug", "dispose", "release", "reset", "close"])
 def test_a_waiting_read_ends_at_once(how: str) -> None:
     backend, [simulated] = plugged_in(SimulatorConfig(packets=1))
     device = find(backend)
@@ -136,11 +136,14 @@ def test_a_waiting_read_ends_at_once(how: str) -> None:
     reader = threading.Thread(target=lambda: seen.append(code_of(device.read, 0x81, 512, FOR_EVER_MS)))
     reader.start()
     begin = time.monotonic()
-    time.sleep(0.02)  # it matters little whether the read has begun: it must end either way
-    if how == "unplug":
-        simulated.unplug()
-    else:
-        usb.util.dispose_resources(device)
+    time.sleep(0.05)  # for the read to begin; where it has not, what it finds then ends it as well
+    {
+        "unplug": simulated.unplug,
+        "dispose": lambda: usb.util.dispose_resources(device),
+        "release": lambda: usb.util.release_interface(device, 0),
+        "reset": device.reset,
+        "close": device._ctx.managed_close,
+    }[how]()
     reader.join(5)
     assert not reader.is_alive()
     assert time.monotonic() - begin < 2

@@ -224,6 +224,47 @@ def test_garbage_while_collecting_is_part_of_the_stream() -> None:
     assert received[20 * 112 + 5 :] == make_packets(config, 20, 20)
 
 
+def test_garbage_alone_is_collected_like_packets() -> None:
+    faults = (Fault(kind="garbage", at_s=0.05, bytes=3),)
+    host = Host(SimulatorConfig(rate_hz=10, packets=2, latency_s=0.01, faults=faults))
+    host.read_all()
+    assert host.times == [10 * MS, 60 * MS, 100 * MS]
+
+
+def test_what_is_left_of_a_transfer_is_collected_anew() -> None:
+    faults = (Fault(kind="silence", at_packet=9, duration_s=1),)
+    host = Host(SimulatorConfig(rate_hz=1000, packets=10, latency_s=0.0105, faults=faults), read_size=1000)
+    assert [host.read(), host.read()] == [host.outcomes[0], make_packets(host.config, 8, 1)[-8:]]
+    assert host.times == [8 * MS, 8 * MS + 10_500_000]
+
+
+def test_a_fault_ends_the_transfer_that_is_being_collected() -> None:
+    faults = (Fault(kind="stall", at_packet=5),)
+    host = Host(SimulatorConfig(packets=10, transfer_size=1120, faults=faults))
+    host.read_all()
+    assert [len(one) // 112 if isinstance(one, bytes) else one for one in host.outcomes] == [5, Signal.STALL, 5]
+    assert host.times == [50 * MS, 50 * MS, 90 * MS]
+
+
+def test_a_silence_goes_on_while_nobody_has_the_device() -> None:
+    host = Host(SimulatorConfig(packets=4, faults=(Fault(kind="silence", at_packet=2, duration_s=1),)))
+    host.read()
+    host.read()
+    host.now_ns += 500 * MS
+    host.source.pause(host.now_ns)
+    host.now_ns += 100 * MS
+    host.source.start(host.now_ns)
+    host.read_all()
+    assert host.times == [0, 10 * MS, 1020 * MS, 1030 * MS]
+
+
+def test_a_fault_by_time_comes_also_when_all_packets_are_sent() -> None:
+    host = Host(SimulatorConfig(packets=2, faults=(Fault(kind="unplug", at_s=1),)))
+    assert host.read_all() == packets_of(host.config, 0, 1)
+    assert host.read() is Signal.GONE
+    assert host.times[-1] == 1000 * MS
+
+
 def test_times_of_a_silence_and_of_a_burst() -> None:
     silence = Host(SimulatorConfig(packets=4, faults=(Fault(kind="silence", at_packet=2, duration_s=1),)))
     silence.read_all()

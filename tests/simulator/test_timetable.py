@@ -50,6 +50,15 @@ def test_jitter_is_bounded_repeatable_and_never_changes_the_order() -> None:
     assert 3.5 < max(late_ms) <= 4.001
 
 
+def test_jitter_that_reaches_far_is_the_same_from_wherever_one_looks() -> None:
+    walked, leaping = (Timetable(1000, 5, seed=1) for _ in range(2))
+    for table in (walked, leaping):
+        table.restart(0, 0)
+    times = [walked.due_ns(k) for k in range(20_000)]
+    for k in (19_999, 0, 9_000, 5_000, 12_345):
+        assert leaping.due_ns(k) == times[k]
+
+
 def test_a_delay_moves_everything() -> None:
     table = Timetable(1000, 0.0005, 0)
     table.restart(0, 0)

@@ -91,8 +91,12 @@ def test_tiny_transfers_are_bounded_by_number(monkeypatch: pytest.MonkeyPatch) -
     for _ in range(5):
         queue.put(transfer(1))
     assert take_all(queue) == [transfer(1)] * 3 + [full(2)]
-    queue.put(transfer(1))
-    assert take_all(queue) == [transfer(1)]
+    for _ in range(3):
+        queue.put(transfer(1))
+    assert queue.take(2) == [transfer(1)] * 2
+    for _ in range(3):
+        queue.put(transfer(1))
+    assert take_all(queue) == [transfer(1)] * 3 + [full(1)]
 
 
 def test_happenings_are_bounded_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,8 +107,13 @@ def test_happenings_are_bounded_and_counted(monkeypatch: pytest.MonkeyPatch) -> 
     queue.put(Lost(pb.STAGE_DEVICE, "x", packets=1))
     assert take_all(queue) == [happening()] * 3 + [Lost(pb.STAGE_DEVICE, "x", packets=1)]
     assert queue.ledger.counters == {"happenings dropped": 2}
-    queue.put(happening())
-    assert take_all(queue) == [happening()]
+    for item in (happening(), happening(), transfer(50), happening(), transfer(50)):
+        queue.put(item)
+    assert queue.take(0) == [happening(), happening()]
+    for item in (happening(), happening(), happening()):
+        queue.put(item)
+    assert take_all(queue) == [transfer(50), happening(), transfer(50), happening(), happening()]
+    assert queue.ledger.counters == {"happenings dropped": 3}
 
 
 def test_the_doorbell_rings_when_something_comes_into_an_empty_queue() -> None:

@@ -362,7 +362,7 @@ class TestOpening:
 
     def test_a_kernel_driver_that_comes_with_the_configuration(self) -> None:
         backend = Backend(QUICK)
-        now, bound = [0], [False]
+        now, bound = [0], [True]
 
         def configure(value: int) -> None:
             now[0], bound[0] = value, True
@@ -377,7 +377,9 @@ class TestOpening:
         way = transport(backend)
         way.open()
         way.close()
-        assert backend.log[1:4] == ["set_configuration 1", "detach_kernel_driver 0", "claim_interface 0"]
+        detach = "detach_kernel_driver 0"
+        assert backend.log[1:5] == [detach, "set_configuration 1", detach, "claim_interface 0"]
+        assert backend.log.count("attach_kernel_driver 0") == 1
 
     def test_to_change_the_configuration_every_interface_is_freed(self) -> None:
         backend = Backend(QUICK)

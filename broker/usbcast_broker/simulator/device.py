@@ -17,6 +17,8 @@ class Handle:
     def __init__(self, life: int) -> None:
         self.life = life
         self.open = True
+        self.cuts = 0
+        """How often reads that were under way were ended by a release or a reset."""
 
 
 class SimulatedDevice:
@@ -115,6 +117,7 @@ class SimulatedDevice:
             if self._claimed_by is not handle:
                 raise usb_error(NOT_FOUND)
             self._let_go(handle)
+            handle.cuts += 1
             self._changed.notify_all()
 
     def clear_halt(self, handle: Handle) -> None:
@@ -127,6 +130,7 @@ class SimulatedDevice:
         with self._changed:
             self._check(handle)
             self._source.reset(time.monotonic_ns())
+            handle.cuts += 1
             self._after_change()
 
     def read(self, handle: Handle, size_bytes: int, timeout_ms: int) -> bytes:
@@ -136,10 +140,13 @@ class SimulatedDevice:
             now_ns = begin_ns = time.monotonic_ns()
             deadline_ns = begin_ns + timeout_ms * 1_000_000 if timeout_ms else None
             self._check(handle)
+            cuts = handle.cuts
             if self._claimed_by is handle:
                 self._source.start(now_ns)
             while True:
                 self._check(handle)
+                if handle.cuts != cuts:
+                    raise usb_error(GONE)
                 outcome = self._source.poll(now_ns, room_bytes)
                 self._note_exhausted()
                 if isinstance(outcome, bytes):

@@ -143,6 +143,8 @@ class Source:
             if waiting:
                 missing = -(-(self._target(room_bytes) - self._store.size_bytes) // self._config.packet_size)
             k = self.produced + max(1, missing) - 1
+            if self._config.packets is not None:
+                k = min(k, self._config.packets - 1)
             if self._by_packet:
                 k = min(k, max(self.produced, self._by_packet[0].at_packet or 0))
             times.append(max(self._not_before_ns, self._timetable.due_ns(k) if self._timetable else 0))
@@ -158,7 +160,7 @@ class Source:
             due_ns = self._make_ready(until_ns, room_bytes)
             if due_ns is not None:
                 self._strike(self._by_packet.popleft(), due_ns)
-            elif fault_ns is not None and fault_ns <= now_ns and not self._finished:
+            elif fault_ns is not None and fault_ns <= now_ns:
                 self._strike(self._by_time.popleft(), fault_ns)
             else:
                 break
