@@ -16,6 +16,7 @@
     ├── NodeError             this machine cannot serve the stream
     │   ├── EndpointTaken     the address is in use
     │   └── RingUnavailable   no room or no place for the ring
+    ├── RecordingError        a recording cannot be written, read or played
     ├── PeerError             the other side sent what the contract does not allow
     │   ├── WireError         malformed bytes
     │   ├── RingTorn          a ring slot changed while it was read
@@ -93,6 +94,10 @@ class EndpointTaken(NodeError):
 
 class RingUnavailable(NodeError):
     """There is no room, or no place, for the ring."""
+
+
+class RecordingError(UsbcastError):
+    """A recording cannot be written, read or played."""
 
 
 class PeerError(UsbcastError):

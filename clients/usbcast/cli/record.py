@@ -1,0 +1,261 @@
+"""`usbcast record`: streams into files, unattended, for as long as it takes."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Group
+from rich.live import Live
+
+from usbcast.cli.options import AsJson, Endpoint
+from usbcast.cli.output import console, emit, errors, table
+from usbcast.cli.rates import Rate
+from usbcast_schemas.errors import UsageError
+
+if TYPE_CHECKING:
+    from usbcast.recording.policy import Limits
+    from usbcast.recording.recorder import Recorder
+
+FIGURES_S = 1.0
+
+
+def record(
+    streams: Annotated[
+        list[str] | None, typer.Argument(metavar="STREAM...", help="Names of streams, or patterns such as 'imu*'.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="BASE",
+            help="Files are BASE-00000.mcap and so on; default: named by stream and time.",
+        ),
+    ] = None,
+    endpoint: Endpoint = None,
+    start: Annotated[str, typer.Option("--start", help="now, or oldest: all that the ring still holds.")] = "now",
+    via: Annotated[str, typer.Option("--via", help="auto, ring, push or notify.")] = "auto",
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with the recording at BASE, without a hole if the ring still has it."),
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Start though a stream is not there yet.")] = False,
+    compression: Annotated[str, typer.Option("--compression", help="zstd, lz4 or none.")] = "zstd",
+    sync_s: Annotated[
+        float, typer.Option("--sync", min=0.01, max=60, help="Seconds after which all is on the disk, confirmed.")
+    ] = 0.5,
+    segment_size: Annotated[str, typer.Option("--segment-size", metavar="SIZE", help="Of one file.")] = "1GiB",
+    segment_s: Annotated[float, typer.Option("--segment-duration", min=0.1, help="Seconds of one file.")] = 3600.0,
+    keep: Annotated[int | None, typer.Option("--keep", min=1, help="Keep so many files; the oldest go.")] = None,
+    keep_size: Annotated[
+        str | None, typer.Option("--keep-size", metavar="SIZE", help="Keep so much; the oldest go.")
+    ] = None,
+    min_free: Annotated[
+        str, typer.Option("--min-free", metavar="SIZE", help="Pause while the disk has less than this left.")
+    ] = "64MiB",
+    packets: Annotated[int | None, typer.Option("--packets", min=1, help="Stop after so many.")] = None,
+    duration_s: Annotated[float | None, typer.Option("--duration", min=0.1, help="Stop after so many seconds.")] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", help="Stop at this time (ISO 8601), or at the `end` of all streams.")
+    ] = None,
+    pre_s: Annotated[
+        float | None, typer.Option("--pre", min=0, help="Wait for a trigger; begin so many seconds before it.")
+    ] = None,
+    post_s: Annotated[
+        float | None, typer.Option("--post", min=0, help="Go on so many seconds after a trigger.")
+    ] = None,
+    trigger: Annotated[
+        bool, typer.Option("--trigger", help="Trigger the recorder that waits (at BASE, if named).")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Record STREAM... until Ctrl-C, SIGTERM or a limit. The files say themselves what is missing: see `usbcast verify`."""
+    from usbcast.recording.policy import Keep, Rotation
+    from usbcast.recording.recorder import Recorder, RecordOptions
+    from usbcast.recording.resume import fresh, resumed
+    from usbcast.recording.segment import COMPRESSIONS
+    from usbcast.recording.store import StoreOptions
+    from usbcast.recording.supervisor import Registered
+    from usbcast.recording.supervisor import trigger as pull
+
+    if trigger:
+        _say_triggered(pull(output), as_json)
+        return
+    if not streams:
+        raise UsageError("say what to record: names of streams, or patterns; `usbcast list` shows what there is")
+    if start not in ("now", "oldest"):
+        raise UsageError(f"--start is {start!r}: now or oldest is allowed")
+    if compression not in COMPRESSIONS:
+        raise UsageError(f"--compression is {compression!r}: {', '.join(COMPRESSIONS)} are allowed")
+    if resume and output is None:
+        raise UsageError("--resume needs --output, which says what to go on with")
+    base = output or Path(f"{_plain_name(streams)}-{time.strftime('%Y%m%dT%H%M%S')}")
+    base = base.with_name(base.name.removesuffix(".mcap"))
+    store = StoreOptions(
+        base=base,
+        compression=compression,
+        sync_s=sync_s,
+        rotation=Rotation(_size("--segment-size", segment_size), segment_s),
+        keep=Keep(keep, _size("--keep-size", keep_size) if keep_size else None),
+        min_free_bytes=_size("--min-free", min_free),
+    )
+    options = RecordOptions(
+        tuple(dict.fromkeys(streams)),
+        store,
+        endpoint,
+        start,
+        via,
+        _limits(packets, duration_s, until),
+        wait,
+        pre_s,
+        post_s,
+    )
+    begin = resumed(base, compression) if resume else fresh(base)
+    view = _View(as_json)
+    recorder = Recorder(options, begin, view.tell)
+    with _signals(recorder), contextlib.closing(Registered(base)), view.showing(recorder):
+        recorder.run(view.look)
+    view.farewell(recorder)
+    if recorder.store.paused:
+        raise typer.Exit(1)
+
+
+class _View:
+    """Progress, for a person or a program."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        self._rates: dict[str, Rate] = {}
+        self._live: Live | None = None
+        self._recorder: Recorder | None = None
+        self._due_s = 0.0
+
+    @contextlib.contextmanager
+    def showing(self, recorder: Recorder) -> Iterator[None]:
+        self._recorder = recorder
+        if self._as_json or not console.is_terminal:
+            yield
+            return
+        with Live(console=console, auto_refresh=False) as self._live:
+            yield
+
+    def tell(self, kind: str, fields: dict[str, Any]) -> None:
+        if self._as_json:
+            emit({"event": kind, **fields})
+        elif kind == "warning":
+            errors.print(f"usbcast: {fields['message']}", style="bold yellow", markup=False, soft_wrap=True)
+        elif kind == "segment":
+            console.print(f"recording to {fields['file']}", markup=False, highlight=False, soft_wrap=True)
+        elif kind == "trigger":
+            console.print("triggered")
+
+    def look(self) -> None:
+        now_s = time.monotonic()
+        if now_s < self._due_s:
+            return
+        self._due_s = now_s + FIGURES_S
+        figures = self._figures(now_s)
+        if self._as_json:
+            emit({"event": "figures", **figures})
+        elif self._live:
+            self._live.update(_screen(figures), refresh=True)
+
+    def farewell(self, recorder: Recorder) -> None:
+        files = [str(path) for path in recorder.store.files]
+        figures = self._figures(time.monotonic())
+        if self._as_json:
+            emit({"event": "ended", "reason": recorder.reason, "files": files, **figures})
+            return
+        console.print(
+            f"{recorder.reason}; {recorder.packets:,} packets in {', '.join(files) or 'no file'}", markup=False
+        )
+        if recorder.store.paused:
+            errors.print(f"usbcast: the end is missing: {recorder.store.paused}", style="red", markup=False)
+
+    def _figures(self, now_s: float) -> dict[str, Any]:
+        recorder = self._recorder
+        assert recorder is not None
+        streams = {}
+        for name, tap in recorder.taps.items():
+            rate = self._rates.setdefault(name, Rate()).at(tap.packets, now_s)
+            streams[name] = {
+                "rate_hz": round(rate, 1),
+                "packets": tap.packets,
+                "lost": tap.lost,
+                "lag_ms": round(tap.lag_ns / 1e6, 2),
+                "ended": tap.ended,
+            }
+        store = recorder.store
+        return {
+            "streams": streams,
+            "file": str(store.path) if store.path else None,
+            "size_bytes": store.size_bytes,
+            "free_bytes": store.free_bytes(),
+            "paused": store.paused,
+        }
+
+
+def _screen(figures: dict[str, Any]) -> Group:
+    rows = [(name, f["rate_hz"], f["packets"], f["lost"], f["lag_ms"]) for name, f in figures["streams"].items()]
+    size_mb, free_gb = figures["size_bytes"] / 1e6, figures["free_bytes"] / 1e9
+    state = f"  {size_mb:,.1f} MB in {figures['file']}; {free_gb:,.1f} GB left on the disk"
+    if figures["paused"]:
+        state = f"  PAUSED: {figures['paused']}"
+    return Group(table("", ("stream", "packets/s", "packets", "lost", "lag ms"), rows), state)
+
+
+@contextlib.contextmanager
+def _signals(recorder: Recorder) -> Iterator[None]:
+    def stop(number: int, _frame: FrameType | None) -> None:
+        recorder.stop(f"stopped by {signal.Signals(number).name}")
+
+    def trigger(_number: int, _frame: FrameType | None) -> None:
+        recorder.trigger()
+
+    handlers = {signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGUSR1: trigger}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _limits(packets: int | None, duration_s: float | None, until: str | None) -> Limits:
+    from usbcast.recording.policy import Limits
+
+    if until is None or until == "end":
+        return Limits(packets, duration_s, None, at_end=until == "end")
+    try:
+        return Limits(packets, duration_s, int(datetime.fromisoformat(until).timestamp() * 1e9))
+    except ValueError:
+        raise UsageError(f"--until is {until!r}: write `end`, or a time like 2026-01-31T12:00:00+01:00") from None
+
+
+def _size(option: str, text: str) -> int:
+    from usbcast.recording.sizes import parse_size
+
+    try:
+        return parse_size(text)
+    except ValueError:
+        raise UsageError(f"{option} is {text!r}: write a size like 64MiB or 1GB") from None
+
+
+def _plain_name(streams: list[str]) -> str:
+    name = "-".join("".join(c for c in stream if c.isalnum() or c in "_-") for stream in streams)
+    return name.strip("-")[:80] or "recording"
+
+
+def _say_triggered(pids: list[int], as_json: bool) -> None:
+    if as_json:
+        emit({"triggered": pids})
+    else:
+        console.print(f"triggered the recorder of process {', '.join(map(str, pids))}", highlight=False)

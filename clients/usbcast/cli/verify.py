@@ -1,0 +1,131 @@
+"""`usbcast verify` and `usbcast recover`: is all there that should be, and if not, save what can be saved."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from usbcast.cli.options import AsJson
+from usbcast.cli.output import console, emit, errors, table
+
+if TYPE_CHECKING:
+    from usbcast.recording.verify import Verified
+
+SHOWN = 20
+
+
+def verify(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Files, directories, or the BASE of a recording's segments.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Balance the books of recordings over all their segments; exit with 1 unless nothing is missing unsaid."""
+    from usbcast.recording.files import resolve
+    from usbcast.recording.verify import verify as run
+
+    paths = resolve(files)
+    with progress_bar(sum(path.stat().st_size for path in paths), "verifying", quiet=as_json) as bar:
+        task = bar.task_ids[0]
+        found = run(paths, lambda size_bytes: bar.advance(task, size_bytes))
+    balanced = all(verified.balanced for verified in found)
+    if as_json:
+        emit({"recordings": [verified.to_json() for verified in found], "balanced": balanced})
+    else:
+        for verified in found:
+            _show(verified)
+    if not balanced:
+        raise typer.Exit(1)
+
+
+def recover(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Files that were cut off or damaged.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write here; default: where the file should be."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make cut and damaged files whole: every complete batch stays, what is gone is declared in the file."""
+    from usbcast.recording.files import resolve
+    from usbcast.recording.recover import recover as run
+    from usbcast_schemas.errors import UsageError
+
+    paths = resolve(files)
+    if output is not None and len(paths) > 1:
+        raise UsageError(f"--output names one file, and there are {len(paths)} to recover")
+    for path in paths:
+        with progress_bar(path.stat().st_size, f"recovering {path.name}", quiet=as_json) as bar:
+            made = run(path, output, partial(_stand_at, bar))
+        if as_json:
+            emit(made.to_json())
+        elif made.was_whole:
+            console.print(f"{path} is whole: nothing to do", markup=False, highlight=False, soft_wrap=True)
+        else:
+            console.print(
+                f"{made.path}: {made.packets:,} packets in {made.batches:,} batches saved, {made.lost:,} declared lost",
+                markup=False, highlight=False, soft_wrap=True,
+            )  # fmt: skip
+
+
+def progress_bar(total_bytes: int, what: str, *, quiet: bool) -> Progress:
+    """A bar on stderr that counts bytes; its one task is the first."""
+    bar = Progress(
+        TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn(),
+        console=errors, transient=True, disable=quiet or not errors.is_terminal,
+    )  # fmt: skip
+    bar.add_task(what, total=total_bytes)
+    return bar
+
+
+def _stand_at(bar: Progress, size_bytes: int) -> None:
+    bar.update(bar.task_ids[0], completed=size_bytes)
+
+
+def _show(verified: Verified) -> None:
+    books = verified.books
+    rows = []
+    for epoch in books.epochs.values():
+        rows.append(
+            (
+                epoch.stream,
+                f"{epoch.epoch:016x}",
+                _time(epoch.start_ns),
+                epoch.span,
+                epoch.recorded,
+                sum(epoch.lost.values()),
+                epoch.missing,
+                epoch.balanced,
+            )
+        )
+    columns = ("stream", "epoch", "from (UTC)", "packets", "recorded", "declared lost", "missing", "balanced")
+    console.print(table(f"recording {verified.recording}: {len(verified.files)} files", columns, rows))
+    for epoch in books.epochs.values():
+        for reason, count in sorted(epoch.lost.items()):
+            console.print(
+                f"  {epoch.stream}: {count:,} lost at {reason}", markup=False, highlight=False, soft_wrap=True
+            )
+        for reason, count in sorted(epoch.lost_earlier.items()):
+            console.print(
+                f"  {epoch.stream}: {count:,} lost before they were numbered, at {reason}",
+                markup=False, highlight=False, soft_wrap=True,
+            )  # fmt: skip
+    for note in books.notes[:SHOWN]:
+        console.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
+    if len(books.notes) > SHOWN:
+        console.print(f"  and {len(books.notes) - SHOWN} more (--json has all)")
+    for problem in books.problems[:SHOWN]:
+        console.print(f"  NOT BALANCED: {problem}", style="red", markup=False, soft_wrap=True)
+    if books.problem_count > SHOWN:
+        console.print(f"  and {books.problem_count - SHOWN} more", style="red")
+    if verified.balanced:
+        console.print("  the books balance: recorded + declared lost = the range", style="green")
+
+
+def _time(ns: int) -> str:
+    return datetime.fromtimestamp(ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S") if ns else "-"

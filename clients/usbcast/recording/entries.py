@@ -1,0 +1,208 @@
+"""What stands in a recording: batches as they were published, descriptions of streams, and remarks. Their MCAP form.
+
+One channel per stream and epoch carries batches, one per stream the descriptions, one per stream the remarks about it;
+the channel `recording` carries remarks about the recording as a whole. Everything needed to read a file is in that file.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+from usbcast.continuity import Position
+from usbcast.events import Gap, Restart, Silence
+from usbcast_schemas.batch import EncodedBatch, decode_batch
+from usbcast_schemas.errors import WireError
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+PROFILE = "usbcast"
+"""The `profile` of the file's header."""
+
+SEGMENT = "usbcast.segment"
+"""Name of the metadata record at the beginning of each segment."""
+
+RECORDING = "recording"
+"""Topic of the remarks about the recording as a whole."""
+
+STAGE = "recording"
+"""The stage of what the recorder itself did not get into the file."""
+
+REMARK_SCHEMA = {
+    "title": "usbcast.Remark",
+    "type": "object",
+    "required": ["kind", "time_ns"],
+    "properties": {
+        "kind": {"type": "string"},
+        "time_ns": {"type": "integer", "description": "when it was noticed, nanoseconds since 1970"},
+        "stream": {"type": "string"},
+        "epoch": {"type": "string", "description": "16 hex digits"},
+        "first": {"type": "integer"},
+        "last": {"type": "integer"},
+        "count": {"type": "integer"},
+        "stage": {"type": "string"},
+        "reason": {"type": "string"},
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """Something that is to be known beside the batches, in order with them. docs/recording.md lists the kinds."""
+
+    kind: str
+    time_ns: int
+    stream: str = ""
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    def encode(self) -> bytes:
+        head = {"kind": self.kind, "time_ns": self.time_ns, **({"stream": self.stream} if self.stream else {})}
+        return json.dumps({**head, **self.fields}, separators=(",", ":")).encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Remark:
+        """Raise WireError for what is no remark."""
+        try:
+            fields = json.loads(data)
+            return cls(fields.pop("kind"), int(fields.pop("time_ns")), fields.pop("stream", ""), fields)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise WireError(f"{data[:80]!r} is no remark of a recording") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """An MCAP channel, by what it is and not by its number."""
+
+    topic: str
+    encoding: str
+    schema: str
+    metadata: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One message of a recording, ready to be written."""
+
+    channel: Channel
+    time_ns: int
+    sequence: int
+    data: bytes | memoryview
+
+
+Item = EncodedBatch | pb.StreamInfo | Remark
+"""What an entry is when read."""
+
+
+def batch_entry(stream: str, batch: EncodedBatch) -> Entry:
+    """The batch as it came. Its time is that of the arrival of its last packet, or of what it tells; else 0."""
+    channel = Channel(
+        f"{stream}/batches", "protobuf", "usbcast_schemas.v1.PacketBatch", stream_epoch(stream, batch.epoch)
+    )
+    if batch.arrivals.realtime_ns:
+        time_ns = batch.arrivals.realtime_ns[-1]
+    elif batch.events:
+        time_ns = batch.events[-1].realtime_ns
+    else:
+        time_ns = batch.end.realtime_ns if batch.end is not None else 0
+    raw = batch.raw if isinstance(batch.raw, bytes) else bytes(batch.raw)
+    return Entry(channel, time_ns, batch.number & 0xFFFFFFFF, raw)
+
+
+def info_entry(info: pb.StreamInfo, time_ns: int) -> Entry:
+    channel = Channel(f"{info.stream}/info", "protobuf", "usbcast_schemas.v1.StreamInfo", (("stream", info.stream),))
+    return Entry(channel, time_ns, 0, info.SerializeToString(deterministic=True))
+
+
+def remark_entry(remark: Remark) -> Entry:
+    topic = f"{remark.stream}/remarks" if remark.stream else RECORDING
+    channel = Channel(topic, "json", "usbcast.Remark", (("stream", remark.stream),) if remark.stream else ())
+    return Entry(channel, remark.time_ns, 0, remark.encode())
+
+
+def stream_epoch(stream: str, epoch: int) -> tuple[tuple[str, str], ...]:
+    return (("stream", stream), ("epoch", hex_epoch(epoch)))
+
+
+def decode_entry(schema: str, data: bytes) -> Item | None:
+    """The item that a message is, by the name of its schema; None for one of another program. Raises WireError."""
+    if schema == "usbcast_schemas.v1.PacketBatch":
+        return decode_batch(data)
+    if schema == "usbcast.Remark":
+        return Remark.decode(data)
+    if schema == "usbcast_schemas.v1.StreamInfo":
+        try:
+            return pb.StreamInfo.FromString(data)
+        except Exception as error:  # noqa: BLE001 - the library's DecodeError has several homes
+            raise WireError(f"{len(data)} bytes are no StreamInfo: {error}") from None
+    return None
+
+
+def schema_of(name: str) -> tuple[str, bytes]:
+    """Encoding and data of a schema by its name, as MCAP's registry wants them."""
+    if name == "usbcast.Remark":
+        return "jsonschema", json.dumps(REMARK_SCHEMA).encode()
+    files = FileDescriptorSet()
+    pb.DESCRIPTOR.CopyToProto(files.file.add())
+    return "protobuf", files.SerializeToString(deterministic=True)
+
+
+def hex_epoch(epoch: int) -> str:
+    return f"{epoch:016x}"
+
+
+# Remarks about streams
+
+
+def begin_remark(stream: str, position: Position | None, time_ns: int) -> Remark:
+    """Where the recording of `stream` stands at the beginning of a segment; None: it begins with whatever comes."""
+    fields: dict[str, Any] = {}
+    if position is not None:
+        fields = {
+            "epoch": hex_epoch(position.epoch),
+            "next_sequence": position.next_sequence,
+            "next_number": position.next_number,
+        }
+    return Remark("begin", time_ns, stream, fields)
+
+
+def gap_remark(stream: str, epoch: int, gap: Gap, time_ns: int) -> Remark:
+    fields: dict[str, Any] = {
+        "epoch": hex_epoch(epoch),
+        "first": gap.first,
+        "last": gap.last,
+        "count": gap.count,
+        "stage": gap.stage,
+        "reason": gap.reason,
+    }
+    return Remark("gap", time_ns, stream, fields)
+
+
+def restart_remark(stream: str, restart: Restart, time_ns: int) -> Remark:
+    return Remark(
+        "restart",
+        time_ns,
+        stream,
+        {
+            "epoch": hex_epoch(restart.new_epoch),
+            "old_epoch": hex_epoch(restart.old_epoch),
+            "delivered_until": restart.delivered_until,
+            "known_until": restart.known_until,
+        },
+    )
+
+
+def silence_remark(stream: str, silence: Silence, time_ns: int) -> Remark:
+    return Remark("silence", time_ns, stream, {"duration_ns": silence.duration_ns})
+
+
+def gap_of(remark: Remark) -> Gap:
+    """The Gap that a remark of kind "gap" tells of."""
+    f = remark.fields
+    return Gap(f["first"], f["last"], f["count"], f["stage"], f["reason"])
+
+
+def restart_of(remark: Remark) -> Restart:
+    f = remark.fields
+    return Restart(int(f["old_epoch"], 16), int(f["epoch"], 16), f["delivered_until"], f["known_until"])

@@ -1,0 +1,343 @@
+"""The recorder: one thread that takes from every stream and gives to the store, for as long as it is wanted.
+
+It looks every few milliseconds instead of being woken: what comes meanwhile stands in the ring, and a recorder needs no
+latency. While the store is paused nothing is taken, so memory stays bounded and the ring decides what is lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from usbcast.continuity import Delivery, Position
+from usbcast.locate import endpoints, locate
+from usbcast.receiver import Record
+from usbcast.recording.entries import Entry, Remark, remark_entry
+from usbcast.recording.policy import Limits
+from usbcast.recording.store import Store, StoreOptions
+from usbcast.recording.supervisor import Systemd
+from usbcast.recording.tap import Tap
+from usbcast.requests import NodeClient
+from usbcast_schemas.errors import NodeUnreachable, RemoteError, UsageError
+from usbcast_schemas.places import host_id
+from usbcast_schemas.registry import local_nodes
+
+LOOK_S = 0.01
+TURN_RECORDS = 2000
+"""So many records are taken from one stream before the others get their turn."""
+
+STALL_NS = 2_000_000_000
+DISCOVER_NS = 2_000_000_000
+HOUSEKEEPING_NS = 250_000_000
+CONNECT_S = 10.0
+CLOCK_TIMEOUT_S = 0.3
+PRE_BYTES = 256 * 1024 * 1024
+"""What waits for a trigger takes so much memory at the most; beyond it the oldest goes, declared."""
+
+Tell = Callable[[str, dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a recording begins, or goes on."""
+
+    recording: str = ""
+    """Of the recording that goes on; empty for a new one."""
+    positions: dict[str, Position] = field(default_factory=dict)
+    written: tuple[tuple[int, Path], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RecordOptions:
+    """What to record and for how long."""
+
+    streams: tuple[str, ...]
+    """Names, or patterns with `*` and `?`."""
+    store: StoreOptions
+    endpoint: str | None = None
+    start: str = "now"
+    via: str = "auto"
+    limits: Limits = field(default_factory=Limits)
+    wait: bool = False
+    pre_s: float | None = None
+    post_s: float | None = None
+
+    @property
+    def armed(self) -> bool:
+        """Whether it waits for triggers."""
+        return self.pre_s is not None or self.post_s is not None
+
+
+class Recorder:
+    """`run` it; from other threads and signal handlers, `stop` and `trigger` it."""
+
+    def __init__(self, options: RecordOptions, start: Start, tell: Tell) -> None:
+        self.options = options
+        self.taps: dict[str, Tap] = {}
+        self.store = Store(options.store, self, start.recording or os.urandom(8).hex(), start.written)
+        self.reason = ""
+        self._start = start
+        self._tell = tell
+        self._stopping = threading.Event()
+        self._wanted_until_ns = 0
+        self._triggered = False
+        self._before: deque[tuple[int, Tap, Record, int]] = deque()
+        self._before_bytes = 0
+        self._discover_ns = self._house_ns = 0
+        self._systemd = Systemd()
+
+    def stop(self, reason: str) -> None:
+        self.reason = self.reason or reason
+        self._stopping.set()
+
+    def trigger(self) -> None:
+        """Record from --pre seconds ago until --post seconds from now."""
+        self._triggered = True
+
+    @property
+    def packets(self) -> int:
+        return sum(tap.packets for tap in self.taps.values())
+
+    def run(self, look: Callable[[], None] = lambda: None) -> None:
+        """Record until a limit is reached or `stop` is called; `look` is called several times a second.
+
+        Raises StreamUnknown, NodeUnreachable, RecordingError before the recording has begun; afterwards it goes on.
+        """
+        try:
+            self._connect()
+            begin_ns = last_ns = time.monotonic_ns()
+            self.store.tend(begin_ns, time.time_ns())
+            self._systemd.say("READY=1")
+            while not self._stopping.is_set():
+                now_ns, realtime_ns = time.monotonic_ns(), time.time_ns()
+                if now_ns - last_ns > STALL_NS:
+                    self._note_stall(now_ns - last_ns, realtime_ns)
+                last_ns = now_ns
+                busy = self._turn(now_ns, realtime_ns)
+                self._tend(now_ns, realtime_ns, look)
+                reached = self.options.limits.reached(
+                    packets=self.packets,
+                    elapsed_s=(now_ns - begin_ns) / 1e9,
+                    realtime_ns=realtime_ns,
+                    ended=bool(self.taps) and all(tap.ended for tap in self.taps.values()),
+                )
+                if reached:
+                    self.stop(reached)
+                elif not busy:
+                    self._stopping.wait(LOOK_S)
+            self._finish()
+        finally:
+            self._systemd.say("STOPPING=1")
+            for tap in self.taps.values():
+                tap.close()
+
+    # What the store asks: this is its Contents
+
+    def heads(self, realtime_ns: int) -> Sequence[Entry]:
+        entries = [entry for tap in self.taps.values() for entry in tap.head(realtime_ns)]
+        return entries + [self._clock(tap, realtime_ns) for tap in self.taps.values()]
+
+    def tails(self) -> dict[str, object]:
+        return {name: tap.tail() for name, tap in self.taps.items()}
+
+    def synced(self) -> None:
+        for tap in self.taps.values():
+            tap.note_synced()
+
+    # One turn
+
+    def _turn(self, now_ns: int, realtime_ns: int) -> bool:
+        """Take what has come; True if there was anything. While the disk refuses, all stays where it is."""
+        if self._triggered:
+            self._triggered = False
+            self._on_trigger(now_ns, realtime_ns)
+        paused = self.store.paused
+        busy = False
+        for tap in list(self.taps.values()):
+            tap.pump(now_ns)
+            if paused:
+                tap.excuse = paused
+                continue
+            for entry in tap.described(realtime_ns):
+                self.store.append(entry)
+            for _ in range(TURN_RECORDS):
+                record = tap.take()
+                if record is None:
+                    tap.pump(now_ns)
+                    record = tap.take()
+                    if record is None:
+                        break
+                busy = True
+                self._take(tap, record, now_ns, realtime_ns)
+        if self.options.armed:
+            self._forget(now_ns, realtime_ns)
+        return busy
+
+    def _take(self, tap: Tap, record: Record, now_ns: int, realtime_ns: int) -> None:
+        if not self.options.armed or now_ns < self._wanted_until_ns:
+            for entry in tap.entries(record, realtime_ns):
+                self.store.append(entry)
+            return
+        size = len(record.batch.raw) + 200 if isinstance(record, Delivery) else 200
+        self._before.append((now_ns, tap, record, size))
+        self._before_bytes += size
+
+    def _forget(self, now_ns: int, realtime_ns: int) -> None:
+        """Let go of what is older than --pre; and when a trigger's time is over, close its segment."""
+        if self._wanted_until_ns and now_ns >= self._wanted_until_ns:
+            self._wanted_until_ns = 0
+            self.store.rotate("the trigger's time is over", now_ns, realtime_ns)
+        oldest_ns = now_ns - int((self.options.pre_s or 0) * 1e9)
+        while self._before and (self._before[0][0] < oldest_ns or self._before_bytes > PRE_BYTES):
+            _, tap, record, size = self._before.popleft()
+            self._before_bytes -= size
+            for entry in tap.skip(record, realtime_ns):
+                self.store.append(entry)
+
+    def _on_trigger(self, now_ns: int, realtime_ns: int) -> None:
+        self._tell("trigger", {})
+        self.store.append(remark_entry(Remark("trigger", realtime_ns)))
+        self._wanted_until_ns = now_ns + max(1, int((self.options.post_s or 0) * 1e9))
+        while self._before:
+            _, tap, record, _ = self._before.popleft()
+            for entry in tap.entries(record, realtime_ns):
+                self.store.append(entry)
+        self._before_bytes = 0
+
+    def _tend(self, now_ns: int, realtime_ns: int, look: Callable[[], None]) -> None:
+        before, was_paused = self.store.path, self.store.paused
+        self.store.tend(now_ns, realtime_ns)
+        if self.store.paused and not was_paused:
+            self._tell("warning", {"message": f"recording pauses: {self.store.paused}"})
+        if self.store.path != before and self.store.path is not None:
+            self._tell("segment", {"file": str(self.store.path)})
+        self._systemd.alive(now_ns)
+        if now_ns >= self._house_ns:
+            self._house_ns = now_ns + HOUSEKEEPING_NS
+            self._watch_rates(now_ns, realtime_ns)
+            look()
+        if now_ns >= self._discover_ns and self.options.endpoint is None:
+            self._discover_ns = now_ns + DISCOVER_NS
+            self._discover([name for node in local_nodes() for name in node.streams])
+
+    def _watch_rates(self, now_ns: int, realtime_ns: int) -> None:
+        if self.options.armed or self.store.paused:
+            return
+        for tap in self.taps.values():
+            said = tap.rate_watch.look(tap.packets, tap.info.nominal_rate_hz if tap.info else 0.0, now_ns / 1e9)
+            if said:
+                sentence = f"stream {tap.stream} {said}"
+                self._tell("warning", {"message": sentence, "stream": tap.stream})
+                self.store.append(remark_entry(Remark("rate", realtime_ns, tap.stream, {"reason": sentence})))
+
+    def _note_stall(self, duration_ns: int, realtime_ns: int) -> None:
+        """The clock has moved on without us."""
+        reason = (
+            f"the recorder did not run for {duration_ns / 1e9:.1f} s: stopped, suspended, or kept waiting by the disk"
+        )
+        self._tell("warning", {"message": reason})
+        self.store.append(
+            remark_entry(Remark("stalled", realtime_ns, "", {"duration_ns": duration_ns, "reason": reason}))
+        )
+        for tap in self.taps.values():
+            tap.excuse = reason
+
+    def _finish(self) -> None:
+        """Take what has come until now, and close."""
+        now_ns, realtime_ns = time.monotonic_ns(), time.time_ns()
+        if self.options.limits.packets is None and not self.store.paused:
+            self._turn(now_ns, realtime_ns)
+        while self._before:
+            _, tap, record, _ = self._before.popleft()
+            for entry in tap.skip(record, realtime_ns):
+                self.store.append(entry)
+        for tap in self.taps.values():
+            for entry in tap.finish(realtime_ns):
+                self.store.append(entry)
+        self.store.close(self.reason, now_ns, realtime_ns)
+
+    # Streams
+
+    def _connect(self) -> None:
+        """Make the taps, and wait until all named streams have answered."""
+        named = [name for name in self.options.streams if not _is_pattern(name)]
+        for name in named:
+            self._add(name)
+        if len(named) < len(self.options.streams):
+            self._discover(self._described())
+            if not self.taps and not self.options.wait:
+                raise UsageError(
+                    f"no stream is called {' or '.join(self.options.streams)}: `usbcast list` shows what there is; "
+                    "--wait starts all the same"
+                )
+        deadline = time.monotonic() + CONNECT_S
+        missing = [] if self.options.wait else list(self.taps.values())
+        while missing and not self._stopping.is_set():
+            for tap in missing:
+                tap.pump(time.monotonic_ns())
+            missing = [tap for tap in missing if tap.receiver.info is None]
+            if missing and time.monotonic() > deadline:
+                stream = missing[0].stream
+                raise NodeUnreachable(
+                    f"no node with stream {stream!r} answers at {locate(stream, self.options.endpoint)}: "
+                    "`usbcast list` shows what is there, --wait starts all the same"
+                )
+            if missing:
+                self._stopping.wait(LOOK_S)
+        for tap in self.taps.values():
+            for entry in tap.described(time.time_ns()):
+                del entry  # the first segment's head has it
+
+    def _described(self) -> list[str]:
+        names = []
+        for address in endpoints(self.options.endpoint):
+            with contextlib.suppress(NodeUnreachable), NodeClient(address) as node:
+                names += [info.stream for info in node.describe()]
+        return names
+
+    def _discover(self, names: Sequence[str]) -> None:
+        for name in names:
+            if name not in self.taps and any(
+                _is_pattern(pattern) and fnmatch.fnmatchcase(name, pattern) for pattern in self.options.streams
+            ):
+                self._add(name)
+
+    def _add(self, name: str) -> None:
+        start = self._start.positions.get(name) or self.options.start
+        if self.options.armed and not isinstance(start, Position):
+            start = "now"
+        tap = Tap(name, self.options.endpoint, start, self.options.via)
+        if self.store.path is not None:  # a newcomer: the head of this segment does not have it
+            for entry in tap.head(time.time_ns()):
+                self.store.append(entry)
+        self.taps[name] = tap
+
+    def _clock(self, tap: Tap, realtime_ns: int) -> Entry:
+        """This host's clocks and, for a node on another one, by how much its clock is ahead."""
+        fields: dict[str, Any] = {"realtime_ns": realtime_ns, "monotonic_ns": time.monotonic_ns()}
+        if tap.info is not None and tap.info.host_id == host_id():
+            fields |= {"node_ahead_ns": 0, "uncertainty_ns": 0}
+        elif tap.info is not None:
+            with contextlib.suppress(RemoteError):
+                begin_ns, begin_realtime_ns = time.monotonic_ns(), time.time_ns()
+                with NodeClient(locate(tap.stream, self.options.endpoint), timeout_s=CLOCK_TIMEOUT_S) as node:
+                    answer = node.clock()
+                round_trip_ns = time.monotonic_ns() - begin_ns
+                middle_ns = begin_realtime_ns + round_trip_ns // 2
+                fields |= {
+                    "node_ahead_ns": (answer.received_realtime_ns + answer.replied_realtime_ns) // 2 - middle_ns,
+                    "uncertainty_ns": round_trip_ns // 2,
+                }
+        return remark_entry(Remark("clock", realtime_ns, tap.stream, fields))
+
+
+def _is_pattern(name: str) -> bool:
+    return any(c in name for c in "*?[")

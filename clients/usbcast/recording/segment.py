@@ -1,0 +1,198 @@
+"""One file of a recording, while it is written: entries are gathered in memory, and a sync puts them on the disk as one chunk.
+
+Only `open`, `sync` and `finish` touch the disk. Until it is finished the file's name ends in `.part`. What a failed write
+left behind can be cut off, because the place of the last good sync is known.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import zlib
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from mcap.opcode import Opcode
+from mcap.writer import MCAP0_MAGIC, CompressionType, Writer
+
+from usbcast.recording.entries import PROFILE, SEGMENT, Channel, Entry, schema_of
+
+COMPRESSIONS: Final = {"zstd": CompressionType.ZSTD, "lz4": CompressionType.LZ4, "none": CompressionType.NONE}
+PART: Final = ".part"
+_NEVER: Final = 1 << 62
+"""Chunks are finished by `sync` alone: the library's own rule looks at the size only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Which file of which recording it is."""
+
+    recording: str
+    """Random; the same for all segments of one recording, over resumptions."""
+    index: int
+    created_ns: int
+    host: str
+
+    def as_metadata(self) -> dict[str, str]:
+        return {
+            "recording": self.recording,
+            "segment": str(self.index),
+            "created_ns": str(self.created_ns),
+            "host": self.host,
+            "usbcast": version("usbcast"),
+        }
+
+    @classmethod
+    def from_metadata(cls, found: dict[str, str]) -> Head:
+        """Raise KeyError or ValueError for what is no segment's metadata."""
+        return cls(found["recording"], int(found["segment"]), int(found["created_ns"]), found.get("host", ""))
+
+
+class _Disk:
+    """The file as the MCAP library writes to it: unbuffered, and with a checksum of all that has been written."""
+
+    def __init__(self, path: Path) -> None:
+        self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o644)
+        self.offset = 0
+        self.crc = 0
+
+    def write(self, data: bytes) -> int:
+        view = memoryview(data)
+        while view:
+            written = os.write(self.fd, view)
+            self.crc = zlib.crc32(view[:written], self.crc)
+            self.offset += written
+            view = view[written:]
+        return len(data)
+
+    def tell(self) -> int:
+        return self.offset
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def sync(self) -> None:
+        os.fsync(self.fd)
+
+
+class Segment:
+    """Raises OSError from `open`, `sync` and `finish`; then `abandon` is what is left to do."""
+
+    def __init__(self, path: Path, head: Head, compression: str) -> None:
+        self.path = path
+        self.head = head
+        self.entries = 0
+        self.channels = 0
+        self._part = path.with_name(path.name + PART)
+        self._compression = COMPRESSIONS[compression]
+        self._disk = _Disk(self._part)
+        self._channels: dict[Channel, int] = {}
+        self._schemas: dict[str, int] = {}
+        self._last_ns = 0
+        self._unsynced_bytes = 0
+        self._good = (0, 0)
+        """Offset and checksum as of the last good sync."""
+        try:
+            self._writer = Writer(
+                self._disk,  # type: ignore[arg-type]
+                chunk_size=_NEVER,
+                compression=self._compression,
+                enable_data_crcs=True,
+            )
+            self._writer.start(PROFILE, f"usbcast {version('usbcast')}")
+            self._writer.add_metadata(SEGMENT, head.as_metadata())
+            self.sync()
+            _sync_directory(path.parent)
+        except BaseException:
+            self.discard()
+            raise
+
+    @property
+    def size_bytes(self) -> int:
+        """On the disk, and what the next sync adds at the most."""
+        return self._disk.offset + self._unsynced_bytes
+
+    def add(self, entry: Entry) -> None:
+        """Take an entry into memory."""
+        # Times never run backwards within a file, so that ordering by time is the order of the file.
+        self._last_ns = max(self._last_ns, entry.time_ns)
+        data: Any = entry.data
+        self._writer.add_message(
+            self._channel(entry.channel), self._last_ns, data, entry.time_ns or self._last_ns, entry.sequence
+        )
+        self.entries += 1
+        self._unsynced_bytes += len(entry.data) + 64
+
+    def sync(self) -> None:
+        """Write what has been added since the last time, and have the disk confirm it."""
+        self._writer.flush()  # type: ignore[no-untyped-call]
+        self._disk.sync()
+        self._unsynced_bytes = 0
+        self._good = (self._disk.offset, self._disk.crc)
+
+    def finish(self) -> Path:
+        """Write the index, close, and give the file its name; return it."""
+        self.sync()
+        self._writer.finish()  # type: ignore[no-untyped-call]
+        self._disk.sync()
+        return self._name()
+
+    def abandon(self) -> Path | None:
+        """Cut off what was written since the last good sync and end the file there, without an index.
+
+        Returns its name; None if nothing was good, and the file is gone.
+        """
+        offset, crc = self._good
+        if offset == 0:
+            self.discard()
+            return None
+        ended = False
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._disk.fd, offset)
+            os.lseek(self._disk.fd, offset, os.SEEK_SET)
+            tail = struct.pack("<BQI", Opcode.DATA_END, 4, crc) + struct.pack("<BQQQI", Opcode.FOOTER, 20, 0, 0, 0)
+            self._disk.write(tail + MCAP0_MAGIC)
+            self._disk.sync()
+            ended = True
+        if ended:
+            return self._name()
+        with contextlib.suppress(OSError):
+            os.close(self._disk.fd)
+        return self._part
+
+    def discard(self) -> None:
+        """Close and remove the file."""
+        with contextlib.suppress(OSError):
+            os.close(self._disk.fd)
+        self._part.unlink(missing_ok=True)
+
+    def _name(self) -> Path:
+        os.close(self._disk.fd)
+        self._part.rename(self.path)
+        _sync_directory(self.path.parent)
+        return self.path
+
+    def _channel(self, channel: Channel) -> int:
+        known = self._channels.get(channel)
+        if known is None:
+            schema = self._schemas.get(channel.schema)
+            if schema is None:
+                encoding, data = schema_of(channel.schema)
+                schema = self._schemas[channel.schema] = self._writer.register_schema(channel.schema, encoding, data)
+            known = self._writer.register_channel(channel.topic, channel.encoding, schema, dict(channel.metadata))
+            self._channels[channel] = known
+            self.channels = len(self._channels)
+        return known
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make a new name durable; where directories cannot be synced, the file system sees to it itself."""
+    with contextlib.suppress(OSError):
+        fd = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

@@ -1,0 +1,168 @@
+"""One stream of a recording: what its receiver yields becomes entries, and where it stands is kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from usbcast.continuity import Delivery, Position
+from usbcast.events import Gap, Restart, Silence
+from usbcast.receiver import Receiver, Record
+from usbcast.recording.entries import (
+    STAGE,
+    Entry,
+    batch_entry,
+    begin_remark,
+    gap_remark,
+    hex_epoch,
+    info_entry,
+    remark_entry,
+    restart_remark,
+    silence_remark,
+)
+from usbcast.recording.policy import RateWatch
+from usbcast_schemas.errors import StreamUnknown
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+NOT_WANTED = "outside of a trigger's time"
+_AGAIN_NS = 1_000_000_000
+
+
+class Tap:
+    """Used by one thread. `take` gives records, `entries` makes of them what is written."""
+
+    def __init__(self, stream: str, endpoint: str | None, start: str | Position, via: str) -> None:
+        self.stream = stream
+        self.position: Position | None = start if isinstance(start, Position) else None
+        self.durable = self.position
+        """The same as of the last sync."""
+        self.info: pb.StreamInfo | None = None
+        self.packets = self.lost = self.batches = 0
+        self.ended = False
+        self.excuse = ""
+        """Why the ring may have overtaken the recorder; goes into the gaps until it has caught up."""
+        self.rate_watch = RateWatch()
+        self.lag_ns = 0
+        self._endpoint = endpoint
+        self._start = start
+        self._via = via
+        self._receiver = Receiver(stream, endpoint, start, "all", via)
+        self._again_ns = 0
+        self._skipped: tuple[int, int, int] | None = None
+        """Epoch, first and next sequence of packets that are not wanted."""
+
+    @property
+    def receiver(self) -> Receiver:
+        return self._receiver
+
+    def pump(self, now_ns: int) -> None:
+        """Let the receiver do what can be done. Raises StreamUnknown where the stream never was there."""
+        if now_ns < self._again_ns:
+            return
+        try:
+            self._receiver.pump()
+        except StreamUnknown:
+            if self.info is None:
+                raise
+            # The node came back without the stream, as one does that waits for its device.
+            self._again_ns = now_ns + _AGAIN_NS
+            self._receiver.close()
+            self._receiver = Receiver(self.stream, self._endpoint, self.position or self._start, "all", self._via)
+
+    def take(self) -> Record | None:
+        record = self._receiver.take_record()
+        if record is None:
+            self.excuse = ""
+        return record
+
+    def described(self, realtime_ns: int) -> list[Entry]:
+        """The description of the stream, if there is a new one."""
+        info = self._receiver.info
+        if info is None or (
+            self.info is not None and self.info.epoch == info.epoch and self.info.device == info.device
+        ):
+            return []
+        self.info = info
+        return [info_entry(info, realtime_ns)]
+
+    def entries(self, record: Record, realtime_ns: int) -> list[Entry]:
+        """What is to be written of `record`."""
+        made = self._declare_skipped(realtime_ns)
+        match record:
+            case Delivery():
+                batch = record.batch
+                made += [self._gap(gap, batch.epoch, realtime_ns) for gap in record.gaps]
+                made.append(batch_entry(self.stream, batch))
+                self.position = Position(batch.epoch, batch.end_sequence, batch.number + 1)
+                self.packets += batch.packet_count
+                self.batches += 1
+                self.lag_ns = self._receiver.lag_ns
+                self.ended = batch.end is not None
+            case Gap():
+                epoch = self.position.epoch if self.position else 0
+                made.append(self._gap(record, epoch, realtime_ns))
+            case Restart():
+                made.append(remark_entry(restart_remark(self.stream, record, realtime_ns)))
+                self.position = Position(record.new_epoch, 0, 0)
+                self.ended = False
+            case Silence():
+                made.append(remark_entry(silence_remark(self.stream, record, realtime_ns)))
+        return made
+
+    def skip(self, record: Record, realtime_ns: int) -> list[Entry]:
+        """Pass over a record that is not wanted; its packets are declared later. Returns what is written anyway."""
+        if not isinstance(record, Delivery) or not record.batch.packet_count:
+            return self.entries(record, realtime_ns)
+        batch = record.batch
+        first = record.gaps[0].first if record.gaps and record.gaps[0].count else batch.first_sequence
+        if self._skipped is None:
+            self._skipped = (batch.epoch, first, batch.end_sequence)
+        else:
+            self._skipped = (batch.epoch, self._skipped[1], batch.end_sequence)
+        self.position = Position(batch.epoch, batch.end_sequence, batch.number + 1)
+        self.ended = batch.end is not None
+        return []
+
+    def head(self, realtime_ns: int) -> list[Entry]:
+        """What stands about this stream at the beginning of a segment."""
+        made = [remark_entry(begin_remark(self.stream, self.durable, realtime_ns))]
+        if self.info is not None:
+            made.insert(0, info_entry(self.info, realtime_ns))
+        return made
+
+    def tail(self) -> dict[str, Any]:
+        """What a closed segment says of this stream."""
+        said: dict[str, Any] = {"packets": self.packets, "lost": self.lost, "batches": self.batches}
+        if self.position is not None and self._skipped is None:
+            said |= {
+                "epoch": hex_epoch(self.position.epoch),
+                "next_sequence": self.position.next_sequence,
+                "next_number": self.position.next_number,
+            }
+        said["subscription"] = self._receiver.ledger().to_json()
+        return said
+
+    def close(self) -> None:
+        self._receiver.close()
+
+    def _gap(self, gap: Gap, epoch: int, realtime_ns: int) -> Entry:
+        if self.excuse and gap.stage == "ring":
+            gap = Gap(gap.first, gap.last, gap.count, STAGE, f"{self.excuse}; meanwhile {gap.reason}")
+        self.lost += gap.count
+        if self.position is not None and gap.last >= gap.first:
+            self.position = Position(self.position.epoch, gap.last + 1, self.position.next_number)
+        return remark_entry(gap_remark(self.stream, epoch, gap, realtime_ns))
+
+    def _declare_skipped(self, realtime_ns: int) -> list[Entry]:
+        if self._skipped is None:
+            return []
+        (epoch, first, until), self._skipped = self._skipped, None
+        gap = Gap(first, until - 1, until - first, STAGE, NOT_WANTED)
+        return [remark_entry(gap_remark(self.stream, epoch, gap, realtime_ns))]
+
+    def finish(self, realtime_ns: int) -> list[Entry]:
+        """What is still to be declared at the end."""
+        return self._declare_skipped(realtime_ns)
+
+    def note_synced(self) -> None:
+        if self._skipped is None:
+            self.durable = self.position
