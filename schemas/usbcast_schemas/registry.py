@@ -39,21 +39,22 @@ class Registration:
 
 def local_nodes() -> list[NodeRecord]:
     """The nodes of this user that are alive on this machine, the latest first. Sweeps the records of dead ones."""
-    found = [(path.stat().st_mtime_ns, record) for path, record in _alive(runtime_directory())]
-    return [record for _, record in sorted(found, key=lambda pair: pair[0], reverse=True)]
+    return [record for _, record in sorted(_alive(runtime_directory()), key=lambda found: found[0], reverse=True)]
 
 
-def _alive(directory: Path) -> Iterator[tuple[Path, NodeRecord]]:
+def _alive(directory: Path) -> Iterator[tuple[int, NodeRecord]]:
+    """The records whose lock is held, each with the time it was made. A node may end and take its record away meanwhile."""
     for path in directory.glob("node-*.json"):
         try:
             fd = os.open(path, os.O_RDWR)
         except OSError:
             continue
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            fields = json.loads(path.read_text())
-            yield path, NodeRecord(fields["endpoint"], fields["pid"], tuple(fields["streams"]))
+            status = os.fstat(fd)
+            fields = json.loads(os.read(fd, status.st_size))
+            yield status.st_mtime_ns, NodeRecord(fields["endpoint"], fields["pid"], tuple(fields["streams"]))
         else:
             path.unlink(missing_ok=True)
         finally:

@@ -305,13 +305,13 @@ def sweep(directory: Path) -> list[Path]:
     """Remove the rings in `directory` whose owner is dead (nobody holds the lock); return what was removed."""
     removed = []
     for path in sorted([*directory.glob("*.ring"), *directory.glob("*.new")]):
-        if path.suffix == ".new" and time.time() - path.stat().st_mtime < 60:
-            continue  # another node is making it right now
         try:
             fd = os.open(path, os.O_RDWR)
         except OSError:
-            continue
+            continue  # gone meanwhile, or not ours
         try:
+            if path.suffix == ".new" and time.time() - os.fstat(fd).st_mtime < 60:
+                continue  # another node is making it right now
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             continue
