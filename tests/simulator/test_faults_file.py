@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from usbcast_broker.simulator import Fault, load_faults, parse_faults
+from usbcast_broker.simulator import Fault, SimulatorConfig, load_faults, parse_faults
 from usbcast_schemas.errors import ConfigError
 
 
@@ -96,6 +99,35 @@ def test_what_a_file_may_not_say(text: str, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_faults(text, "f")
     assert said in str(caught.value)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.text(max_size=60)
+    | st.builds(
+        "[[fault]]\nkind={}\n{}={}\n{}={}".format,
+        st.sampled_from(['"stall"', '"unplug"', '"drop"', "1", "[]"]),
+        keys := st.sampled_from(["at_s", "at_packet", "count", "duration_s", "bytes", "counter", "x"]),
+        values := st.sampled_from(
+            ["1", "0", "-1", "1e9", "inf", "nan", '"a"', "true", "{}", "1979-05-27", "9" * 400, "9" * 5000]
+        ),
+        keys,
+        values,
+    )
+)
+def test_a_file_is_read_or_refused(text: str) -> None:
+    said = ""
+    try:
+        SimulatorConfig(faults=parse_faults(text, "f"))
+    except ConfigError as error:
+        said = str(error)
+    assert not said or said.startswith("f: ")
+
+
+@pytest.mark.parametrize("times", [{}, {"at_packet": 1, "at_s": 1.0}])
+def test_a_fault_has_one_time(times: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="a fault of kind stall needs a time"):
+        Fault(kind="stall", **times)
 
 
 def test_every_problem_has_a_line() -> None:

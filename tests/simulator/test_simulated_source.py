@@ -281,6 +281,15 @@ def test_an_unplugged_device_makes_nothing_and_is_back_in_time() -> None:
     assert host.source.life == 1
 
 
+def test_a_reset_takes_back_an_unplug_that_waits_for_the_host() -> None:
+    host = Host(SimulatorConfig(packets=4, faults=(Fault(kind="unplug", at_packet=1),)))
+    host.now_ns += 50 * MS
+    host.source.reset(host.now_ns)
+    assert (host.source.produced, host.source.dropped) == (1, 1)
+    host.source.start(host.now_ns)
+    assert host.read_all() == packets_of(host.config, 1, 2, 3)
+
+
 def test_unplugged_by_hand_what_waits_is_lost() -> None:
     host = Host(SimulatorConfig(packets=10))
     host.read()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +46,10 @@ class Fault:
     counter: Literal["continues", "restarts"] = "continues"
     """unplug: what the device's own counter does when it is back."""
 
+    def __post_init__(self) -> None:
+        if (self.at_packet is None) == (self.at_s is None):
+            raise ConfigError(f"a fault of kind {self.kind} needs a time: give one of at_packet and at_s")
+
 
 def load_faults(path: str | Path) -> tuple[Fault, ...]:
     """The faults in the TOML file at `path`, in order. Raises ConfigError with a line per problem."""
@@ -66,7 +69,7 @@ def parse_faults(text: str, origin: str) -> tuple[Fault, ...]:
     """The faults that `text` lists; `origin` names it in what ConfigError says."""
     try:
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
         raise ConfigError(f"{origin}: not valid TOML: {error}") from None
     except RecursionError:
         raise ConfigError(f"{origin}: not a faults file: its arrays are nested too deeply") from None
@@ -118,7 +121,7 @@ def _allows(key: str, value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     if key in ("at_s", "duration_s"):
-        return math.isfinite(value) and 0 <= value <= MAX_DURATION_S and (key == "at_s" or value > 0)
+        return 0 <= value <= MAX_DURATION_S and (key == "at_s" or value > 0)
     if not isinstance(value, int):
         return False
     least, most = {"at_packet": (0, MAX_COUNT), "count": (1, MAX_COUNT), "bytes": (1, MAX_BYTES)}[key]
