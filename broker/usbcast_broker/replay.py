@@ -9,6 +9,8 @@ from usbcast_schemas.ring import RingReader, Slot
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 DEFAULT_BUDGET_BYTES = 4 * 1024 * 1024
+MAX_BEHIND = 100
+"""So many batches are looked at for the newest packet; more happenings in a row than that are a device gone mad."""
 OVERWRITTEN = "overwritten in the ring"
 
 
@@ -69,17 +71,19 @@ def fetch(
 
 
 def newest(ring: RingReader) -> list[bytes]:
-    """The newest batch that holds a packet, if the ring holds one."""
-    for at in range(ring.head - 1, ring.tail - 1, -1):
+    """The newest batch that holds a packet, and those behind it: what happened since, and the end."""
+    batches: list[bytes] = []
+    for at in range(ring.head - 1, max(ring.tail, ring.head - MAX_BEHIND) - 1, -1):
         found = ring.slot(at)
         if found is None:
             break
+        try:
+            batches.append(ring.read(found))
+        except RingTorn:
+            break
         if found.packet_count:
-            try:
-                return [ring.read(found)]
-            except RingTorn:
-                return []
-    return []
+            break
+    return batches[::-1]
 
 
 def _lies_beyond(slot: Slot, until_sequence: int) -> bool:

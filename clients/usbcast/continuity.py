@@ -112,10 +112,15 @@ class Continuity:
             self._held_bytes += len(batch.raw)
         # else: it will be fetched, as what is known to exist and has not come.
 
-    def known(self, epoch: int, next_sequence: int, next_number: int) -> None:
+    def known(self, epoch: int, next_sequence: int, next_number: int, *, ended: bool = False) -> None:
         """The stream is known to have come so far, whether or not the batches have come."""
-        if self._is_current(epoch):
-            self._know(next_sequence, next_number)
+        if not self._is_current(epoch):
+            return
+        self._know(next_sequence, next_number)
+        if ended and self._next_number is None and self.first_sequence is not None and next_sequence < self.next_sequence:
+            # It is over before the start that was asked for: its last batch, the end, is all there is to have.
+            self.first_sequence = self.next_sequence = next_sequence
+            self._next_number = next_number - 1
 
     def wanted(self) -> Wanted | None:
         """What is to be fetched now, if anything; `fetching` is to be called when the request is sent."""
@@ -214,9 +219,12 @@ class Continuity:
         if self.first_sequence is None:
             self.first_sequence = self.next_sequence = batch.first_sequence
         if batch.end_sequence < self.next_sequence or (batch.packet_count and batch.end_sequence == self.next_sequence):
-            # Wholly before the start that was asked for.
+            # Wholly before the start that was asked for; but if that never comes, the end is to be told.
             if self._next_number is not None:
                 self.duplicates += batch.packet_count
+            elif batch.end is not None:
+                self.out.append(Delivery(batch))
+                self._next_number = batch.number + 1
             return
         gaps: tuple[Gap, ...] = ()
         missing = batch.first_sequence - self.next_sequence

@@ -228,10 +228,10 @@ class Receiver:
             self._join(batch.epoch, batch.first_sequence, batch.number)
         self._core.live(batch)
 
-    def known(self, epoch: int, next_sequence: int, next_number: int) -> None:
+    def known(self, epoch: int, next_sequence: int, next_number: int, *, ended: bool) -> None:
         if self._core.epoch is None:
             self._join(epoch, next_sequence, next_number)
-        self._core.known(epoch, next_sequence, next_number)
+        self._core.known(epoch, next_sequence, next_number, ended=ended)
 
     def malformed(self, error: Exception) -> None:
         self.books.count("malformed")
@@ -460,7 +460,7 @@ class Receiver:
         self._way = self._connect(info)
         self._core.set_can_fetch(self._way.can_fetch)
         if self._core.epoch is not None:
-            self._core.known(info.epoch, info.next_sequence, info.next_number)
+            self._core.known(info.epoch, info.next_sequence, info.next_number, ended=info.ended)
 
     def _connect(self, info: pb.StreamInfo) -> Way:
         if self._via in ("auto", "ring"):
@@ -478,9 +478,13 @@ class Receiver:
             way.begin_at(self._core.next_sequence)
             return way
         if self._start == "now":
-            way.begin_now()
+            next_sequence, next_number = way.begin_now()
+            if not self._latest:
+                self._core.start(info.epoch, next_sequence, next_number)
+                return way
         elif isinstance(self._start, int):
-            way.begin_at(self._start)
+            # A stream that ended before it came so far still has its end to tell.
+            way.begin_at(min(self._start, info.next_sequence) if info.ended else self._start)
         else:
             way.begin_oldest()
         self._core.start(info.epoch, self._start if isinstance(self._start, int) else None)

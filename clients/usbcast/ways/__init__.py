@@ -13,7 +13,7 @@ class Sink(Protocol):
     def live(self, batch: EncodedBatch) -> None:
         """A batch came."""
 
-    def known(self, epoch: int, next_sequence: int, next_number: int) -> None:
+    def known(self, epoch: int, next_sequence: int, next_number: int, *, ended: bool) -> None:
         """The stream is known to have come so far."""
 
     def malformed(self, error: Exception) -> None:

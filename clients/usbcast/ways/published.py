@@ -50,7 +50,7 @@ class PublishedWay:
                     sink.live(decode_batch(body))
                 elif topic == self._notify:
                     news = decode_notification(body)
-                    sink.known(news.epoch, news.next_sequence, news.next_number)
+                    sink.known(news.epoch, news.next_sequence, news.next_number, ended=news.ended)
                 else:
                     raise WireError(f"a message came on the topic {topic[:100]!r}, which was not subscribed to")
             except PeerError as error:

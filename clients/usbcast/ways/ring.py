@@ -36,9 +36,14 @@ class RingWay:
         self._waiter.add_edge(self._wake_fd)
         self._at = self._seen_head = 0
 
-    def begin_now(self) -> None:
-        """Start behind the newest batch."""
-        self._at = self._ring.head
+    def begin_now(self) -> tuple[int, int]:
+        """Start behind the newest batch; return the sequence and the batch number that come next."""
+        while (head := self._ring.head) > 0:
+            newest = self._ring.slot(head - 1)
+            if newest is not None:
+                self._at = head
+                return newest.end_sequence, newest.number + 1
+        return 0, 0
 
     def begin_oldest(self) -> None:
         self._at = self._ring.tail
