@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from usbcast.batch import Batch
 from usbcast.events import DeviceEvent, End, Gap, Restart, Silence
 from usbcast.receiver import Event, Receiver
@@ -15,6 +17,12 @@ from usbcast.requests import NodeClient
 from usbcast.subscription import Listener, Listening, Subscription
 from usbcast_schemas.errors import UsageError, UsbcastError
 from usbcast_schemas.ledger import Ledger
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from usbcast.recording.reader import Recording
 
 
 def subscribe(
@@ -37,6 +45,18 @@ def subscribe(
     """
     check_keys(keys)
     return Subscription(Receiver(stream, endpoint, start, deliver, via), endpoint)
+
+
+def open_recording(path: str | Path | Sequence[str | Path]) -> Recording:
+    """Read what `usbcast record` wrote: a file, several, a directory, or the base name of the segments. Cut files too.
+
+    Needs the extra `record`. Raises RecordingError if there is no recording, or the files belong to different ones.
+    """
+    try:
+        from usbcast.recording.reader import open_recording as open_files
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{error.name} is not installed: pip install 'usbcast[record]'") from None
+    return open_files(path)
 
 
 def check_keys(keys: str | None) -> None:
@@ -62,5 +82,6 @@ __all__ = [
     "Subscription",
     "UsageError",
     "UsbcastError",
+    "open_recording",
     "subscribe",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -54,11 +56,16 @@ def list_streams(endpoint: Endpoint = None, as_json: AsJson = False) -> None:
 
 
 def info(
-    stream: Annotated[str, typer.Argument(help="Name of the stream.")],
+    stream: Annotated[str, typer.Argument(metavar="STREAM|FILE", help="Name of a stream, or a recording.")],
     endpoint: Endpoint = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show all that a node says of one stream: device, profile, fields, addresses, ring."""
+    """Show all that a node says of one stream: device, profile, fields, addresses, ring. Or what a recording holds."""
+    if os.sep in stream or stream.endswith((".mcap", ".part")) or Path(stream).exists():
+        from usbcast.cli.recordings import show_recording
+
+        show_recording(Path(stream), as_json)
+        return
     address = locate(stream, endpoint)
     with NodeClient(address) as node:
         (described,) = node.describe(stream)
@@ -69,7 +76,7 @@ def info(
         ("epoch", f"{described.epoch:016x}"),
         ("node", f"{address} (usbcast {described.node_version}, process {described.node_pid})"),
         ("data", ", ".join(described.data_endpoints)),
-        ("device", _device(described.device)),
+        ("device", device_text(described.device)),
         ("state", _state(described)),
         ("profile", described.profile_name),
         ("packets", f"{described.next_sequence:,}, from {described.oldest_sequence:,} on still in the ring"),
@@ -100,7 +107,7 @@ def _plain(info: pb.StreamInfo, address: str) -> dict[str, Any]:
     return plain
 
 
-def _device(device: pb.DeviceInfo) -> str:
+def device_text(device: pb.DeviceInfo) -> str:
     if not device.ByteSize():
         return "-"
     name = " ".join(filter(None, (device.product, device.serial)))

@@ -1,0 +1,81 @@
+"""What `usbcast info FILE` shows of a recording."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import json_format
+
+from usbcast.cli.output import console, emit, table
+from usbcast.cli.streams import device_text
+from usbcast.recording.reader import Recording, open_recording
+
+
+def show_recording(path: Path, as_json: bool) -> None:
+    """Streams, times, counts, gaps, device, profile. Reads the whole recording."""
+    recording = open_recording(path)
+    books = recording.books()
+    if as_json:
+        emit(_plain(recording))
+        return
+    console.print(
+        table(
+            f"recording {recording.segments[0].head.recording}",
+            ("", ""),
+            [
+                ("files", f"{len(recording.segments)}, {recording.size_bytes / 1e6:,.1f} MB"),
+                ("from", _time(recording.start_ns)),
+                ("until", _time(recording.end_ns)),
+                ("books", "balanced" if books.balanced else "not balanced: see `usbcast verify`"),
+            ],
+        )
+    )
+    rows = [
+        (
+            epoch.stream,
+            f"{epoch.epoch:016x}",
+            _time(epoch.start_ns),
+            (epoch.end_ns - epoch.start_ns) / 1e9,
+            epoch.recorded,
+            sum(epoch.lost.values()) + sum(epoch.lost_earlier.values()),
+            epoch.missing,
+            epoch.events,
+        )
+        for epoch in books.epochs.values()
+    ]
+    console.print(
+        table("", ("stream", "epoch", "from", "seconds", "packets", "lost", "missing", "device events"), rows)
+    )
+    described = []
+    for name in recording.streams:
+        info = recording.info(name)
+        fields = ", ".join(f"{f.name} [{f.unit}]" if f.unit else f.name for f in info.fields)
+        rate = f"{info.nominal_rate_hz:g}" if info.nominal_rate_hz else "-"
+        described.append(
+            (name, device_text(info.device), info.profile_name, info.packet_size or "varying", rate, fields)
+        )
+    console.print(table("", ("stream", "device", "profile", "size", "rate/s", "fields"), described))
+
+
+def _plain(recording: Recording) -> dict[str, Any]:
+    books = recording.books()
+    return {
+        "recording": recording.segments[0].head.recording,
+        "files": [str(segment.path) for segment in recording.segments],
+        "size_bytes": recording.size_bytes,
+        "start_ns": recording.start_ns,
+        "end_ns": recording.end_ns,
+        "epochs": [epoch.to_json() for epoch in books.epochs.values()],
+        "notes": books.notes,
+        "balanced": books.balanced,
+        "streams": {
+            name: json_format.MessageToDict(recording.info(name), preserving_proto_field_name=True)
+            for name in recording.streams
+        },
+    }
+
+
+def _time(ns: int) -> str:
+    return datetime.fromtimestamp(ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S.%f UTC") if ns else "-"

@@ -1,0 +1,231 @@
+"""`open_recording`: a recording as an application reads it, over all its segments, also those unfinished or cut.
+
+What is delivered is what a subscription delivered when it was recorded: batches, gaps, restarts, device events, silence, ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from usbcast.batch import Batch
+from usbcast.dejitter import Dejitter
+from usbcast.events import End, Gap, Silence, device_event, gap_of_loss
+from usbcast.layout import Layout
+from usbcast.receiver import Event
+from usbcast.recording.books import Books
+from usbcast.recording.entries import Remark, gap_of, restart_of
+from usbcast.recording.files import Damage, SegmentFile, Stored, resolve, walk
+from usbcast_schemas.batch import EncodedBatch
+from usbcast_schemas.errors import RecordingError, UsageError
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+if TYPE_CHECKING:
+    import pandas
+    import pyarrow
+
+
+def open_recording(path: str | Path | Sequence[str | Path]) -> Recording:
+    """Open a file, several, a directory, or the base name of a recording's segments.
+
+    Raises RecordingError if there is no recording, or the files belong to different ones.
+    """
+    paths = [path] if isinstance(path, str | Path) else list(path)
+    return Recording([walk(found) for found in resolve([Path(p) for p in paths])])
+
+
+class Recording:
+    """Read-only; holds no file open between calls. A context manager, for symmetry with `subscribe`."""
+
+    def __init__(self, segments: Sequence[SegmentFile]) -> None:
+        names = {segment.head.recording for segment in segments}
+        if len(names) > 1:
+            raise RecordingError(
+                f"{len(segments)} files are of {len(names)} recordings ({', '.join(sorted(names))}): open one at a time"
+            )
+        self.segments = sorted(segments, key=lambda segment: segment.head.index)
+        self.damages: list[tuple[Path, Damage]] = [(s.path, damage) for s in self.segments for damage in s.damages]
+        """What was found unreadable so far."""
+        self._infos: dict[str, pb.StreamInfo] | None = None
+
+    def __enter__(self) -> Recording:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Nothing is held."""
+
+    @property
+    def streams(self) -> list[str]:
+        """The names of the streams that are described in the recording."""
+        return sorted(self._described())
+
+    def info(self, stream: str) -> pb.StreamInfo:
+        """What the node said of `stream`, as of the end; raise UsageError if the recording does not have it."""
+        try:
+            return self._described()[stream]
+        except KeyError:
+            raise UsageError(
+                f"there is no stream {stream!r} in this recording; there is {', '.join(self.streams) or 'none'}"
+            ) from None
+
+    @property
+    def start_ns(self) -> int:
+        """Time of the first entry; 0 if there is none."""
+        return min((chunk.start_ns for s in self.segments for chunk in s.chunks[:1]), default=0)
+
+    @property
+    def end_ns(self) -> int:
+        return max((chunk.end_ns for s in self.segments for chunk in s.chunks[-1:]), default=0)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(segment.size_bytes for segment in self.segments)
+
+    def books(self) -> Books:
+        """Read all, and balance: what is recorded, declared lost, and missing. Checksums of whole files are for `verify`."""
+        books = Books()
+        for segment in self.segments:
+            books.segment(segment.head.index, segment.path.name)
+            for stored in self._stored_of(segment, 0):
+                books.take(stored.stream, stored.item)
+        books.finish()
+        return books
+
+    def stored(self, *, start_ns: int | None = None, until_ns: int | None = None) -> Iterator[Stored]:
+        """Every entry of every stream, in order, from the chunk that holds `start_ns` on; before `until_ns`."""
+        for segment in self.segments:
+            first = 0
+            if start_ns is not None:
+                first = next((at for at, c in enumerate(segment.chunks) if c.end_ns >= start_ns), len(segment.chunks))
+            for stored in self._stored_of(segment, first):
+                if until_ns is not None and stored.log_time_ns >= until_ns:
+                    return
+                if start_ns is None or stored.log_time_ns >= start_ns:
+                    yield stored
+
+    def events(
+        self,
+        stream: str,
+        *,
+        start_ns: int | None = None,
+        until_ns: int | None = None,
+        start_sequence: int | None = None,
+        until_sequence: int | None = None,
+        epoch: int | None = None,
+    ) -> Iterator[Event]:
+        """What a subscription to `stream` yielded. Bounds by time keep batches whole that the bound cuts in two.
+
+        Sequences are of `epoch`, by default the first one of the stream in this recording.
+        """
+        reading = _Reading(self.info(stream))
+        by_sequence = start_sequence is not None or until_sequence is not None
+        for stored in self.stored(start_ns=start_ns, until_ns=until_ns):
+            if stored.stream != stream:
+                continue
+            item = stored.item
+            if isinstance(item, EncodedBatch):
+                epoch = item.epoch if epoch is None else epoch
+                if by_sequence:
+                    if item.epoch != epoch:
+                        continue
+                    if until_sequence is not None and item.first_sequence >= until_sequence:
+                        return
+                    if start_sequence is not None and item.end_sequence <= start_sequence:
+                        continue
+                yield from reading.batch(item, start_sequence or 0)
+            elif isinstance(item, pb.StreamInfo):
+                reading.info(item)
+            elif not by_sequence:
+                yield from reading.remark(item)
+
+    def batches(self, stream: str, **bounds: Any) -> Iterator[Batch]:
+        """The batches alone; what lies between them is in their `gaps`. Bounds as for `events`."""
+        return (event for event in self.events(stream, **bounds) if isinstance(event, Batch))
+
+    def to_pandas(self, stream: str, **bounds: Any) -> pandas.DataFrame:
+        """All packets within the bounds, one row each, as Batch.to_pandas gives them. Needs the extra `pandas`."""
+        frames = [batch.to_pandas() for batch in self.batches(stream, **bounds)]
+        if not frames:
+            raise UsageError(f"the recording has no packets of stream {stream!r} within these bounds")
+        import pandas
+
+        frame: pandas.DataFrame = pandas.concat(frames)
+        return frame
+
+    def to_arrow(self, stream: str, **bounds: Any) -> pyarrow.Table:
+        """The same as a table of Arrow. Needs the extra `arrow`."""
+        batches = [batch.to_arrow() for batch in self.batches(stream, **bounds)]
+        if not batches:
+            raise UsageError(f"the recording has no packets of stream {stream!r} within these bounds")
+        import pyarrow
+
+        table: pyarrow.Table = pyarrow.Table.from_batches(batches)
+        return table
+
+    def _stored_of(self, segment: SegmentFile, first_chunk: int) -> Iterator[Stored]:
+        damages: list[Damage] = []
+        yield from segment.stored(first_chunk, damages)
+        self.damages += [(segment.path, damage) for damage in damages]
+
+    def _described(self) -> dict[str, pb.StreamInfo]:
+        """The last description of each stream; those of a new stream may stand anywhere in a segment."""
+        if self._infos is None:
+            self._infos = {}
+            for segment in self.segments:
+                names = {c.metadata.get("stream", "") for c in segment.channels.values()} - {""}
+                heads = segment.first_stored(0) if segment.chunks else ()
+                found = {s.item.stream: s.item for s in heads if isinstance(s.item, pb.StreamInfo)}
+                if not names or names - found.keys():
+                    for stored in segment.stored():
+                        if isinstance(stored.item, pb.StreamInfo):
+                            found[stored.item.stream] = stored.item
+                self._infos |= found
+        return self._infos
+
+
+class _Reading:
+    """Turns entries of one stream into events, as the receiver did."""
+
+    def __init__(self, info: pb.StreamInfo) -> None:
+        self._gaps: list[Gap] = []
+        self._dejitter: Dejitter | None = None
+        self.info(info)
+
+    def info(self, info: pb.StreamInfo) -> None:
+        self._layout = Layout(info.fields, info.packet_size)
+        if self._dejitter is None and info.nominal_rate_hz > 0:
+            self._dejitter = Dejitter(info.nominal_rate_hz)
+
+    def batch(self, batch: EncodedBatch, start_sequence: int) -> Iterator[Event]:
+        skip = min(max(0, start_sequence - batch.first_sequence), batch.packet_count)
+        if not skip:
+            for loss in batch.losses:
+                yield self._gap(gap_of_loss(loss, batch.first_sequence))
+            for event in batch.events:
+                yield device_event(event)
+        if batch.packet_count > skip:
+            if self._dejitter is not None:
+                last = batch.first_sequence - 1
+                for count, realtime_ns in zip(batch.arrivals.packets, batch.arrivals.realtime_ns, strict=True):
+                    last += count
+                    self._dejitter.update(last, realtime_ns)
+            yield Batch(batch, self._layout, tuple(self._gaps), skip, self._dejitter)
+            self._gaps.clear()
+        if batch.end is not None:
+            yield End(batch.end.reason, batch.end.packets)
+
+    def remark(self, remark: Remark) -> Iterator[Event]:
+        if remark.kind == "gap":
+            yield self._gap(gap_of(remark))
+        elif remark.kind == "restart":
+            if self._dejitter is not None:
+                self._dejitter.restart()
+            yield restart_of(remark)
+        elif remark.kind == "silence":
+            yield Silence(int(remark.fields["duration_ns"]))
+
+    def _gap(self, gap: Gap) -> Gap:
+        self._gaps.append(gap)
+        return gap
