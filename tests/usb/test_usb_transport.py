@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import usb.core
 import usb.util
-from usb_rig import NOWHERE, PRODUCT, VENDOR, Backend, transport
+from usb_rig import NOWHERE, PRODUCT, VENDOR, Backend, transport, twin
 
 from usbcast_broker.flow import DeviceIdentity
 from usbcast_broker.simulator import Fault, SimulatorConfig, make_packets
@@ -28,7 +28,6 @@ from usbcast_schemas.errors import (
     DeviceError,
     DeviceFailed,
     DeviceForbidden,
-    DeviceMissing,
     DeviceOverflowed,
     DeviceStalled,
     ProfileError,
@@ -41,10 +40,6 @@ QUICK = SimulatorConfig(rate_hz=1000)
 WRITE = ControlRequest(request_type=0x40, request=1, index=8, data=b"abc")
 READ = ControlRequest(request_type=0xC0, request=1, index=8, length=3)
 REFUSED = ControlRequest(request_type=0x40, request=77)
-
-
-def twin(serial: str, product: str = "simulated device") -> SimulatorConfig:
-    return SimulatorConfig(rate_hz=1000, serial=serial, product=product)
 
 
 def live_devices() -> list[usb.core.Device]:
@@ -157,103 +152,6 @@ def test_an_endpoint_of_another_type_is_refused(kind: int) -> None:
     backend.rules["get_endpoint_descriptor"] = lambda *_: EndpointDescriptor(0x81, kind, 64, 1)
     with pytest.raises(ProfileError, match="a bulk or interrupt IN endpoint is allowed"):
         transport(backend).open()
-
-
-class TestFinding:
-    def test_nothing_there(self) -> None:
-        with pytest.raises(DeviceMissing, match=r"no USB device 1234:0001 is plugged in; .* usbcast devices"):
-            transport(Backend(QUICK), vendor_id=0x1234).open()
-
-    @pytest.mark.parametrize(
-        ("wanted", "said"),
-        [
-            ({"serial": "B"}, "1209:0001 with serial B is plugged in, only one at 99-1 with serial A"),
-            ({"product": "x"}, "with product x is plugged in, only one at 99-1"),
-            ({"bus_path": "99-2"}, "with bus path 99-2 is plugged in, only one at 99-1"),
-            ({"serial": "B", "bus_path": "99-1"}, "with serial B and bus path 99-1"),
-        ],
-    )
-    def test_only_another_one_there(self, wanted: dict[str, Any], said: str) -> None:
-        with pytest.raises(DeviceMissing, match=said):
-            transport(Backend(twin("A")), **wanted).open()
-
-    @pytest.mark.parametrize(
-        ("wanted", "path"),
-        [({"serial": "B"}, "99-2"), ({"bus_path": "99-3"}, "99-3"), ({"product": "thing"}, "99-3")],
-    )
-    def test_one_of_several(self, wanted: dict[str, Any], path: str) -> None:
-        way = transport(Backend(twin("A"), twin("B"), twin("C", "thing")), **wanted)
-        assert way.open().bus_path == path
-        way.close()
-
-    @pytest.mark.parametrize(
-        ("serials", "keys"), [(("A", "B"), "serial or bus_path"), (("A", "A"), "bus_path"), (("", ""), "bus_path")]
-    )
-    def test_two_that_fit(self, serials: tuple[str, str], keys: str) -> None:
-        with pytest.raises(UsageError) as caught:
-            transport(Backend(*map(twin, serials))).open()
-        assert "one at 99-1" in str(caught.value)
-        assert "one at 99-2" in str(caught.value)
-        assert f"say which one by {keys} in" in str(caught.value)
-
-    def test_after_it_was_away_it_is_the_same_one(self) -> None:
-        backend = Backend(twin("A"), twin("B"))
-        backend.devices[1].unplug()
-        way = transport(backend)
-        assert way.open().serial == "A"
-        backend.devices[0].unplug()
-        backend.devices[1].plug()
-        with pytest.raises(DeviceMissing, match="with serial A is plugged in, only one at 99-2 with serial B"):
-            way.open()
-        backend.devices[0].plug()
-        assert way.open().serial == "A"
-        way.close()
-
-    def test_without_a_serial_number_it_is_the_one_at_the_same_place(self) -> None:
-        backend = Backend(twin(""), twin(""))
-        backend.devices[0].unplug()
-        way = transport(backend)
-        assert way.open().bus_path == "99-2"
-        backend.devices[0].plug()
-        assert way.open().bus_path == "99-2"
-        backend.devices[1].unplug()
-        assert way.open().bus_path == "99-1"
-        way.close()
-
-    def test_a_serial_number_that_may_not_be_read_is_no_absence(self) -> None:
-        backend = Backend(QUICK)
-        backend.refuse("open_device", -3, 13)
-        with pytest.raises(DeviceForbidden, match="udev"):
-            transport(backend, serial="SIM0001").open()
-
-    def test_linux_knows_the_serial_number_too(self, tmp_path: Path) -> None:
-        backend = Backend(twin("A"), twin("B"))
-        for path, serial in (("99-1", "A"), ("99-2", "B")):
-            directory = tmp_path / "sys/bus/usb/devices" / path
-            directory.mkdir(parents=True)
-            (directory / "serial").write_text(f"{serial}\n")
-        backend.refuse("open_device", -3, 13)
-        way = transport(backend, serial="B", system=System(tmp_path))
-        with pytest.raises(DeviceForbidden, match="99-2"):
-            way.open()
-        with pytest.raises(DeviceMissing, match="only one at 99-1 with serial A, one at 99-2 with serial B"):
-            transport(backend, serial="C", system=System(tmp_path)).open()
-
-    def test_a_device_that_tells_no_serial_number(self) -> None:
-        backend = Backend(QUICK)
-        backend.refuse("ctrl_transfer", -9, 32)
-        with pytest.raises(DeviceMissing, match="does not tell its serial number; leave serial out"):
-            transport(backend, serial="SIM0001").open()
-        way = transport(backend)
-        assert way.open().serial == ""
-        way.close()
-
-    def test_gone_while_it_is_looked_at(self) -> None:
-        backend = Backend(QUICK)
-        backend.refuse("open_device", -4, 19)
-        for serial in (None, "SIM0001"):
-            with pytest.raises(DeviceDetached, match="went away"):
-                transport(backend, serial=serial).open()
 
 
 class TestOpening:

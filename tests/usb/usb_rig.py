@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import usb.core
 from usb.backend import IBackend
 
-from usbcast_broker.flow import Happening, HostItem, Transfer
+from usbcast_broker.flow import DeviceIdentity, Happening, HostItem, Transfer
 from usbcast_broker.host_queue import HostQueue
 from usbcast_broker.simulator import SimulatedDevice, SimulatorBackend, SimulatorConfig
+from usbcast_broker.usb.feed import DeviceFeed
 from usbcast_broker.usb.system import System
 from usbcast_broker.usb.transport import UsbTransport
 from usbcast_schemas.profile import ControlRequest, DeviceMatch, TransferSettings
@@ -20,6 +22,7 @@ from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 NOWHERE = System(Path("/nowhere"))
 VENDOR, PRODUCT = 0x1209, 0x0001
+RATE_HZ = 2000.0
 
 
 class Backend(SimulatorBackend):
@@ -102,6 +105,11 @@ def transport(
     return UsbTransport(match(**device), settings, startup, shutdown, backend, system)
 
 
+def twin(serial: str, product: str = "simulated device") -> SimulatorConfig:
+    """One of several devices with the same numbers."""
+    return SimulatorConfig(rate_hz=1000, serial=serial, product=product)
+
+
 def until(condition: Callable[[], object], what: str = "it", timeout_s: float = 10.0) -> None:
     """Wait until the condition holds; fail if it does not in time."""
     deadline = time.monotonic() + timeout_s
@@ -132,3 +140,70 @@ def told(items: list[HostItem]) -> list[object]:
 
 def data_of(items: list[HostItem]) -> bytes:
     return b"".join(item.data for item in items if isinstance(item, Transfer))
+
+
+class Rig:
+    """A feed of a simulated device, and the queue that it fills."""
+
+    def __init__(self, backend: Backend, *, wait: bool = False, **device: Any) -> None:
+        self.backend = backend
+        self.device = backend.devices[0]
+        self.queue = HostQueue()
+        self.feed = DeviceFeed(transport(backend, **device), self.queue, wait_for_device=wait)
+
+    def __enter__(self) -> Rig:
+        self.feed.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.feed.stop()
+
+
+class Scripted:
+    """A transport that does as told: opens and reads end with the given values or errors, then with silence."""
+
+    def __init__(self, reads: Iterable[Any] = (), opens: Iterable[Any] = ()) -> None:
+        self.name = "device 1234:5678"
+        self.reads: Iterator[Any] = iter(reads)
+        self.opens: Iterator[Any] = iter(opens)
+        self.log: list[str] = []
+        self.timeouts: list[int | None] = []
+        self.silent = threading.Event()
+
+    def open(self) -> DeviceIdentity:
+        self.log.append("open")
+        answer = next(self.opens, None)
+        if isinstance(answer, BaseException):
+            raise answer
+        return DeviceIdentity(0x1234, 0x5678)
+
+    def read(self, timeout_ms: int | None = None) -> bytes | None:
+        self.timeouts.append(timeout_ms)
+        answer = next(self.reads, ...)
+        if answer is ...:
+            self.silent.set()
+            time.sleep((timeout_ms or 10) / 1000)
+            return None
+        if isinstance(answer, BaseException):
+            raise answer
+        if callable(answer):
+            answer = answer()
+        assert answer is None or isinstance(answer, bytes)
+        return answer
+
+    def clear_halt(self) -> None:
+        self.log.append("clear_halt")
+
+    def reset(self) -> None:
+        self.log.append("reset")
+
+    def close(self) -> None:
+        self.log.append("close")
+
+    def control(self, *setup: Any) -> bytes | int:
+        self.log.append(f"control {setup}")
+        return b"answer" if setup[0] & 0x80 else 6
+
+    def write(self, endpoint: int, data: bytes, timeout_ms: int) -> int:
+        self.log.append(f"write {endpoint} {data!r} {timeout_ms}")
+        return len(data)
