@@ -82,7 +82,8 @@ class Books:
         self._where = ""
         self._index: int | None = None
         self._seen: set[int] = set()
-        self._dropped: set[int] = set()
+        self._dropped_before = 0
+        """The segments below are gone by wish."""
         self._open_end = ""
         """Why this segment may have ended before its time, where that is declared."""
         self._before_open = ""
@@ -94,7 +95,7 @@ class Books:
         """The file of this index comes next."""
         self._where = name
         expected = 0 if self._index is None else self._index + 1
-        self._absent = tuple(i for i in range(expected, index) if i not in self._dropped)
+        self._absent = tuple(i for i in range(expected, index) if i >= self._dropped_before)
         if index in self._seen:
             self.problem(f"segment {index} is there twice: {name} is one of them")
         self._seen.add(index)
@@ -133,7 +134,7 @@ class Books:
     def _missing_segments(self) -> list[int]:
         if self._index is None:
             return []
-        return [i for i in range(self._index) if i not in self._seen and i not in self._dropped]
+        return [i for i in range(self._dropped_before, self._index) if i not in self._seen]
 
     def _of(self, stream: str, epoch: int) -> EpochBooks:
         books = self.epochs.get((stream, epoch))
@@ -192,8 +193,9 @@ class Books:
             case "close":
                 self._close(remark)
             case "dropped":
-                self._dropped.add(int(fields["segment"]))
-                self.notes.append(f"segment {fields['segment']} was {fields['reason']}")
+                if int(fields["before"]) > self._dropped_before:
+                    self._dropped_before = int(fields["before"])
+                    self.notes.append(f"the segments before {self._dropped_before} were {fields['reason']}")
             case "recovered":
                 self._open_end = str(fields["reason"])
                 self.notes.append(f"{self._where} was recovered: {fields['reason']}")

@@ -124,10 +124,14 @@ class SegmentFile:
         if self.footer is not None:
             offset, summary_start, expected = self.footer
             begin = summary_start or offset
-            actual = _crc(self.path, begin, offset + _FOOTER_BYTES - 4)
+            whole = begin <= offset
+            actual = _crc(self.path, begin, offset + _FOOTER_BYTES - 4) if whole else None
             if actual != expected and not (summary_start == 0 and expected == 0):
                 found.append(
-                    Damage(begin, "the checksum of the index is wrong: bytes have changed since they were written")
+                    Damage(
+                        min(begin, offset),
+                        "the checksum of the index is wrong: bytes have changed since they were written",
+                    )
                 )
         return found
 

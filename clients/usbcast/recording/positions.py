@@ -12,6 +12,8 @@ class Positions:
 
     def __init__(self) -> None:
         self.of: dict[str, Position] = {}
+        self.dropped_before = 0
+        """The segments of the recording below this one were removed by wish."""
 
     def hole_before(self, stream: str, item: Item) -> tuple[Position, int] | None:
         """What is missing between the last item and this one: from where to which sequence; None if nothing is."""
@@ -38,6 +40,8 @@ class Positions:
                 self.of[stream] = Position(int(fields["epoch"], 16), fields["next_sequence"], fields["next_number"])
             elif item.kind == "restart":
                 self.of[stream] = Position(int(fields["epoch"], 16), 0, 0)
+            elif item.kind == "dropped":
+                self.dropped_before = max(self.dropped_before, int(fields["before"]))
             elif item.kind == "gap":
                 gap, at = gap_of(item), self.of.get(stream)
                 if gap.last >= gap.first:

@@ -53,6 +53,7 @@ class Start:
     """Of the recording that goes on; empty for a new one."""
     positions: dict[str, Position] = field(default_factory=dict)
     written: tuple[tuple[int, Path], ...] = ()
+    dropped_before: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,9 @@ class Recorder:
     def __init__(self, options: RecordOptions, start: Start, tell: Tell) -> None:
         self.options = options
         self.taps: dict[str, Tap] = {}
-        self.store = Store(options.store, self, start.recording or os.urandom(8).hex(), start.written)
+        self.store = Store(
+            options.store, self, start.recording or os.urandom(8).hex(), start.written, start.dropped_before
+        )
         self.reason = ""
         self._start = start
         self._tell = tell

@@ -32,7 +32,7 @@ class Recovered:
     """Packets known to be gone, and declared; what came after a cut is not known."""
     damages: tuple[Damage, ...]
     was_whole: bool
-    positions: dict[str, Position]
+    positions: Positions
     """Where each stream stands at the end."""
 
     def to_json(self) -> dict[str, Any]:
@@ -101,9 +101,7 @@ def _copy(
     unfinished.replace(target)
     if take_name and source.is_part:
         path.unlink()
-    return Recovered(
-        target, copied.batches, copied.packets, copied.lost, tuple(damages), False, dict(copied.positions.of)
-    )
+    return Recovered(target, copied.batches, copied.packets, copied.lost, tuple(damages), False, copied.positions)
 
 
 class _Copy:
@@ -163,4 +161,4 @@ def _whole(source: SegmentFile) -> Recovered:
         if isinstance(stored.item, EncodedBatch):
             batches += 1
             packets += stored.item.packet_count
-    return Recovered(source.path, batches, packets, 0, (), True, positions.of)
+    return Recovered(source.path, batches, packets, 0, (), True, positions)

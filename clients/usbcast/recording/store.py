@@ -57,7 +57,12 @@ class Store:
     """Used by one thread; times are handed in. Raises RecordingError where not even the first segment can be begun."""
 
     def __init__(
-        self, options: StoreOptions, contents: Contents, recording: str, written: Sequence[tuple[int, Path]] = ()
+        self,
+        options: StoreOptions,
+        contents: Contents,
+        recording: str,
+        written: Sequence[tuple[int, Path]] = (),
+        dropped_before: int = 0,
     ) -> None:
         self.options = options
         self.recording = recording
@@ -67,6 +72,8 @@ class Store:
         """The segments of this run that are closed and still there."""
         self._contents = contents
         self._kept: list[tuple[int, Path]] = list(written)
+        self._dropped_before = dropped_before
+        """The segments below were removed; each segment says so, as the one that said it first goes too."""
         self._next_index = max((index for index, _ in written), default=-1) + 1
         self._segment: Segment | None = None
         self._opened_ns = self._synced_ns = self._retry_ns = 0
@@ -167,6 +174,8 @@ class Store:
             segment = Segment(path, head, self.options.compression)
             for entry in self._contents.heads(realtime_ns):
                 segment.add(entry)
+            if self._dropped_before:
+                segment.add(self._dropped_entry(realtime_ns))
             if self.paused:
                 segment.add(remark_entry(self._disk_remark(realtime_ns)))
             for entry in self._unsynced:
@@ -194,6 +203,10 @@ class Store:
         fields = {"reason": self.paused, "since_ns": self._paused_since_ns, "free_bytes": self.free_bytes()}
         return Remark("disk", realtime_ns, "", fields)
 
+    def _dropped_entry(self, realtime_ns: int) -> Entry:
+        fields = {"before": self._dropped_before, "reason": "removed by --keep"}
+        return remark_entry(Remark("dropped", realtime_ns, "", fields))
+
     def _drop_old(self, segment: Segment, realtime_ns: int) -> None:
         """Remove what is not to be kept. It is declared first, so that a removed segment never looks stolen."""
         sizes = [path.stat().st_size if path.exists() else 0 for _, path in self._kept]
@@ -201,12 +214,12 @@ class Store:
         if not gone:
             return
         dropped, self._kept = self._kept[:gone], self._kept[gone:]
-        for index, path in dropped:
-            fields = {"segment": index, "file": path.name, "reason": "removed by --keep"}
-            segment.add(remark_entry(Remark("dropped", realtime_ns, "", dict(fields))))
+        before, self._dropped_before = self._dropped_before, dropped[-1][0] + 1
+        segment.add(self._dropped_entry(realtime_ns))
         try:
             segment.sync()
         except OSError:
+            self._dropped_before = before
             self._kept = dropped + self._kept  # not declared, so not removed; the next segment will
             return
         for _, path in dropped:
