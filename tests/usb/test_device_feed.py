@@ -243,7 +243,8 @@ def test_whatever_goes_wrong_produced_is_read_plus_lost(faults: list[Fault]) -> 
     assert whole * 112 <= len(received) <= (whole + len(faults)) * 112
     assert rig.feed.counters["bytes"] == len(received) == rig.queue.ledger.left
     story = [one for one in told(items) if one in ("ATTACHED", "DETACHED")]
-    assert story == ["ATTACHED", *["DETACHED", "ATTACHED"] * (len(story) // 2)]
+    # A reset may lose the last packets, so that the device is exhausted before it is back.
+    assert story == (["ATTACHED", "DETACHED"] * len(story))[: len(story)]
 
 
 def test_the_scripted_transport_is_one() -> None:

@@ -236,7 +236,7 @@ class DeviceFeed:
             elif step is Step.RESET:
                 self._counters["resets"] += 1
                 self._transport.reset()
-                self._let_go(f"it was reset, because: {error}")
+                self._let_go(f"{self._transport.name} was reset, as it failed again and again: {error}")
                 self._search(0.0)
         except DeviceError as worse:
             step, error = Step.REOPEN, worse
