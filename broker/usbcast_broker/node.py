@@ -16,8 +16,9 @@ from usbcast_broker.batcher import Batcher
 from usbcast_broker.framing import Assembler
 from usbcast_broker.host_queue import HostQueue
 from usbcast_broker.outlet import Description, Outlet
-from usbcast_broker.pipeline import Feed, Pipeline
+from usbcast_broker.pipeline import Feed, Line, Pipeline
 from usbcast_broker.publisher import Publisher
+from usbcast_broker.relay import Relay, RelayQueue
 from usbcast_broker.service import ReplayService
 from usbcast_broker.settings import NodeSettings
 from usbcast_schemas.places import host_id, ring_directory, runtime_directory
@@ -48,7 +49,7 @@ class Node:
         self.settings = settings
         self.endpoint = settings.bind
         self.data_endpoints: list[str] = []
-        self.pipelines: list[Pipeline] = []
+        self.pipelines: list[Line] = []
         self.last_health: list[pb.StreamHealth] = []
         """The books as they stood when the node had stopped."""
         self._bound: list[str] = []
@@ -94,6 +95,16 @@ class Node:
         self.pipelines.append(pipeline)
         return pipeline
 
+    def add_relay(
+        self, description: Description, make_feed: Callable[[RelayQueue], Feed], *, epoch: int | None = None
+    ) -> Relay:
+        """Add a stream whose batches `make_feed` brings encoded, of `epoch` if they have one already. Before `start`."""
+        queue = RelayQueue(lambda: self._publisher.knock(relay))
+        outlet = self._outlet(description, epoch)
+        relay = Relay(make_feed(queue), queue, outlet)
+        self.pipelines.append(relay)
+        return relay
+
     def start(self) -> None:
         """Bind, open the devices, and begin to publish. Nothing is left behind if it raises."""
         try:
@@ -103,6 +114,7 @@ class Node:
             self._bound += self.data_endpoints
             for pipeline in self.pipelines:
                 pipeline.feed.start()
+            self._service.admit()
             streams = tuple(pipeline.outlet.stream for pipeline in self.pipelines)
             self._cleanup.callback(Registration(NodeRecord(self.endpoint, os.getpid(), streams)).close)
         except BaseException:
@@ -125,7 +137,7 @@ class Node:
         self._context.destroy(linger=300)
         binding.release(self._bound)
 
-    def end(self, pipeline: Pipeline, reason: str) -> None:
+    def end(self, pipeline: Line, reason: str) -> None:
         """Stop the feed of one stream and publish its end; idempotent."""
         pipeline.feed.stop(drain=True)
         self._publisher.end(pipeline, reason)
@@ -157,7 +169,7 @@ class Node:
             chosen = [f"tcp://{tcp[0]}:{tcp[1] + 1}", f"tcp://{tcp[0]}:0"]
         return self._publisher.start(self.pipelines, [chosen, [local]])
 
-    def _describe(self, pipeline: Pipeline) -> pb.StreamInfo:
+    def _describe(self, pipeline: Line) -> pb.StreamInfo:
         info = pipeline.outlet.describe(pipeline.feed.identity)
         info.data_endpoints.extend(self.data_endpoints)
         info.host_id = host_id()

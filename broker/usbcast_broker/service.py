@@ -15,7 +15,7 @@ from usbcast_broker import replay
 from usbcast_broker.binding import bind
 from usbcast_broker.doorbell import PollableDoorbell
 from usbcast_broker.memory import resident_bytes
-from usbcast_broker.pipeline import Pipeline
+from usbcast_broker.pipeline import Line
 from usbcast_schemas.contract import CONTRACT
 from usbcast_schemas.errors import PeerError, UsbcastError, VersionMismatch
 from usbcast_schemas.ring import RingReader
@@ -32,7 +32,7 @@ MAX_REPORTS = 1024
 REPORT_KEPT_S = 10.0
 MAX_NAMED_PEERS = 1000
 
-Describe = Callable[[Pipeline], pb.StreamInfo]
+Describe = Callable[[Line], pb.StreamInfo]
 
 
 class Refused(UsbcastError):
@@ -57,11 +57,12 @@ class ReplayService:
         self._describe = describe
         self._health = health
         self._node = node
-        self._streams: dict[str, tuple[Pipeline, RingReader]] = {}
+        self._streams: dict[str, tuple[Line, RingReader]] = {}
         self._bell = PollableDoorbell()
         self._answers: deque[tuple[list[bytes], pb.Reply]] = deque()
         self._waiting = 0
         self._stopping = False
+        self._admitting = threading.Event()
         self._bound: Future[str] = Future()
         self._thread: threading.Thread | None = None
         self._reports: OrderedDict[tuple[str, str], tuple[float, pb.SubscriptionReport]] = OrderedDict()
@@ -72,8 +73,8 @@ class ReplayService:
         self.last_fetch_monotonic = 0.0
         """When somebody last fetched, so that a node that ends can wait for those who still catch up."""
 
-    def start(self, pipelines: Sequence[Pipeline], endpoint: str) -> str:
-        """Bind to `endpoint` and begin; return it as bound. Raises EndpointTaken."""
+    def start(self, pipelines: Sequence[Line], endpoint: str) -> str:
+        """Bind to `endpoint`; return it as bound. Requests wait until `admit`. Raises EndpointTaken."""
         for pipeline in pipelines:
             ring = pipeline.outlet.ring
             self._streams[pipeline.outlet.stream] = (pipeline, RingReader(ring.path, ring.nonce))
@@ -81,9 +82,14 @@ class ReplayService:
         self._thread.start()
         return self._bound.result()
 
+    def admit(self) -> None:
+        """Begin to answer, now that there is all that the answers speak of."""
+        self._admitting.set()
+
     def stop(self) -> None:
         """Return when the thread is gone."""
         self._stopping = True
+        self._admitting.set()
         self._bell.ring()
         if self._thread is not None:
             self._thread.join()
@@ -118,6 +124,7 @@ class ReplayService:
         poller.register(socket, zmq.POLLIN)
         poller.register(self._bell.fileno(), zmq.POLLIN)
         try:
+            self._admitting.wait()
             while not self._stopping:
                 poller.poll()
                 self._bell.quiet()
@@ -207,7 +214,7 @@ class ReplayService:
         )
         return pb.Reply(fetched=reply), fetched.batches
 
-    def _stream(self, name: str) -> tuple[Pipeline, RingReader]:
+    def _stream(self, name: str) -> tuple[Line, RingReader]:
         try:
             return self._streams[name]
         except KeyError:

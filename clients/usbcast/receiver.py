@@ -410,24 +410,25 @@ class Receiver:
                 return
             try:
                 reply, batches = decode_reply(frames)
+                self._answered_ns = now_ns
+                self._take_reply(reply, batches, now_ns)
             except VersionMismatch:
                 raise
             except PeerError as error:
                 self.malformed(error)
-                continue
-            self._answered_ns = now_ns
-            self._take_reply(reply, batches, now_ns)
 
     def _take_reply(self, reply: pb.Reply, batches: list[EncodedBatch], now_ns: int) -> None:
         kind = reply.WhichOneof("body")
         if self._describing and reply.request_id == self._describing[0]:
-            self._describing = self._describe_at_ns = None
-            self._retry_ns = _RETRY_FIRST_NS
+            self._describing = None
+            self._describe_at_ns = now_ns + self._back_off()  # again, if this one is not to be made sense of
             if kind == "error":
                 raise_error(reply.error)
             if not reply.described.streams:
                 raise WireError(f"the node at {self._reached_by} answered without a description of {self.stream!r}")
             self._take_description(reply.described.streams[0])
+            self._describe_at_ns = None
+            self._retry_ns = _RETRY_FIRST_NS
         elif self._fetching and reply.request_id == self._fetching[0]:
             self._fetching = None
             if kind == "error":

@@ -11,9 +11,9 @@ from usbcast.waiting import Waiter
 from usbcast.ways import Sink
 from usbcast_schemas.batch import decode_batch
 from usbcast_schemas.contract import data_topic, notify_topic
-from usbcast_schemas.errors import PeerError, WireError
+from usbcast_schemas.errors import PeerError, UsageError, WireError
 from usbcast_schemas.places import host_id
-from usbcast_schemas.sockets import as_reached, set_up
+from usbcast_schemas.sockets import as_reached, set_up, split_tcp
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 from usbcast_schemas.wire import MAX_DATA_BYTES, decode_notification, decode_published
 
@@ -24,6 +24,7 @@ class PublishedWay:
     can_fetch = True
 
     def __init__(self, info: pb.StreamInfo, reached_by: str, via: str, waiter: Waiter) -> None:
+        endpoint = data_endpoint(info, reached_by)
         self.via = via
         self.heard_ns = time.monotonic_ns()
         self._waiter = waiter
@@ -34,7 +35,11 @@ class PublishedWay:
         self._socket.subscribe(self._notify)
         if via == "push":
             self._socket.subscribe(self._data)
-        self._socket.connect(data_endpoint(info, reached_by))
+        try:
+            self._socket.connect(endpoint)
+        except zmq.ZMQError as error:
+            self._socket.close()
+            raise WireError(f"the node at {reached_by} publishes at {endpoint!r}: {error.strerror}") from None
         self._waiter.add(self._socket.fileno())
 
     def pump(self, sink: Sink) -> None:
@@ -67,13 +72,16 @@ class PublishedWay:
 
 def data_endpoint(info: pb.StreamInfo, reached_by: str) -> str:
     """The best address of the data: a local socket on the same machine, else the host by which the node was reached."""
-    if not info.data_endpoints:
-        raise WireError(f"the node at {reached_by} describes stream {info.stream!r} without an address for its data")
     if info.host_id == host_id():
         for endpoint in info.data_endpoints:
             if endpoint.startswith("ipc://") and Path(endpoint.removeprefix("ipc://")).exists():
                 return endpoint
-    for endpoint in info.data_endpoints:
-        if endpoint.startswith("tcp://"):
-            return as_reached(endpoint, reached_by)
+    try:
+        for endpoint in info.data_endpoints:
+            if split_tcp(endpoint):
+                return as_reached(endpoint, reached_by)
+    except UsageError as error:
+        raise WireError(f"the node at {reached_by} publishes where nobody can listen: {error}") from None
+    if not info.data_endpoints:
+        raise WireError(f"the node at {reached_by} describes stream {info.stream!r} without an address for its data")
     return info.data_endpoints[0]
