@@ -117,7 +117,12 @@ class Continuity:
         if not self._is_current(epoch):
             return
         self._know(next_sequence, next_number)
-        if ended and self._next_number is None and self.first_sequence is not None and next_sequence < self.next_sequence:
+        if (
+            ended
+            and self._next_number is None
+            and self.first_sequence is not None
+            and next_sequence < self.next_sequence
+        ):
             # It is over before the start that was asked for: its last batch, the end, is all there is to have.
             self.first_sequence = self.next_sequence = next_sequence
             self._next_number = next_number - 1
