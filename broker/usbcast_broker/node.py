@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 
 STILL_CATCHING_UP_S = 0.5
 MAX_LINGER_S = 10.0
+STOPPED_LINGER_S, HURRIED_LINGER_S = 0.1, 0.5
+"""A node that is told to stop does so within a second; one that ends by itself waits for those who catch up."""
 
 MakeFeed = Callable[[HostQueue], Feed]
 
@@ -121,14 +124,17 @@ class Node:
             self.stop("the node could not start")
             raise
 
-    def stop(self, reason: str, *, linger_s: float = 0.0) -> None:
-        """End every stream, wait for those who catch up, at most as long as told, and leave nothing behind; idempotent."""
+    def stop(self, reason: str, *, linger_s: float = 0.0, hurry: threading.Event | None = None) -> None:
+        """End every stream, wait for those who catch up, at most as long as told, and leave nothing behind; idempotent.
+
+        Once `hurry` is set, before or while it waits, it does so no longer than half a second.
+        """
         if self._stopped:
             return
         self._stopped = True
         for pipeline in self.pipelines:
             self.end(pipeline, reason)
-        self._linger(linger_s)
+        self._linger(linger_s, hurry)
         if self._publisher.running:
             self.last_health = self.health()
         self._publisher.stop()
@@ -179,13 +185,16 @@ class Node:
         info.started_realtime_ns = self._started_realtime_ns
         return info
 
-    def _linger(self, linger_s: float) -> None:
+    def _linger(self, linger_s: float, hurry: threading.Event | None) -> None:
         """Go on answering for `linger_s`, and beyond it as long as somebody is still fetching."""
         begin = time.monotonic()
         while linger_s > 0:
             now = time.monotonic()
             catching_up = now - self._service.last_fetch_monotonic < STILL_CATCHING_UP_S
-            if now - begin >= max(linger_s, MAX_LINGER_S if catching_up else 0):
+            most_s = max(linger_s, MAX_LINGER_S if catching_up else 0.0)
+            if hurry is not None and hurry.is_set():
+                most_s = min(linger_s, HURRIED_LINGER_S if catching_up else STOPPED_LINGER_S)
+            if now - begin >= most_s:
                 break
             time.sleep(0.05)
 

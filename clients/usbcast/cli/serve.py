@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 REFRESH_S = 0.25
-STOPPED_LINGER_S = 0.1
-"""A node that is told to stop does so within a second; one that ends by itself waits for those who catch up."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ def serve(
         device = _add(node, profiles or [], simulation, stream, wait=wait)
         node.start()
         reason = _run(node, stopped, device, as_json)
-        node.stop(reason, linger_s=settings.linger_s if not stopped.is_set() else STOPPED_LINGER_S)
+        node.stop(reason, linger_s=settings.linger_s, hurry=stopped)
         _say_farewell(node, reason, as_json)
 
 
