@@ -79,7 +79,7 @@ class Node:
         settings = self.settings
         # The feed's thread knocks; there is no feed before there is the pipeline.
         queue = HostQueue(settings.host_queue_size, lambda: self._publisher.knock(pipeline))
-        outlet = Outlet(
+        outlet = self._outlet(
             Description(
                 stream=stream or profile.stream.name,
                 profile_name=profile.stream.name,
@@ -87,12 +87,8 @@ class Node:
                 fields=profile.to_field_protos(),
                 packet_size=profile.packet_size,
                 nominal_rate_hz=profile.stream.rate_hz,
-            ),
-            self._rings,
-            ring_bytes=settings.ring_size,
-            ring_slots=settings.ring_slots,
+            )
         )
-        self._cleanup.callback(outlet.close)
         batcher = Batcher(outlet.epoch, max_bytes=settings.batch_size, max_age_ns=int(settings.batch_age_ms * 1e6))
         pipeline = Pipeline(make_feed(queue), queue, Assembler(profile), batcher, outlet)
         self.pipelines.append(pipeline)
@@ -162,6 +158,12 @@ class Node:
             if error is not None:
                 return f"{what} has stopped: {error}"
         return ""
+
+    def _outlet(self, description: Description, epoch: int | None = None) -> Outlet:
+        ring_bytes, ring_slots = self.settings.ring_size, self.settings.ring_slots
+        outlet = Outlet(description, self._rings, ring_bytes=ring_bytes, ring_slots=ring_slots, epoch=epoch)
+        self._cleanup.callback(outlet.close)
+        return outlet
 
     def _start_publisher(self) -> list[str]:
         local = f"ipc://{runtime_directory()}/data-{os.getpid()}-{os.urandom(4).hex()}"

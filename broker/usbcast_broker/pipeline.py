@@ -45,6 +45,25 @@ class Feed(Protocol):
         """Figures of the device edge; `bytes` is what was read."""
 
 
+class Line(Protocol):
+    """What publisher, replay service and node know of a stream's way: a pipeline from a device, or a relay."""
+
+    feed: Feed
+    outlet: Outlet
+
+    def turn(self, publish: Callable[[Encoded], None]) -> bool: ...
+
+    @property
+    def waiting_bytes(self) -> int: ...
+
+    @property
+    def due_at_ns(self) -> int | None: ...
+
+    def end(self, reason: str, publish: Callable[[Encoded], None]) -> None: ...
+
+    def health(self) -> pb.StreamHealth: ...
+
+
 class Pipeline:
     """Turned under the publisher's lock, which guards everything in it but the feed and its queue."""
 

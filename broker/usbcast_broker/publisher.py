@@ -20,7 +20,7 @@ from usbcast_broker.batcher import Encoded
 from usbcast_broker.binding import bind_first
 from usbcast_broker.doorbell import Doorbell
 from usbcast_broker.pacer import HEARTBEAT_NS
-from usbcast_broker.pipeline import Pipeline
+from usbcast_broker.pipeline import Line
 from usbcast_schemas.sockets import set_up
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 from usbcast_schemas.wire import MAX_DATA_BYTES
@@ -38,14 +38,14 @@ class Publisher:
         self._context = context
         self._doorbell = Doorbell()
         self._turning = threading.Lock()
-        self._pipelines: Sequence[Pipeline] = ()
+        self._pipelines: Sequence[Line] = ()
         self._socket: zmq.Socket[bytes] | None = None
         self._stopping = False
         self._thread: threading.Thread | None = None
         self.problem: BaseException | None = None
         """Why nothing is published any more, which should never be."""
 
-    def start(self, pipelines: Sequence[Pipeline], endpoints: Sequence[Sequence[str]]) -> list[str]:
+    def start(self, pipelines: Sequence[Line], endpoints: Sequence[Sequence[str]]) -> list[str]:
         """Bind to the first free one of each list of `endpoints` and begin; return them as bound. Raises EndpointTaken."""
         socket = self._context.socket(zmq.PUB)
         try:
@@ -77,7 +77,7 @@ class Publisher:
     def running(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
-    def knock(self, pipeline: Pipeline) -> None:
+    def knock(self, pipeline: Line) -> None:
         """Something has come for an idle `pipeline`: handle it here and now, or leave it to the publisher's thread."""
         if pipeline.waiting_bytes > INLINE_BYTES or not self._turning.acquire(blocking=False):
             self._doorbell.ring()
@@ -93,7 +93,7 @@ class Publisher:
         if pipeline.outlet.pacer.pending or pipeline.due_at_ns is not None:
             self._doorbell.ring()  # something is due soon, and only the publisher's thread keeps time
 
-    def end(self, pipeline: Pipeline, reason: str) -> None:
+    def end(self, pipeline: Line, reason: str) -> None:
         """Publish what the stopped feed of `pipeline` has left, and the end of its stream; idempotent."""
         with self._turning:
             if self._socket is not None and not pipeline.outlet.ended:
@@ -120,7 +120,7 @@ class Publisher:
         self.problem = error
         log.error("publishing has stopped", exc_info=error)
 
-    def _turn(self, pipeline: Pipeline) -> bool:
+    def _turn(self, pipeline: Line) -> bool:
         """Publish what has accumulated in `pipeline`; the lock is held."""
         outlet = pipeline.outlet
         busy = pipeline.turn(lambda batch: self._send(outlet.data_topic, batch))

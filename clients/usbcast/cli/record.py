@@ -121,7 +121,9 @@ def record(
     begin = resumed(base, compression) if resume else fresh(base)
     view = _View(as_json)
     recorder = Recorder(options, begin, view.tell)
-    with _signals(recorder), contextlib.closing(Registered(base)), view.showing(recorder):
+    # Only one that waits for triggers is to be found by them: to another, the signal would say nothing.
+    found_by_triggers = contextlib.closing(Registered(base)) if options.armed else contextlib.nullcontext()
+    with _signals(recorder), found_by_triggers, view.showing(recorder):
         recorder.run(view.look)
     view.farewell(recorder)
     if recorder.store.paused:

@@ -95,6 +95,7 @@ class Recorder:
         self._before: deque[tuple[int, Tap, Record, int]] = deque()
         self._before_bytes = 0
         self._discover_ns = self._house_ns = 0
+        self._shown: Path | None = None
         self._systemd = Systemd()
 
     def stop(self, reason: str) -> None:
@@ -216,12 +217,14 @@ class Recorder:
         self._before_bytes = 0
 
     def _tend(self, now_ns: int, realtime_ns: int, look: Callable[[], None]) -> None:
-        before, was_paused = self.store.path, self.store.paused
+        was_paused = self.store.paused
         self.store.tend(now_ns, realtime_ns)
         if self.store.paused and not was_paused:
             self._tell("warning", {"message": f"recording pauses: {self.store.paused}"})
-        if self.store.path != before and self.store.path is not None:
-            self._tell("segment", {"file": str(self.store.path)})
+        if self.store.path != self._shown:
+            self._shown = self.store.path
+            if self._shown is not None:
+                self._tell("segment", {"file": str(self._shown)})
         self._systemd.alive(now_ns)
         if now_ns >= self._house_ns:
             self._house_ns = now_ns + HOUSEKEEPING_NS

@@ -1,0 +1,135 @@
+"""`usbcast play`: a recording instead of a device; subscribers see no difference."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.live import Live
+from rich.table import Table
+
+from usbcast.cli.options import AsJson
+from usbcast.cli.output import console, emit, table
+from usbcast_schemas.errors import RecordingError, UsageError
+
+if TYPE_CHECKING:
+    from usbcast.recording.player import Player
+    from usbcast.recording.reader import Recording
+    from usbcast_broker.node import Node
+
+REFRESH_S = 0.5
+
+
+def play(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Files, a directory, or the BASE of a recording.")
+    ],
+    stream: Annotated[list[str] | None, typer.Option("--stream", help="Only this stream; may be repeated.")] = None,
+    speed: Annotated[
+        float, typer.Option("--speed", min=0, max=1e6, help="1 is the original; 0 as fast as possible.")
+    ] = 1.0,
+    loop: Annotated[bool, typer.Option("--loop", help="From the beginning again, without an end.")] = False,
+    start: Annotated[
+        str | None, typer.Option("--from", help="Seconds from the beginning, or a time (ISO 8601).")
+    ] = None,
+    until: Annotated[str | None, typer.Option("--to", help="Seconds from the beginning, or a time (ISO 8601).")] = None,
+    step: Annotated[bool, typer.Option("--step", help="One batch for each line on standard input (Enter).")] = False,
+    original_times: Annotated[
+        bool, typer.Option("--original-times", help="Keep the arrival times of the recording instead of today's.")
+    ] = False,
+    bind: Annotated[str | None, typer.Option("--bind", metavar="ENDPOINT", help="Address for requests.")] = None,
+    ring_size: Annotated[str | None, typer.Option("--ring-size", metavar="SIZE", help="Bytes a ring holds.")] = None,
+    linger_s: Annotated[
+        float | None, typer.Option("--linger-s", help="Seconds after the end in which it goes on answering.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Serve what FILE... holds as if the devices were here: same packets, fields, events and gaps, at the original pace."""
+    from usbcast.recording.player import Player, PlayOptions
+    from usbcast.recording.reader import open_recording
+    from usbcast_broker.node import Node
+    from usbcast_broker.settings import load_settings
+
+    recording = open_recording([str(path) for path in files])
+    options = PlayOptions(
+        speed, loop, _moment("--from", start, recording), _moment("--to", until, recording), original_times, step
+    )
+    settings, _ = load_settings(None, {"bind": bind, "ring_size": ring_size, "linger_s": linger_s})
+    with _stop_signals() as stopped, Node(settings) as node:
+        player = Player(node, recording, options, tuple(stream or ()))
+        node.start()
+        if step:
+            threading.Thread(target=_step_by_lines, args=(player,), name="usbcast-steps", daemon=True).start()
+        _follow(node, player, recording, stopped, as_json)
+        reason = "playing was stopped" if stopped.is_set() else "the recording is over"
+        node.stop(reason, linger_s=0.1 if stopped.is_set() else settings.linger_s)
+    if player.error is not None:
+        raise RecordingError(f"playing has stopped: {player.error}")
+    if as_json:
+        emit({"event": "ended", "reason": reason, "passes": player.passes})
+    else:
+        console.print(reason)
+
+
+def _follow(node: Node, player: Player, recording: Recording, stopped: threading.Event, as_json: bool) -> None:
+    streams = [line.outlet.stream for line in node.pipelines]
+    if as_json:
+        emit({"event": "serving", "endpoint": node.endpoint, "data": node.data_endpoints, "streams": streams})
+    else:
+        console.print(f"playing [bold]{', '.join(streams)}[/bold] at {node.endpoint}  (Ctrl-C stops)", highlight=False)
+    live = Live(console=console, auto_refresh=False) if console.is_terminal and not as_json else None
+    with live or contextlib.nullcontext():
+        due_s = 0.0
+        while not stopped.is_set() and not player.finished.wait(0.05):
+            if live and time.monotonic() >= due_s:
+                due_s = time.monotonic() + REFRESH_S
+                live.update(_screen(node, player, recording), refresh=True)
+
+
+def _screen(node: Node, player: Player, recording: Recording) -> Table:
+    at_s = max(0, player.position_ns - recording.start_ns) / 1e9
+    whole_s = (recording.end_ns - recording.start_ns) / 1e9
+    title = f"{at_s:,.1f} of {whole_s:,.1f} s" + (f", pass {player.passes + 1}" if player.passes else "")
+    rows = [(line.outlet.stream, line.outlet.next_sequence, line.feed.counters["batches"]) for line in node.pipelines]
+    return table(title, ("stream", "packets", "batches"), rows)
+
+
+def _moment(option: str, text: str | None, recording: Recording) -> int | None:
+    if text is None:
+        return None
+    with contextlib.suppress(ValueError):
+        return recording.start_ns + int(float(text) * 1e9)
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"{option} is {text!r}: write seconds, or a time like 2026-01-31T12:00:00Z") from None
+    return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1e9)
+
+
+def _step_by_lines(player: Player) -> None:
+    for _ in sys.stdin:
+        player.step()
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    stopped = threading.Event()
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        stopped.set()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,81 @@
+"""What a played batch becomes, pure: the packets of the recording under the epoch, numbers and times of a stream of today.
+
+Holes stay holes. Epochs of the recording, and the passes of a loop, are joined: a device that is read for so long has one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from usbcast_broker.batcher import Encoded
+from usbcast_schemas.batch import Arrivals, EncodedBatch, encode_batch
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """How times of the recording become times of today: both clocks go on from `realtime_ns` and `monotonic_ns`."""
+
+    recorded_ns: int
+    realtime_ns: int
+    monotonic_ns: int
+    speed: float = 1.0
+
+    def elapsed_ns(self, recorded_ns: int) -> int:
+        return int((recorded_ns - self.recorded_ns) / self.speed)
+
+
+class Restamper:
+    """Numbers one stream. `join` begins a new epoch of the recording, or a new pass."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.next_sequence = 0
+        self.next_number = 0
+        self._from: tuple[int, int, int] | None = None
+        """Epoch of the recording, and what came after its last batch: sequence and number."""
+
+    def join(self) -> None:
+        """What comes next follows without a hole."""
+        self._from = None
+
+    def restamp(self, batch: EncodedBatch, shift: Shift | None) -> Encoded | None:
+        """The batch as it is played; None if nothing is left of it. Times stay as they were without a `shift`."""
+        if not batch.packet_count and not batch.events and not batch.losses:
+            return None  # the end of an epoch of the recording is not that of what is played
+        if self._from is None or self._from[0] != batch.epoch:
+            missing = skipped = 0
+        else:
+            missing = max(0, batch.first_sequence - self._from[1])
+            skipped = max(0, batch.number - self._from[2])
+        first, number = self.next_sequence + missing, self.next_number + skipped
+        raw = encode_batch(
+            epoch=self.epoch,
+            number=number,
+            first_sequence=first,
+            packet_count=batch.packet_count,
+            packet_size=batch.packet_size,
+            payload=[batch.payload],
+            packet_ends=batch.packet_ends,
+            arrivals=batch.arrivals if shift is None else _arrivals(batch.arrivals, shift),
+            losses=batch.losses,
+            events=batch.events if shift is None else [_event(event, shift) for event in batch.events],
+        )
+        self._from = (batch.epoch, batch.end_sequence, batch.number + 1)
+        self.next_sequence, self.next_number = first + batch.packet_count, number + 1
+        return Encoded(raw, number, first, batch.packet_count)
+
+
+def _arrivals(arrivals: Arrivals, shift: Shift) -> Arrivals:
+    elapsed = [shift.elapsed_ns(at) for at in arrivals.realtime_ns]
+    return Arrivals(
+        arrivals.packets, [shift.realtime_ns + ns for ns in elapsed], [shift.monotonic_ns + ns for ns in elapsed]
+    )
+
+
+def _event(event: pb.DeviceEvent, shift: Shift) -> pb.DeviceEvent:
+    elapsed = shift.elapsed_ns(event.realtime_ns)
+    made = pb.DeviceEvent()
+    made.CopyFrom(event)
+    made.realtime_ns, made.monotonic_ns = shift.realtime_ns + elapsed, shift.monotonic_ns + elapsed
+    return made
