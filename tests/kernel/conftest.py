@@ -8,6 +8,8 @@ import pytest
 from kernelrig.guest import Guest
 from kernelrig.image import Unavailable, find_image
 
+pytest.register_assert_rewrite("kernelrig.checks")
+
 
 @pytest.fixture(scope="session")
 def guest() -> Iterator[Guest]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
+from kernelrig.checks import check_books, check_whole, declared_lost, happened, runs, show
 from kernelrig.guest import Guest
 from kernelrig.packets import SIZE
 from kernelrig.serving import Serving
 from kernelrig.wire import Sender
-from kernelrig.witnesses import Told, Witnesses
+from kernelrig.witnesses import Witnesses
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(180)]
 
@@ -70,55 +70,24 @@ def test_pulled_out_and_plugged_in_again(guest: Guest, udev: bool) -> None:
     finally:
         if not udev:
             guest.start_udev()
+    print(f"sent {used} packets, {len(sender.unheard)} of them found no room in the line; {results[0]['story']}")
     show(results)
-    print(f"of {used} packets the line had no room for {len(sender.unheard)}")
     assert not away.attached
     assert "plug it in" in away.problem
     assert len(serving.warnings) == 1
     assert "went away" in serving.warnings[0]
     for result in results:
         check_whole(result)
-        happened = [entry[0] for entry in result["story"] if entry[0] not in ("packets", "gap", "resynchronised")]
-        assert happened == ["attached", "detached", "attached", "end"]
-        runs = [entry for entry in result["story"] if entry[0] == "packets"]
-        assert runs[0][1] == 0
-        assert runs[-1][2] == used - 1
+        told = [what for what in happened(result) if what != "resynchronised"]
+        assert told == ["attached", "detached", "attached", "end"]
+        assert runs(result)[0][0] == 0
+        assert runs(result)[-1][1] == used - 1
         missing = used - result["good"]
         assert missing >= len(sender.unheard)
-        assert sum(entry[3] for entry in result["story"] if entry[0] == "gap") == missing
+        assert declared_lost(result) == missing
     assert len({json.dumps(result["story"]) for result in results}) == 1
     missing = used - results[0]["good"]
     assert sum(books["ledgers"]["device"]["lost"].values()) == missing
     check_books(books, packets=used - missing, lost=books["ledgers"]["device"]["lost"])
     assert books["ledgers"]["device"]["counters"]["detaches"] == 1
     assert books["ledgers"]["device"]["counters"]["reopens"] == 1
-
-
-def check_whole(result: Told) -> None:
-    """The stream was taken to its end, nothing twice, nothing damaged, and the subscription's own books say the same."""
-    assert result["ended"]
-    assert result["damaged"] == 0
-    assert result["duplicates"] == 0
-    assert result["discrepancy"] is None
-    assert result["ledger"]["out"] == result["good"]
-
-
-def check_books(books: dict[str, Any], *, packets: int, lost: dict[str, int]) -> None:
-    """The node's books balance, and show so many packets and no other loss on the way from device to outlet."""
-    ledgers = books["ledgers"]
-    assert books["balanced"], books["discrepancies"]
-    assert ledgers["device"]["out"] == ledgers["outlet"]["in"] == ledgers["outlet"]["out"] == packets
-    assert ledgers["device"]["lost"] == lost
-    assert sum(ledgers["host"]["lost"].values()) == sum(ledgers["outlet"]["lost"].values()) == 0
-
-
-def show(results: list[Told]) -> None:
-    """The figures, for a note."""
-    for result in results:
-        line, read = result["line_lag_us"], result["read_lag_us"]
-        print(
-            f"by {result['via']:6}: {result['good']} delivered, {result['damaged']} damaged; "
-            f"from the line to delivery p50 {line['p50'] / 1000:.1f} ms, p99 {line['p99'] / 1000:.1f} ms; "
-            f"from the read p50 {read['p50'] / 1000:.1f} ms, p99 {read['p99'] / 1000:.1f} ms "
-            f"(clocks ± {result['clock_uncertainty_us'] / 1000:.1f} ms); {result['story']}"
-        )

@@ -31,6 +31,15 @@ class Lines:
         with self._changed:
             return list(self._lines)
 
+    def wait_until(self, number: int, timeout_s: float) -> str:
+        """The line with this number, from 1; AssertionError if there are not so many in time."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._over or len(self._lines) >= number, timeout_s)
+            assert len(self._lines) >= number, (
+                f"{self._of} wrote no line {number} in {timeout_s:g} s: {self._lines[-50:]}"
+            )
+            return self._lines[number - 1]
+
     def wait_for(self, wanted: Callable[[str], bool], timeout_s: float) -> str:
         """The first line that is wanted; AssertionError if none comes in time, or at all."""
 

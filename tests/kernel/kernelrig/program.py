@@ -68,6 +68,10 @@ class Program:
             failure.add_note("\n".join(self.err.all()[-50:]))
             raise
 
+    def line(self, number: int, timeout_s: float = 60.0) -> str:
+        """Its output's line with this number, from 1."""
+        return self.out.wait_until(number, timeout_s)
+
     def finish(self, timeout_s: float = 60.0) -> Finished:
         """Wait for its end; AssertionError if that takes longer."""
         self._thread.join(timeout_s)
