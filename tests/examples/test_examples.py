@@ -24,13 +24,6 @@ DEADLINE_S = 60
 FAULTS = (Fault(kind="drop", at_packet=700, count=7), Fault(kind="unplug", at_packet=1000, duration_s=0.1))
 
 
-@pytest.fixture(autouse=True)
-def _own_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("USBCAST_RUNTIME_DIR", "USBCAST_RING_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / name))
-        (tmp_path / name).mkdir(mode=0o700)
-
-
 @pytest.fixture
 def served() -> Iterator[None]:
     """The first case, ten times as fast; 1.5 s, in which something goes wrong twice; then its end."""

@@ -85,16 +85,14 @@ class ServedProcess:
         assert self.process.stdout is not None
         self.endpoint: str = json.loads(self.process.stdout.readline())["endpoint"]
 
-    def stop(self) -> None:
+    def kill(self) -> None:
         self.process.kill()
         self.process.communicate(timeout=10)
 
-
-@pytest.fixture(autouse=True)
-def _own_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("USBCAST_RUNTIME_DIR", "USBCAST_RING_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / name))
-        (tmp_path / name).mkdir(mode=0o700)
+    def stop(self) -> None:
+        """Nothing is left of it then, nor of one that was killed before it was started."""
+        self.process.terminate()
+        self.process.communicate(timeout=10)
 
 
 Serve = Callable[..., ServedNode]
@@ -123,6 +121,7 @@ def start() -> Iterator[Start]:
             return node
 
         yield start
+    wire.find_node(STREAM)  # removes the records of those that were killed
 
 
 def receive(
@@ -195,6 +194,15 @@ def test_joining_at_a_sequence_begins_exactly_there(serve: Serve, via: str) -> N
     node.wait_for(lambda info: info.next_sequence > 3000)
     received = receive(node, via, 1234)
     check_packets(received, range(1234, 10000))
+
+
+@pytest.mark.parametrize("via", ["push", "notify"])
+def test_the_end_is_told_to_one_who_asked_for_a_sequence_that_never_came(serve: Serve, via: str) -> None:
+    node = serve(rate_hz=0, packets=100)
+    node.wait_for(lambda info: info.ended)
+    received = receive(node, via, 1000)
+    assert received.end is not None
+    assert (received.packets, received.gaps, received.end.packets) == ([], [], 100)
 
 
 def test_pushed_batches_that_get_lost_are_fetched(serve: Serve) -> None:
@@ -277,7 +285,7 @@ def test_a_node_that_is_killed_and_comes_back_is_silence_and_a_restart(start: St
     subscription = wire.Published(STREAM, via=via, start=0, endpoint=node.endpoint)
     try:
         subscription.run(lambda so_far: len(so_far.packets) >= 200, 10)
-        node.stop()
+        node.kill()
         start("--rate", "500", "--packets", "600", "--linger-s", "10", bind=node.endpoint)
         received = subscription.run(lambda _: False, 30)
     finally:
@@ -358,7 +366,8 @@ def test_fetch_keeps_to_range_budget_and_number(serve: Serve) -> None:
         reply, end = fetch(from_sequence=2000, until_sequence=2000)
         assert [(b.packets, b.end is not None) for b in end][-1] == ([], True)
         reply, newest = fetch(newest_only=1)
-        assert newest[0].end_sequence == 2000
+        assert [batch.end_sequence for batch in newest if batch.packets] == [2000]
+        assert newest[-1].end is not None
 
 
 def test_command_clock_health_and_report(serve: Serve) -> None:
@@ -393,9 +402,12 @@ def test_a_node_is_found_by_its_record_as_long_as_it_lives(start: Start) -> None
     node = start()
     assert wire.find_node(STREAM) == node.endpoint
     assert wire.find_node("other") == "tcp://127.0.0.1:5570"
-    node.stop()
-    assert list(Path(os.environ["USBCAST_RUNTIME_DIR"]).glob("node-*.json"))
+    node.kill()
+    records = Path(os.environ["USBCAST_RUNTIME_DIR"])
+    assert len(list(records.glob("node-*.json"))) == 1
     assert wire.find_node(STREAM) == "tcp://127.0.0.1:5570"
+    again = start()
+    assert wire.find_node(STREAM) == again.endpoint
 
 
 def test_the_client_knows_nothing_of_usbcast_but_the_generated_code() -> None:

@@ -245,6 +245,8 @@ def find_node(stream: str) -> str:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 alive.append((path.stat().st_mtime_ns, json.load(file)))
+            else:
+                path.unlink()
     having = [(at, record["endpoint"]) for at, record in alive if stream in record["streams"]]
     return max(having)[1] if having else "tcp://127.0.0.1:5570"
 
@@ -297,10 +299,13 @@ class Cursor:
         self.next_sequence = sequence
         self.next_number = None if sequence else 0
 
-    def know(self, epoch: int, next_sequence: int, next_number: int) -> None:
-        if self.is_current(epoch, next_sequence, next_number):
-            self.known_sequence = max(self.known_sequence, next_sequence)
-            self.known_number = max(self.known_number, next_number)
+    def know(self, epoch: int, next_sequence: int, next_number: int, *, ended: bool = False) -> None:
+        if not self.is_current(epoch, next_sequence, next_number):
+            return
+        self.known_sequence = max(self.known_sequence, next_sequence)
+        self.known_number = max(self.known_number, next_number)
+        if ended and self.next_number is None and self.next_sequence and next_sequence < self.next_sequence:
+            self.next_number, self.next_sequence = next_number - 1, next_sequence
 
     def live(self, batch: Batch) -> None:
         if not self.is_current(batch.epoch, batch.first_sequence, batch.number):
@@ -410,7 +415,7 @@ class Published:
             self.sub.subscribe(f"data/{self.stream}/")
         self.heard = time.monotonic()
         if self.cursor.epoch is not None:
-            self.cursor.know(info.epoch, info.next_sequence, info.next_number)
+            self.cursor.know(info.epoch, info.next_sequence, info.next_number, ended=info.ended)
 
     def close(self) -> None:
         if self.sub is not None and self.node is not None:
@@ -442,7 +447,7 @@ class Published:
         elif topic == f"notify/{self.stream}/".encode():
             news = pb.Notification.FromString(body)
             check_version(news.contract)
-            self.cursor.know(news.epoch, news.next_sequence, news.next_number)
+            self.cursor.know(news.epoch, news.next_sequence, news.next_number, ended=news.ended)
         else:
             raise Refused(f"topic {topic!r}")
 
@@ -460,7 +465,7 @@ class Published:
             return
         if reply.error.code == pb.ErrorReply.CODE_EPOCH_OVER:
             info = self.node.describe(self.stream)
-            self.cursor.know(info.epoch, info.next_sequence, info.next_number)
+            self.cursor.know(info.epoch, info.next_sequence, info.next_number, ended=info.ended)
         else:
             self.cursor.fetched(reply.fetched, batches)
 
