@@ -330,44 +330,46 @@ def test_a_stall_and_an_overflow(via: str) -> None:
 
 def test_one_that_stopped_for_a_while_has_none_missing(via: str) -> None:
     """4,000 messages are more than all queues on the way hold, so by push it is the ring that has them."""
-    with serving(rate_hz=4000, latency_s=0, fifo_bytes=1 << 22, settings=small(ring_slots=65536)) as served:
-        with served.subscribe(via, start=0) as subscription:
-            account = Account(0)
-            take_until(subscription, account, lambda: account.delivered >= 50)
-            stopped_at = served.published
-            served.wait_published(stopped_at + 4000)
-            served.end()
-            for event in subscription.events(10):
-                account.take(event)
-            assert account.gaps == []
-            total = served.published
-            assert account.delivered == total
-            assert bytes(account.payload) == served.expected(0, total)
-            assert account.end is not None
-            check_books(subscription.ledger, account)
-            if via == "push":
-                assert subscription.ledger.counters["refilled"] > 1000
+    with (
+        serving(rate_hz=4000, latency_s=0, fifo_bytes=1 << 22, settings=small(ring_slots=65536)) as served,
+        served.subscribe(via, start=0) as subscription,
+    ):
+        account = Account(0)
+        take_until(subscription, account, lambda: account.delivered >= 50)
+        stopped_at = served.published
+        served.wait_published(stopped_at + 4000)
+        served.end()
+        for event in subscription.events(10):
+            account.take(event)
+        assert account.gaps == []
+        total = served.published
+        assert account.delivered == total
+        assert bytes(account.payload) == served.expected(0, total)
+        assert account.end is not None
+        check_books(subscription.ledger, account)
+        if via == "push":
+            assert subscription.ledger.counters["refilled"] > 1000
 
 
 def test_one_that_stopped_for_too_long_is_told_exactly_what_it_missed(via: str) -> None:
-    with serving(rate_hz=40_000, settings=overwritten_ring()) as served:  # by push, the queues on the way hold much
-        with served.subscribe(via, start=0) as subscription:
-            account = Account(0)
-            take_until(subscription, account, lambda: account.delivered >= 200)
-            stopped_at = served.published
-            eventually(lambda: served.oldest > stopped_at + 30_000)
-            take_until(subscription, account, lambda: account.lost > 0)
-            goal = served.published + 2000
-            take_until(subscription, account, lambda: (account.next or 0) >= goal)
-            served.end()
-            for event in subscription.events(10):
-                account.take(event)
-            total = served.published
-            assert account.delivered + account.lost == total
-            lost = {s for gap in account.gaps for s in range(gap.first, gap.last + 1)}
-            assert {gap.stage for gap in account.gaps} == {"ring"}
-            assert [n for n in range(total) if n not in lost] == check_packets(account.payload, SIZE)
-            check_books(subscription.ledger, account)
+    # by push, the queues on the way hold much
+    with serving(rate_hz=40_000, settings=overwritten_ring()) as served, served.subscribe(via, start=0) as subscription:
+        account = Account(0)
+        take_until(subscription, account, lambda: account.delivered >= 200)
+        stopped_at = served.published
+        eventually(lambda: served.oldest > stopped_at + 30_000)
+        take_until(subscription, account, lambda: account.lost > 0)
+        goal = served.published + 2000
+        take_until(subscription, account, lambda: (account.next or 0) >= goal)
+        served.end()
+        for event in subscription.events(10):
+            account.take(event)
+        total = served.published
+        assert account.delivered + account.lost == total
+        lost = {s for gap in account.gaps for s in range(gap.first, gap.last + 1)}
+        assert {gap.stage for gap in account.gaps} == {"ring"}
+        assert [n for n in range(total) if n not in lost] == check_packets(account.payload, SIZE)
+        check_books(subscription.ledger, account)
 
 
 @pytest.mark.parametrize("start", ["now", "oldest"])
@@ -404,15 +406,17 @@ def test_the_latest_with_a_slow_application(via: str, start: str) -> None:
 
 def test_what_happens_to_the_device_is_not_skipped(via: str) -> None:
     faults = tuple(Fault(kind="stall", at_packet=n) for n in (200, 400, 600))
-    with serving(rate_hz=2000, packets=1000, faults=faults, ends=True) as served:
-        with served.subscribe(via, start=0, deliver="latest") as subscription:
-            account = Account()
-            for event in subscription.events(10):
-                account.take(event)
-                if isinstance(event, Batch):
-                    time.sleep(0.02)
-            assert account.end is not None
-            assert account.delivered + account.lost == 1000 - (account.begin or 0)
+    with (
+        serving(rate_hz=2000, packets=1000, faults=faults, ends=True) as served,
+        served.subscribe(via, start=0, deliver="latest") as subscription,
+    ):
+        account = Account()
+        for event in subscription.events(10):
+            account.take(event)
+            if isinstance(event, Batch):
+                time.sleep(0.02)
+        assert account.end is not None
+        assert account.delivered + account.lost == 1000 - (account.begin or 0)
 
 
 def test_two_streams_of_one_node_do_not_mix(via: str) -> None:
