@@ -67,6 +67,7 @@ def test_a_killed_recorder_loses_at_most_a_second_and_a_resumed_one_nothing(tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("rate_hz", [100, 20_000])
 def test_twenty_kills_lose_nothing(tmp_path: Path, rate_hz: float) -> None:
     kill_again_and_again(tmp_path, rate_hz, 20)

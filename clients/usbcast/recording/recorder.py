@@ -168,7 +168,7 @@ class Recorder:
         for tap in list(self.taps.values()):
             tap.pump(now_ns)
             if paused:
-                tap.excuse = paused
+                tap.excuse_for(paused, now_ns)
                 continue
             for entry in tap.described(realtime_ns):
                 self.store.append(entry)
@@ -178,6 +178,7 @@ class Recorder:
                     tap.pump(now_ns)
                     record = tap.take()
                     if record is None:
+                        tap.caught_up(now_ns)
                         break
                 busy = True
                 self._take(tap, record, now_ns, realtime_ns)
@@ -254,7 +255,7 @@ class Recorder:
             remark_entry(Remark("stalled", realtime_ns, "", {"duration_ns": duration_ns, "reason": reason}))
         )
         for tap in self.taps.values():
-            tap.excuse = reason
+            tap.excuse_for(reason, time.monotonic_ns())
 
     def _finish(self) -> None:
         """Take what has come until now, and close."""

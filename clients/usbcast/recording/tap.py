@@ -25,6 +25,8 @@ from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 NOT_WANTED = "outside of a trigger's time"
 _AGAIN_NS = 1_000_000_000
+_EXCUSED_NS = 2_000_000_000
+"""A gap may be noticed so long after its cause: by the next batch, or by the answer to a fetch."""
 
 
 class Tap:
@@ -38,8 +40,9 @@ class Tap:
         self.info: pb.StreamInfo | None = None
         self.packets = self.lost = self.batches = 0
         self.ended = False
-        self.excuse = ""
+        self._excuse = ""
         """Why the ring may have overtaken the recorder; goes into the gaps until it has caught up."""
+        self._excused_until_ns = 0
         self.rate_watch = RateWatch()
         self.lag_ns = 0
         self._endpoint = endpoint
@@ -69,10 +72,17 @@ class Tap:
             self._receiver = Receiver(self.stream, self._endpoint, self.position or self._start, "all", self._via)
 
     def take(self) -> Record | None:
-        record = self._receiver.take_record()
-        if record is None:
-            self.excuse = ""
-        return record
+        return self._receiver.take_record()
+
+    def excuse_for(self, reason: str, now_ns: int) -> None:
+        """The recorder is not taking: what the ring loses until it has caught up is for this reason."""
+        self._excuse = reason
+        self._excused_until_ns = now_ns + _EXCUSED_NS
+
+    def caught_up(self, now_ns: int) -> None:
+        """There is nothing more to take now."""
+        if now_ns >= self._excused_until_ns:
+            self._excuse = ""
 
     def described(self, realtime_ns: int) -> list[Entry]:
         """The description of the stream, if there is a new one."""
@@ -145,8 +155,8 @@ class Tap:
         self._receiver.close()
 
     def _gap(self, gap: Gap, epoch: int, realtime_ns: int) -> Entry:
-        if self.excuse and gap.stage == "ring":
-            gap = Gap(gap.first, gap.last, gap.count, STAGE, f"{self.excuse}; meanwhile {gap.reason}")
+        if self._excuse and gap.stage == "ring":
+            gap = Gap(gap.first, gap.last, gap.count, STAGE, f"{self._excuse}; meanwhile {gap.reason}")
         self.lost += gap.count
         if self.position is not None and gap.last >= gap.first:
             self.position = Position(self.position.epoch, gap.last + 1, self.position.next_number)

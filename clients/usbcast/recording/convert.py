@@ -1,0 +1,216 @@
+"""Convert recordings to the forms of other tools: Parquet, Arrow, CSV, and MCAP with decoded messages.
+
+Batch by batch, so memory does not grow with the recording. A form holds packets; what is missing between them shows by the
+sequence column, and the counts of gaps are told when it is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from usbcast.batch import Batch
+from usbcast.events import Gap, Restart
+from usbcast.recording.columns import Columns
+from usbcast.recording.entries import hex_epoch
+from usbcast.recording.reader import Recording
+from usbcast_schemas.errors import RecordingError, UsageError
+
+FORMS = ("parquet", "arrow", "csv", "mcap")
+SUFFIXES = {"parquet": ".parquet", "arrow": ".arrow", "csv": ".csv", "mcap": ".decoded.mcap"}
+ROWS_AT_ONCE = 65_536
+"""So many packets are gathered into one group of rows."""
+
+
+@dataclass(slots=True)
+class Converted:
+    """One stream, converted."""
+
+    stream: str
+    path: Path
+    packets: int = 0
+    lost: int = 0
+    gaps: int = 0
+    restarts: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "stream": self.stream, "file": str(self.path), "packets": self.packets,
+            "lost": self.lost, "gaps": self.gaps, "restarts": self.restarts,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertOptions:
+    """To what, and how."""
+
+    form: str
+    times: str = "arrival"
+    bounds: dict[str, Any] = field(default_factory=dict)
+    """As for Recording.events."""
+
+
+class Sink(Protocol):
+    """Takes the batches of one stream."""
+
+    def write(self, batch: Batch) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def convert(
+    recording: Recording,
+    base: Path,
+    streams: tuple[str, ...],
+    options: ConvertOptions,
+    progress: Callable[[int], object] = lambda _: None,
+) -> list[Converted]:
+    """Write each stream to a file of its own, `<base>-<stream>` with the suffix of the form. `progress` hears of packets.
+
+    Raises UsageError for a stream or form that is not there, RecordingError where the disk refuses.
+    """
+    if options.form not in FORMS:
+        raise UsageError(
+            f"--to is {options.form!r}: {', '.join(FORMS)} are allowed; there is no maintained writer of XDF"
+        )
+    chosen = streams or tuple(recording.streams)
+    try:
+        with contextlib.ExitStack() as stack:
+            return [_convert_one(recording, base, stream, options, progress, stack) for stream in chosen]
+    except OSError as error:
+        raise RecordingError(f"cannot write {base}: {error.strerror}") from None
+
+
+def _convert_one(
+    recording: Recording,
+    base: Path,
+    stream: str,
+    options: ConvertOptions,
+    progress: Callable[[int], object],
+    stack: contextlib.ExitStack,
+) -> Converted:
+    path = base.with_name(f"{base.name}-{stream}{SUFFIXES[options.form]}")
+    columns = Columns(recording.info(stream), options.times)
+    sink = _sink(options.form, path, columns)
+    stack.enter_context(contextlib.closing(sink))
+    done = Converted(stream, path)
+    for event in recording.events(stream, **options.bounds):
+        if isinstance(event, Batch):
+            sink.write(event)
+            done.packets += len(event)
+            progress(len(event))
+        elif isinstance(event, Gap):
+            done.gaps += 1
+            done.lost += event.count
+        elif isinstance(event, Restart):
+            done.restarts += 1
+    return done
+
+
+def _sink(form: str, path: Path, columns: Columns) -> Sink:
+    if form == "csv":
+        return _CsvSink(path, columns)
+    if form == "mcap":
+        return _McapSink(path, columns)
+    return _ArrowSink(path, columns, parquet=form == "parquet")
+
+
+class _CsvSink:
+    """One line per packet; times as nanoseconds since 1970, packets without fields in hex."""
+
+    def __init__(self, path: Path, columns: Columns) -> None:
+        self._columns = columns
+        self._file = path.open("w", newline="")
+        self._writer = csv.writer(self._file)
+        heads = [f"{c.name} [{c.unit}]" if c.unit else c.name for c in columns.fields] or ["packet"]
+        self._writer.writerow(["epoch", "sequence", "time_ns", *heads])
+
+    def write(self, batch: Batch) -> None:
+        columns = self._columns
+        epoch = hex_epoch(batch.epoch)
+        heads = zip(columns.sequences(batch).tolist(), columns.times_ns(batch).tolist(), strict=True)
+        if columns.has_fields:
+            values = zip(*(column.tolist() for column in columns.values(batch)), strict=True)
+            self._writer.writerows([epoch, *head, *row] for head, row in zip(heads, values, strict=True))
+        else:
+            self._writer.writerows([epoch, *head, packet.hex()] for head, packet in zip(heads, batch, strict=True))
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _ArrowSink:
+    """Parquet or an Arrow file; units stand in the fields' metadata. Raises UsageError if pyarrow is not installed."""
+
+    def __init__(self, path: Path, columns: Columns, *, parquet: bool) -> None:
+        try:
+            import pyarrow
+            import pyarrow.parquet
+        except ModuleNotFoundError:
+            raise UsageError("pyarrow is not installed: pip install 'usbcast[arrow]'") from None
+        self._arrow = pyarrow
+        self._columns = columns
+        fields = [
+            pyarrow.field("epoch", pyarrow.uint64()),
+            pyarrow.field("sequence", pyarrow.uint64()),
+            pyarrow.field("time", pyarrow.timestamp("ns", tz="UTC")),
+        ]
+        for column in columns.fields:
+            unit = {"unit": column.unit} if column.unit else None
+            fields.append(pyarrow.field(column.name, pyarrow.from_numpy_dtype(column.dtype), metadata=unit))
+        if not columns.has_fields:
+            fields.append(pyarrow.field("packet", pyarrow.binary()))
+        self._schema = pyarrow.schema(fields, metadata={"usbcast.stream": columns.stream})
+        if parquet:
+            self._writer: Any = pyarrow.parquet.ParquetWriter(str(path), self._schema, compression="zstd")
+        else:
+            self._writer = pyarrow.ipc.new_file(str(path), self._schema)
+        self._waiting: list[Any] = []
+        self._rows = 0
+
+    def write(self, batch: Batch) -> None:
+        arrow, columns = self._arrow, self._columns
+        times = arrow.array(columns.times_ns(batch), arrow.timestamp("ns", tz="UTC"))
+        heads = [arrow.array([batch.epoch] * len(batch), arrow.uint64()), arrow.array(columns.sequences(batch)), times]
+        values = (
+            [arrow.array(v) for v in columns.values(batch)]
+            if columns.has_fields
+            else [arrow.array(list(batch), arrow.binary())]
+        )
+        self._waiting.append(arrow.record_batch([*heads, *values], schema=self._schema))
+        self._rows += len(batch)
+        if self._rows >= ROWS_AT_ONCE:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        """Gathered, as a group of rows per batch would be all overhead."""
+        if self._waiting:
+            self._writer.write_table(self._arrow.Table.from_batches(self._waiting).combine_chunks())
+            self._waiting, self._rows = [], 0
+
+
+class _McapSink:
+    def __init__(self, path: Path, columns: Columns) -> None:
+        from usbcast.recording.decoded import DecodedFile
+
+        self._file = DecodedFile(path)
+        try:
+            self._stream = self._file.stream(columns)
+        except UsageError:
+            self._file.close()
+            path.unlink()
+            raise
+
+    def write(self, batch: Batch) -> None:
+        self._stream.write(batch)
+
+    def close(self) -> None:
+        self._file.close()
