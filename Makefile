@@ -68,7 +68,7 @@ proto: $(STAMP)
 	@$(call GENERATE,schemas)
 
 bench: $(STAMP)
-	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python "$$file" $(ARGS) || exit 1; done
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
 	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis dist build
