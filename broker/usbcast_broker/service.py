@@ -110,7 +110,7 @@ class ReplayService:
     def _run(self, endpoint: str) -> None:
         socket = self._context.socket(zmq.ROUTER)
         try:
-            set_up(socket, max_message_bytes=MAX_REQUEST_BYTES)
+            set_up(socket, max_message_bytes=2 * MAX_REQUEST_BYTES)  # so that what is too long can be refused in words
             socket.setsockopt(
                 zmq.ROUTER_MANDATORY, 1
             )  # an answer that cannot be sent is counted, not dropped in silence

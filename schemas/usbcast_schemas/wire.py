@@ -16,7 +16,7 @@ from usbcast_schemas.errors import WireError
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 MAX_REQUEST_BYTES = 2 * 1024 * 1024
-"""A node's request socket takes no larger message (ZMQ_MAXMSGSIZE)."""
+"""A node takes no larger request. It says so up to twice that; from a peer that sends even more it disconnects."""
 
 MAX_DATA_BYTES = 64 * 1024 * 1024
 """A client's sockets take no larger message."""
@@ -39,6 +39,8 @@ def decode_request(frames: Sequence[Buffer]) -> pb.Request:
     """Read what a ROUTER socket received behind the peer's identity: exactly one frame."""
     if len(frames) != 1:
         raise WireError(f"a request has {len(frames)} frames, not 1: use a DEALER socket, without an empty delimiter")
+    if len(frames[0]) > MAX_REQUEST_BYTES:
+        raise WireError(f"a request has {len(frames[0])} bytes: at most {MAX_REQUEST_BYTES} are allowed")
     request = _decode(pb.Request, frames[0], "a request")
     if request.WhichOneof("body") is None:
         raise WireError(f"request {request.request_id} asks for nothing that this version of the contract knows")
