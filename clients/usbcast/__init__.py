@@ -11,8 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from usbcast.batch import Batch
+from usbcast.digest import Event
 from usbcast.events import DeviceEvent, End, Gap, Restart, Silence
-from usbcast.receiver import Event, Receiver
+from usbcast.receiver import Receiver
 from usbcast.requests import NodeClient
 from usbcast.subscription import Listener, Listening, Subscription
 from usbcast_schemas.errors import UsageError, UsbcastError

@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 
 from usbcast.batch import Batch
+from usbcast.digest import Event
 from usbcast.events import End
-from usbcast.receiver import Event, Receiver
+from usbcast.receiver import Receiver
 from usbcast.subscription import CONNECT_TIMEOUT_S
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb

@@ -11,35 +11,24 @@ import os
 import random
 import socket as host
 import time
-from collections import deque
 from itertools import count
 
-import zmq
-
-from usbcast.batch import Batch
-from usbcast.continuity import Continuity, Delivery, Position, Wanted
-from usbcast.dejitter import Dejitter
-from usbcast.events import DeviceEvent, End, Gap, Restart, Silence, device_event, gap_of_loss
-from usbcast.layout import Layout
-from usbcast.locate import locate
-from usbcast.requests import dealer, raise_error
+from usbcast.continuity import Continuity, Position, Wanted
+from usbcast.digest import Digest, Event, Record
+from usbcast.events import Silence
+from usbcast.link import Link
+from usbcast.requests import raise_error
 from usbcast.waiting import Waiter
 from usbcast.ways import Way
 from usbcast.ways.published import PublishedWay
 from usbcast.ways.ring import RingWay
 from usbcast_schemas.batch import EncodedBatch
-from usbcast_schemas.contract import CONTRACT, SILENCE_S, check_stream_name
+from usbcast_schemas.contract import SILENCE_S, check_stream_name
 from usbcast_schemas.errors import PeerError, RingUnavailable, UsageError, VersionMismatch, WireError
 from usbcast_schemas.ledger import Ledger
-from usbcast_schemas.places import host_id
 from usbcast_schemas.v1 import usbcast_pb2 as pb
-from usbcast_schemas.wire import decode_reply
 
 log = logging.getLogger(__name__)
-
-Event = Batch | Gap | Restart | DeviceEvent | Silence | End
-Record = Delivery | Gap | Restart | Silence
-"""The same, undigested: what a recorder or a bridge passes on."""
 
 VIAS = ("auto", "push", "notify", "ring")
 DELIVERS = ("all", "latest")
@@ -80,25 +69,16 @@ class Receiver:
         self.stream = stream
         self.waiter = Waiter()
         self.info: pb.StreamInfo | None = None
-        self.lag_ns = 0
         self.name = f"{host.gethostname()}:{os.getpid()}:{next(_numbers)}"
-        self.books = Ledger("subscription", "packets")
-        self._endpoint = endpoint
         self._start = start
         self._via = via
         self._latest = deliver == "latest"
         self._core = Continuity(latest=self._latest)
         if resumed is not None:
             self._core.start(resumed.epoch, resumed.next_sequence, resumed.next_number)
+        self._digest = Digest(self._core)
+        self._link = Link(stream, endpoint, self.waiter)
         self._way: Way | None = None
-        self._events: deque[Event] = deque()
-        self._gaps: list[Gap] = []
-        self._layout = Layout((), 0)
-        self._dejitter: Dejitter | None = None
-        self._same_host = True
-        self._reached_by = ""
-        self._socket: zmq.Socket[bytes] | None = None
-        self._last_id = 0
         self._describing: tuple[int, int] | None = None
         """Request id and deadline of the describe under way."""
         self._fetching: tuple[int, int] | None = None
@@ -110,8 +90,6 @@ class Receiver:
         self._answered_ns = time.monotonic_ns()
         self._silent = False
         self._named_malformed = False
-        self._lost_earlier = 0
-        """Packets declared lost at stages before the ring; they have no sequences, so no span holds them."""
 
     # What the shells use
 
@@ -130,43 +108,20 @@ class Receiver:
 
     def take(self) -> Event | None:
         """The next event, if there is one."""
-        while not self._events:
-            if not self._core.out:
-                return None
-            self._expand(self._core.out.popleft())
-        event = self._events.popleft()
-        if isinstance(event, Batch):
-            self._deliver(event.encoded, len(event))
-        elif isinstance(event, Gap):
-            self._lose(event)
-        return event
+        return self._digest.take()
 
     def take_record(self) -> Record | None:
         """As `take`, but batches as they were published, those without packets too. One of the two is used, not both."""
-        if self._events:
-            said = self._events.popleft()
-            assert isinstance(said, Silence), "take and take_record are not mixed"
-            return said
-        if not self._core.out:
-            return None
-        item = self._core.out.popleft()
-        if isinstance(item, Delivery):
-            batch = item.batch
-            for gap in item.gaps:
-                self._lose(gap)
-            if not 0 < item.skip < batch.packet_count:
-                for loss in batch.losses:
-                    self._lost_earlier += loss.packets
-                    self._lose(gap_of_loss(loss, batch.first_sequence))
-            self._deliver(batch, batch.packet_count - item.skip)
-        elif isinstance(item, Gap):
-            self._lose(item)
-        return item
+        return self._digest.take_record()
 
     @property
     def has_events(self) -> bool:
         """Whether `take` has something."""
-        return bool(self._events or self._core.out)
+        return bool(self._digest)
+
+    @property
+    def lag_ns(self) -> int:
+        return self._digest.lag_ns
 
     @property
     def joined(self) -> bool:
@@ -180,11 +135,7 @@ class Receiver:
 
     def may_sleep(self) -> bool:
         """Whether nothing has come meanwhile, so that waiting on `waiter` is safe."""
-        if self._socket is not None:
-            events = self._socket.getsockopt(zmq.EVENTS)
-            if isinstance(events, int) and events & zmq.POLLIN:
-                return False
-        return self._way is None or self._way.may_sleep()
+        return self._link.may_sleep() and (self._way is None or self._way.may_sleep())
 
     def rest_s(self) -> float:
         """How long nothing is due, if nothing comes."""
@@ -200,16 +151,8 @@ class Receiver:
 
     def ledger(self) -> Ledger:
         """The books of this subscription as of now."""
-        books, core = self.books, self._core
-        books.entered = core.span + self._lost_earlier
-        books.held = sum(map(_packets_of_event, self._events))
-        for item in core.out:
-            if isinstance(item, Delivery):
-                books.held += item.batch.packet_count - item.skip + sum(gap.count for gap in item.gaps)
-            elif isinstance(item, Gap):
-                books.held += item.count
-        books.counters.update(duplicates=core.duplicates, stale=core.stale)
-        books.counters["fetched" if self.via == "notify" else "refilled"] = core.fetched_packets
+        books = self._digest.ledger()
+        books.counters["fetched" if self.via == "notify" else "refilled"] = self._core.fetched_packets
         return books
 
     def close(self) -> None:
@@ -218,7 +161,7 @@ class Receiver:
             self._send_report()
             self._way.close()
             self._way = None
-        self._drop_socket(linger_ms=200)
+        self._link.drop(linger_ms=200)
         self.waiter.close()
 
     # What a way uses: this is its Sink
@@ -234,63 +177,16 @@ class Receiver:
         self._core.known(epoch, next_sequence, next_number, ended=ended)
 
     def malformed(self, error: Exception) -> None:
-        self.books.count("malformed")
+        self._digest.books.count("malformed")
         if not self._named_malformed:
             self._named_malformed = True
-            log.warning("stream %s: the node at %s sent what is no message: %s", self.stream, self._reached_by, error)
+            log.warning(
+                "stream %s: the node at %s sent what is no message: %s", self.stream, self._link.reached_by, error
+            )
 
     @property
     def full(self) -> bool:
         return len(self._core.out) >= OUT_BATCHES and not self._latest
-
-    # Events
-
-    def _expand(self, item: Delivery | Restart | Gap) -> None:
-        """Turn what continuity decided into what the application sees."""
-        if isinstance(item, Restart):
-            if self._dejitter:
-                self._dejitter.restart()
-            self._events.append(item)
-            return
-        if isinstance(item, Gap):
-            self._gap(item)
-            return
-        batch = item.batch
-        for gap in item.gaps:
-            self._gap(gap)
-        packets = batch.packet_count - item.skip
-        # What happened before a batch that the start cuts in two happened before the start.
-        if not 0 < item.skip < batch.packet_count:
-            for loss in batch.losses:
-                self._lost_earlier += loss.packets
-                self._gap(gap_of_loss(loss, batch.first_sequence))
-            self._events.extend(device_event(event) for event in batch.events)
-        if packets:
-            if self._dejitter:
-                last = batch.first_sequence - 1
-                for n, realtime_ns in zip(batch.arrivals.packets, batch.arrivals.realtime_ns, strict=True):
-                    last += n
-                    self._dejitter.update(last, realtime_ns)
-            self._events.append(Batch(batch, self._layout, tuple(self._gaps), item.skip, self._dejitter))
-            self._gaps.clear()
-        if batch.end is not None:
-            self._events.append(End(batch.end.reason, batch.end.packets))
-
-    def _gap(self, gap: Gap) -> None:
-        self._events.append(gap)
-        self._gaps.append(gap)
-
-    def _lose(self, gap: Gap) -> None:
-        self.books.lose(f"{gap.stage}: {gap.reason}", gap.count)
-
-    def _deliver(self, batch: EncodedBatch, packets: int) -> None:
-        self.books.leave(packets)
-        arrivals = batch.arrivals
-        if arrivals.packets:
-            if self._same_host:
-                self.lag_ns = time.monotonic_ns() - arrivals.monotonic_ns[-1]
-            else:
-                self.lag_ns = time.time_ns() - arrivals.realtime_ns[-1]
 
     # Life
 
@@ -316,7 +212,7 @@ class Receiver:
                 self._describe_soon(now_ns)
         elif not self._silent:
             self._silent = True
-            self._events.append(Silence(now_ns - self._heard_ns()))
+            self._digest.say(Silence(now_ns - self._heard_ns()))
             self._describe_soon(now_ns)
 
     def _describe_soon(self, now_ns: int) -> None:
@@ -328,15 +224,15 @@ class Receiver:
         """Send the requests that are due; give up those that were not answered."""
         if self._describing and now_ns >= self._describing[1]:
             self._describing = None
-            self._drop_socket()
+            self._link.drop()
         if self._fetching and now_ns >= self._fetching[1]:
             self._fetching = None
             self._core.fetch_failed()
             self._fetch_at_ns = now_ns + self._back_off()
         if self._describing is None and self._describe_at_ns is not None and now_ns >= self._describe_at_ns:
-            self._drop_socket()  # the node may be at another address now
+            self._link.drop()  # the node may be at another address now
             deadline = now_ns + _REPLY_NS
-            self._describing = self._send(pb.Request(describe=pb.DescribeRequest(stream=self.stream))), deadline
+            self._describing = self._link.send(pb.Request(describe=pb.DescribeRequest(stream=self.stream))), deadline
             self._describe_at_ns = deadline + self._back_off()
         if self._way is None:
             return
@@ -367,7 +263,7 @@ class Receiver:
             byte_budget=FETCH_BYTES,
             newest_only=wanted.newest_only,
         )
-        self._fetching = self._send(pb.Request(fetch=request)), now_ns + _REPLY_NS
+        self._fetching = self._link.send(pb.Request(fetch=request)), now_ns + _REPLY_NS
         self._core.fetching(wanted)
 
     def _send_report(self) -> None:
@@ -378,40 +274,16 @@ class Receiver:
             lag_ns=self.lag_ns,
             next_sequence=self._core.next_sequence,
         )
-        self._send(pb.Request(report=pb.ReportRequest(stream=self.stream, report=report)))
-
-    # Requests and replies
-
-    def _send(self, request: pb.Request) -> int:
-        if self._socket is None:
-            self._reached_by = locate(self.stream, self._endpoint)
-            self._socket = dealer(self._reached_by)
-            self.waiter.add(self._socket.fileno())
-        self._last_id += 1
-        request.contract = CONTRACT
-        request.request_id = self._last_id
-        try:
-            self._socket.send(request.SerializeToString(), zmq.DONTWAIT)
-        except zmq.Again:
-            self.books.count("requests_not_sent")  # its time will run out, and it is sent again
-        return self._last_id
-
-    def _drop_socket(self, linger_ms: int = 0) -> None:
-        if self._socket is not None:
-            self.waiter.remove(self._socket.fileno())
-            self._socket.close(linger=linger_ms)
-            self._socket = None
+        self._link.send(pb.Request(report=pb.ReportRequest(stream=self.stream, report=report)))
 
     def _take_replies(self, now_ns: int) -> None:
-        while self._socket is not None:
+        while True:
             try:
-                frames = self._socket.recv_multipart(zmq.DONTWAIT)
-            except zmq.Again:
-                return
-            try:
-                reply, batches = decode_reply(frames)
+                received = self._link.receive()
+                if received is None:
+                    return
                 self._answered_ns = now_ns
-                self._take_reply(reply, batches, now_ns)
+                self._take_reply(*received, now_ns)
             except VersionMismatch:
                 raise
             except PeerError as error:
@@ -425,7 +297,9 @@ class Receiver:
             if kind == "error":
                 raise_error(reply.error)
             if not reply.described.streams:
-                raise WireError(f"the node at {self._reached_by} answered without a description of {self.stream!r}")
+                raise WireError(
+                    f"the node at {self._link.reached_by} answered without a description of {self.stream!r}"
+                )
             self._take_description(reply.described.streams[0])
             self._describe_at_ns = None
             self._retry_ns = _RETRY_FIRST_NS
@@ -446,10 +320,7 @@ class Receiver:
     def _take_description(self, info: pb.StreamInfo) -> None:
         """Connect, or connect again if the node is another one or was silent."""
         before, self.info = self.info, info
-        self._layout = Layout(info.fields, info.packet_size)
-        self._same_host = info.host_id == host_id()
-        if before is None or before.nominal_rate_hz != info.nominal_rate_hz:
-            self._dejitter = Dejitter(info.nominal_rate_hz) if info.nominal_rate_hz > 0 else None
+        self._digest.describe(info)
         if self._core.epoch is not None and info.epoch != self._core.epoch:
             self._core.restart(info.epoch)
         unchanged = before is not None and (before.data_endpoints, before.ring) == (info.data_endpoints, info.ring)
@@ -471,7 +342,7 @@ class Receiver:
                 if self._via == "ring":
                     raise
                 log.info("stream %s: no ring (%s), so batches are pushed", self.stream, error)
-        return PublishedWay(info, self._reached_by, "push" if self._via == "auto" else self._via, self.waiter)
+        return PublishedWay(info, self._link.reached_by, "push" if self._via == "auto" else self._via, self.waiter)
 
     def _connect_ring(self, info: pb.StreamInfo) -> RingWay:
         way = RingWay(info, self.waiter, latest=self._latest)
@@ -490,9 +361,3 @@ class Receiver:
             way.begin_oldest()
         self._core.start(info.epoch, self._start if isinstance(self._start, int) else None)
         return way
-
-
-def _packets_of_event(event: Event) -> int:
-    if isinstance(event, Batch):
-        return len(event)
-    return event.count if isinstance(event, Gap) else 0

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from usbcast.batch import Batch
+from usbcast.digest import Event
 from usbcast.events import End
 from usbcast.locate import locate
-from usbcast.receiver import Event, Receiver
+from usbcast.receiver import Receiver
 from usbcast.requests import NodeClient
 from usbcast_schemas.errors import NodeUnreachable
 from usbcast_schemas.ledger import Ledger

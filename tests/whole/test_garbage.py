@@ -326,7 +326,7 @@ def test_a_bad_description_is_asked_for_again(name: str) -> None:
         account = Account(0)
         node.batch(3)
         pump_until(subscription, node, account, 3)
-        assert malformed(subscription) == 2
+        assert malformed(subscription) >= 2
 
 
 def test_a_node_of_another_version_is_one_clear_error() -> None:

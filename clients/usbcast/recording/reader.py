@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from usbcast.batch import Batch
 from usbcast.dejitter import Dejitter
+from usbcast.digest import Event
 from usbcast.events import End, Gap, Silence, device_event, gap_of_loss
 from usbcast.layout import Layout
-from usbcast.receiver import Event
 from usbcast.recording.books import Books
 from usbcast.recording.entries import Remark, gap_of, restart_of
 from usbcast.recording.files import Damage, SegmentFile, Stored, resolve, walk

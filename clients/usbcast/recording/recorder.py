@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from usbcast.continuity import Delivery, Position
+from usbcast.digest import Record
 from usbcast.locate import endpoints, locate
-from usbcast.receiver import Record
 from usbcast.recording.entries import Entry, Remark, remark_entry
 from usbcast.recording.policy import Limits
 from usbcast.recording.store import Store, StoreOptions

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from usbcast.continuity import Delivery, Position
+from usbcast.digest import Record
 from usbcast.events import Gap, Restart, Silence
-from usbcast.receiver import Receiver, Record
+from usbcast.receiver import Receiver
 from usbcast.recording.entries import (
     STAGE,
     Entry,

@@ -1,0 +1,160 @@
+"""What continuity decided, as the application sees it: batches with their gaps, events in order, and the books of both."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+from usbcast.batch import Batch
+from usbcast.continuity import Continuity, Delivery
+from usbcast.dejitter import Dejitter
+from usbcast.events import DeviceEvent, End, Gap, Restart, Silence, device_event, gap_of_loss
+from usbcast.layout import Layout
+from usbcast_schemas.batch import EncodedBatch
+from usbcast_schemas.ledger import Ledger
+from usbcast_schemas.places import host_id
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+Event = Batch | Gap | Restart | DeviceEvent | Silence | End
+Record = Delivery | Gap | Restart | Silence
+"""The same, undigested: what a recorder or a bridge passes on."""
+
+
+class Digest:
+    """Takes what waits in `core.out`, one at a time, when the application asks for it."""
+
+    def __init__(self, core: Continuity) -> None:
+        self.books = Ledger("subscription", "packets")
+        self.lag_ns = 0
+        """From the arrival of the last delivered packet at the reading host to its delivery."""
+        self._core = core
+        self._events: deque[Event] = deque()
+        self._gaps: list[Gap] = []
+        self._layout = Layout((), 0)
+        self._dejitter: Dejitter | None = None
+        self._rate_hz = 0.0
+        self._same_host = True
+        self._lost_earlier = 0
+        """Packets declared lost at stages before the ring; they have no sequences, so no span holds them."""
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to take."""
+        return bool(self._events or self._core.out)
+
+    def describe(self, info: pb.StreamInfo) -> None:
+        """What the node says of the stream: how to decode its packets, and whose clock their times are of."""
+        self._layout = Layout(info.fields, info.packet_size)
+        self._same_host = info.host_id == host_id()
+        if info.nominal_rate_hz != self._rate_hz:
+            self._rate_hz = info.nominal_rate_hz
+            self._dejitter = Dejitter(self._rate_hz) if self._rate_hz > 0 else None
+
+    def say(self, silence: Silence) -> None:
+        """Put an event of the receiver's own behind what has been expanded so far."""
+        self._events.append(silence)
+
+    def take(self) -> Event | None:
+        """The next event, if there is one."""
+        while not self._events:
+            if not self._core.out:
+                return None
+            self._expand(self._core.out.popleft())
+        event = self._events.popleft()
+        if isinstance(event, Batch):
+            self._deliver(event.encoded, len(event))
+        elif isinstance(event, Gap):
+            self._lose(event)
+        return event
+
+    def take_record(self) -> Record | None:
+        """As `take`, but batches as they were published, those without packets too. One of the two is used, not both."""
+        if self._events:
+            said = self._events.popleft()
+            assert isinstance(said, Silence), "take and take_record are not mixed"
+            return said
+        if not self._core.out:
+            return None
+        item = self._core.out.popleft()
+        if isinstance(item, Delivery):
+            for gap in (*item.gaps, *self._earlier(item)):
+                self._lose(gap)
+            self._deliver(item.batch, item.batch.packet_count - item.skip)
+        elif isinstance(item, Gap):
+            self._lose(item)
+        return item
+
+    def ledger(self) -> Ledger:
+        """The books as of now."""
+        books, core = self.books, self._core
+        books.entered = core.span + self._lost_earlier
+        books.held = sum(map(_packets_of, self._events))
+        for item in core.out:
+            if isinstance(item, Delivery):
+                books.held += item.batch.packet_count - item.skip + sum(gap.count for gap in item.gaps)
+            elif isinstance(item, Gap):
+                books.held += item.count
+        books.counters.update(duplicates=core.duplicates, stale=core.stale)
+        return books
+
+    def _expand(self, item: Delivery | Restart | Gap) -> None:
+        if isinstance(item, Restart):
+            if self._dejitter:
+                self._dejitter.restart()
+            self._events.append(item)
+            return
+        if isinstance(item, Gap):
+            self._gap(item)
+            return
+        batch = item.batch
+        for gap in (*item.gaps, *self._earlier(item)):
+            self._gap(gap)
+        if not _is_cut(item):
+            self._events.extend(device_event(event) for event in batch.events)
+        if batch.packet_count > item.skip:
+            self._learn_times(batch)
+            self._events.append(Batch(batch, self._layout, tuple(self._gaps), item.skip, self._dejitter))
+            self._gaps.clear()
+        if batch.end is not None:
+            self._events.append(End(batch.end.reason, batch.end.packets))
+
+    def _earlier(self, item: Delivery) -> list[Gap]:
+        """What the batch says was lost before it, at stages that know no sequences."""
+        if _is_cut(item) or not item.batch.losses:
+            return []
+        self._lost_earlier += sum(loss.packets for loss in item.batch.losses)
+        return [gap_of_loss(loss, item.batch.first_sequence) for loss in item.batch.losses]
+
+    def _learn_times(self, batch: EncodedBatch) -> None:
+        if self._dejitter is None:
+            return
+        last = batch.first_sequence - 1
+        for n, realtime_ns in zip(batch.arrivals.packets, batch.arrivals.realtime_ns, strict=True):
+            last += n
+            self._dejitter.update(last, realtime_ns)
+
+    def _gap(self, gap: Gap) -> None:
+        self._events.append(gap)
+        self._gaps.append(gap)
+
+    def _lose(self, gap: Gap) -> None:
+        self.books.lose(f"{gap.stage}: {gap.reason}", gap.count)
+
+    def _deliver(self, batch: EncodedBatch, packets: int) -> None:
+        self.books.leave(packets)
+        arrivals = batch.arrivals
+        if arrivals.packets:
+            if self._same_host:
+                self.lag_ns = time.monotonic_ns() - arrivals.monotonic_ns[-1]
+            else:
+                self.lag_ns = time.time_ns() - arrivals.realtime_ns[-1]
+
+
+def _is_cut(item: Delivery) -> bool:
+    """Whether the start cuts this batch in two; then what happened before the batch happened before the start."""
+    return 0 < item.skip < item.batch.packet_count
+
+
+def _packets_of(event: Event) -> int:
+    if isinstance(event, Batch):
+        return len(event)
+    return event.count if isinstance(event, Gap) else 0

@@ -1,0 +1,66 @@
+"""The link to the node by which a receiver asks: requests go out and replies are taken as they come, without waiting."""
+
+from __future__ import annotations
+
+import contextlib
+
+import zmq
+
+from usbcast.locate import locate
+from usbcast.requests import dealer
+from usbcast.waiting import Waiter
+from usbcast_schemas.batch import EncodedBatch
+from usbcast_schemas.contract import CONTRACT
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+from usbcast_schemas.wire import decode_reply
+
+
+class Link:
+    """One DEALER socket at a time, made when something is to be sent; used by one thread."""
+
+    def __init__(self, stream: str, endpoint: str | None, waiter: Waiter) -> None:
+        self.reached_by = ""
+        """The request address that was used last."""
+        self._stream = stream
+        self._endpoint = endpoint
+        self._waiter = waiter
+        self._socket: zmq.Socket[bytes] | None = None
+        self._last_id = 0
+
+    def send(self, request: pb.Request) -> int:
+        """Send `request`, if the socket takes it; return its id."""
+        if self._socket is None:
+            self.reached_by = locate(self._stream, self._endpoint)
+            self._socket = dealer(self.reached_by)
+            self._waiter.add(self._socket.fileno())
+        self._last_id += 1
+        request.contract = CONTRACT
+        request.request_id = self._last_id
+        # A full queue means that the node takes nothing; then no answer comes in time, which the asker sees to anyway.
+        with contextlib.suppress(zmq.Again):
+            self._socket.send(request.SerializeToString(), zmq.DONTWAIT)
+        return self._last_id
+
+    def receive(self) -> tuple[pb.Reply, list[EncodedBatch]] | None:
+        """The next reply, with the batches it carries; None if none is there. Raises PeerError."""
+        if self._socket is None:
+            return None
+        try:
+            frames = self._socket.recv_multipart(zmq.DONTWAIT)
+        except zmq.Again:
+            return None
+        return decode_reply(frames)
+
+    def may_sleep(self) -> bool:
+        """Whether no reply has come meanwhile."""
+        if self._socket is None:
+            return True
+        events = self._socket.getsockopt(zmq.EVENTS)
+        return not (isinstance(events, int) and events & zmq.POLLIN)
+
+    def drop(self, *, linger_ms: int = 0) -> None:
+        """Let go of the socket; the next request goes to where the node is then."""
+        if self._socket is not None:
+            self._waiter.remove(self._socket.fileno())
+            self._socket.close(linger=linger_ms)
+            self._socket = None
