@@ -32,8 +32,10 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 
-def resident_bytes(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def own_bytes(pid: int) -> int:
+    """Memory that is the process's own: the ring is mapped too, and its pages count as resident once they have been read."""
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(fields["RssAnon"].split()[0]) * 1024
 
 
 def measure(endpoint: str, base: Path, seconds: float, compression: str) -> dict[str, Any]:
@@ -48,8 +50,8 @@ def measure(endpoint: str, base: Path, seconds: float, compression: str) -> dict
         while process.poll() is None:
             try:
                 used_s, lasted_s = cpu_s(process.pid) - begin_cpu_s, time.monotonic() - begin_s
-                memory.append(resident_bytes(process.pid))
-            except (OSError, IndexError, ProcessLookupError):
+                memory.append(own_bytes(process.pid))
+            except (OSError, KeyError, IndexError):
                 break  # it has just ended
             time.sleep(0.5)
     memory = [size for size in memory if size]
@@ -82,7 +84,7 @@ def main() -> int:
     print(f"recorded        {packets:,} packets in {given.seconds:g} s, {rate:,.0f}/s, in {books['batches']:,} batches")
     print(f"lost            {sum(books['lost'].values()):,}; balanced: {verified['balanced']}")
     print(f"CPU             {found['cpu']:.1%} of a core")
-    print(f"memory          {early:.1f} MiB after a fifth of the time, {late:.1f} at the end, {most:.1f} at the most")
+    print(f"own memory      {early:.1f} MiB after a fifth of the time, {late:.1f} at the end, {most:.1f} at the most")
     print(f"on disk         {size_bytes / packets:.1f} bytes per packet of {PACKET_BYTES} ({given.compression})")
     print(f"verify          {packets / verify_s:,.0f} packets/s")
     good = verified["balanced"] and not books["lost"] and late - early <= FLAT_MIB

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -34,7 +35,7 @@ def convert(
 
     recording = open_recording([str(path) for path in files])
     first = recording.segments[0].path
-    base = output or first.with_name(first.name.split(".mcap")[0])
+    base = output or first.with_name(re.sub(r"(-\d{5})?\.mcap(\.part)?$", "", first.name))
     total = sum(epoch.recorded for epoch in recording.books().epochs.values())
     bar = Progress(
         TextColumn("converting to {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),

@@ -122,6 +122,11 @@ class Books:
                 "(`usbcast recover` makes it whole, `usbcast record --resume` goes on)"
             )
 
+    def note(self, sentence: str) -> None:
+        """Something worth knowing that is not against the books."""
+        if len(self.notes) < MAX_PROBLEMS:
+            self.notes.append(sentence)
+
     def problem(self, sentence: str) -> None:
         self.problem_count += 1
         if len(self.problems) < MAX_PROBLEMS:
@@ -195,23 +200,23 @@ class Books:
             case "dropped":
                 if int(fields["before"]) > self._dropped_before:
                     self._dropped_before = int(fields["before"])
-                    self.notes.append(f"the segments before {self._dropped_before} were {fields['reason']}")
+                    self.note(f"the segments before {self._dropped_before} were {fields['reason']}")
             case "recovered":
                 self._open_end = str(fields["reason"])
-                self.notes.append(f"{self._where} was recovered: {fields['reason']}")
+                self.note(f"{self._where} was recovered: {fields['reason']}")
             case "disk":
                 self.disks.append(str(fields["reason"]))
-                self.notes.append(
+                self.note(
                     f"recording paused for {(remark.time_ns - fields['since_ns']) / 1e9:.1f} s: {fields['reason']}"
                 )
             case "stalled":
-                self.notes.append(str(fields["reason"]))
+                self.note(str(fields["reason"]))
             case "silence":
-                self.notes.append(
+                self.note(
                     f"{remark.stream}: silence for {fields['duration_ns'] / 1e9:.1f} s, the node was gone or hung"
                 )
             case "rate":
-                self.notes.append(str(fields["reason"]))
+                self.note(str(fields["reason"]))
 
     def _gap(self, remark: Remark) -> None:
         gap = gap_of(remark)
@@ -272,7 +277,7 @@ class Books:
         new = self._of(remark.stream, int(fields["epoch"], 16))
         if new.first is None:
             new.first, new.next_sequence, new.next_number = 0, 0, 0
-        self.notes.append(f"{remark.stream}: a new epoch began after {old.next_sequence:,} packets of the one before")
+        self.note(f"{remark.stream}: a new epoch began after {old.next_sequence:,} packets of the one before")
 
     def _close(self, remark: Remark) -> None:
         self._closed = remark

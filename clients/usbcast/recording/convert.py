@@ -17,11 +17,12 @@ from usbcast.batch import Batch
 from usbcast.events import Gap, Restart
 from usbcast.recording.columns import Columns
 from usbcast.recording.entries import hex_epoch
+from usbcast.recording.files import DECODED
 from usbcast.recording.reader import Recording
 from usbcast_schemas.errors import RecordingError, UsageError
 
 FORMS = ("parquet", "arrow", "csv", "mcap")
-SUFFIXES = {"parquet": ".parquet", "arrow": ".arrow", "csv": ".csv", "mcap": ".decoded.mcap"}
+SUFFIXES = {"parquet": ".parquet", "arrow": ".arrow", "csv": ".csv", "mcap": DECODED}
 ROWS_AT_ONCE = 65_536
 """So many packets are gathered into one group of rows."""
 

@@ -29,6 +29,9 @@ from usbcast.recording.entries import SEGMENT, Channel, Item, decode_entry
 from usbcast.recording.segment import PART, Head
 from usbcast_schemas.errors import PeerError, RecordingError
 
+DECODED = ".decoded.mcap"
+"""How the files of `usbcast convert --to mcap` end: they are no recordings."""
+
 MAX_CHUNK_BYTES = 1 << 30
 _HEADER = struct.Struct("<BQ")
 _TIMES = struct.Struct("<QQ")
@@ -286,7 +289,7 @@ def resolve(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.name.endswith((".mcap", f".mcap{PART}")))
+            inside = sorted(p for p in path.iterdir() if p.name.endswith((".mcap", f".mcap{PART}")) and not _decoded(p))
         elif path.exists():
             inside = [path]
         else:
@@ -297,6 +300,10 @@ def resolve(paths: Sequence[Path]) -> list[Path]:
             )
         found += [p for p in inside if p not in found]
     return found
+
+
+def _decoded(path: Path) -> bool:
+    return path.name.endswith(DECODED)
 
 
 def _escaped(name: str) -> str:

@@ -239,6 +239,8 @@ class Recorder:
         if self.options.armed or self.store.paused:
             return
         for tap in self.taps.values():
+            if tap.ended:
+                continue
             said = tap.rate_watch.look(tap.packets, tap.info.nominal_rate_hz if tap.info else 0.0, now_ns / 1e9)
             if said:
                 sentence = f"stream {tap.stream} {said}"
