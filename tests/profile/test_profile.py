@@ -196,6 +196,10 @@ def framing(text: str) -> str:
     ("text", "said"),
     [
         (
+            "transfer = { size = 1048576, queue = 9 }" + SMALLEST,
+            "transfer.queue is 9: with transfer.size 1048576, up to 8 is allowed, so that no more than 8 MiB are queued",
+        ),
+        (
             "transfer = { strip_every = 64 }" + SMALLEST,
             "transfer.strip_every is 64: it needs transfer.strip_prefix, the bytes to take off",
         ),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import usb.core
 import usb.util
-from usb_rig import NOWHERE, PRODUCT, VENDOR, Backend, transport, twin
+from usb_rig import NOWHERE, PRODUCT, VENDOR, Backend, read, transport, twin
 
 from usbcast_broker.flow import DeviceIdentity
 from usbcast_broker.simulator import Fault, SimulatorConfig, make_packets
@@ -52,7 +52,7 @@ def test_its_whole_life() -> None:
     identity = way.open()
     assert identity == DeviceIdentity(VENDOR, PRODUCT, "SIM0001", "usbcast", "simulated device", "99-1")
     assert way.name == "device 1209:0001 (serial SIM0001, at 99-1)"
-    packets = [way.read() for _ in range(5)]
+    packets = [read(way) for _ in range(5)]
     assert b"".join(one or b"" for one in packets) == make_packets(QUICK, 0, 5)
     way.close()
     assert backend.log == [
@@ -68,8 +68,8 @@ def test_reads_that_bring_nothing() -> None:
     faults = (Fault(kind="zero_length", at_packet=1),)
     way = transport(Backend(SimulatorConfig(rate_hz=1000, packets=2, faults=faults)))
     way.open()
-    assert [len(one) if one is not None else None for one in (way.read() for _ in range(3))] == [112, 0, 112]
-    assert way.read(20) is None
+    assert [len(one) if one is not None else None for one in (read(way) for _ in range(3))] == [112, 0, 112]
+    assert read(way, 20) is None
     way.close()
 
 
@@ -85,7 +85,7 @@ def test_reads_that_fail(fault: Fault, kind: type[DeviceError]) -> None:
     way = transport(Backend(SimulatorConfig(rate_hz=1000, faults=(fault,))))
     way.open()
     with pytest.raises(kind, match=r"1209:0001 \(serial SIM0001, at 99-1\)"):
-        way.read()
+        read(way)
     way.close()
 
 
@@ -99,8 +99,8 @@ def test_bus_errors(code: int, errno: int | None, kind: type[DeviceError]) -> No
     way.open()
     backend.refuse("bulk_read", code, errno, times=1)
     with pytest.raises(kind):
-        way.read()
-    assert way.read() == make_packets(QUICK, 0, 1)
+        read(way)
+    assert read(way) == make_packets(QUICK, 0, 1)
     way.close()
 
 
@@ -234,7 +234,7 @@ class TestOpening:
         backend.rules["is_kernel_driver_active"] = unsupported
         way = transport(backend)
         way.open()
-        assert way.read() == make_packets(QUICK, 0, 1)
+        assert read(way) == make_packets(QUICK, 0, 1)
         way.close()
 
     @pytest.mark.parametrize(
@@ -399,9 +399,9 @@ class TestCommands:
         way.open()
         for _ in range(2):
             with pytest.raises(DeviceStalled):
-                way.read()
+                read(way)
         way.clear_halt()
-        assert way.read() == make_packets(QUICK, 0, 1)
+        assert read(way) == make_packets(QUICK, 0, 1)
         way.close()
 
     def test_a_reset_ends_in_a_closed_device_that_opens_again(self) -> None:
@@ -412,7 +412,7 @@ class TestCommands:
         assert "control 0x40 1 8" not in backend.log
         assert backend.log.count("close_device") == backend.log.count("open_device")
         way.open()
-        assert way.read() == make_packets(QUICK, 0, 1)
+        assert read(way) == make_packets(QUICK, 0, 1)
         way.close()
 
     def test_a_reset_that_fails(self) -> None:

@@ -14,6 +14,7 @@ from usb.backend import IBackend
 from usbcast_broker.flow import DeviceIdentity, Happening, HostItem, Transfer
 from usbcast_broker.host_queue import HostQueue
 from usbcast_broker.simulator import SimulatedDevice, SimulatorBackend, SimulatorConfig
+from usbcast_broker.usb.clock import Clock, system_clock
 from usbcast_broker.usb.feed import DeviceFeed
 from usbcast_broker.usb.system import System
 from usbcast_broker.usb.transport import UsbTransport
@@ -110,6 +111,12 @@ def twin(serial: str, product: str = "simulated device") -> SimulatorConfig:
     return SimulatorConfig(rate_hz=1000, serial=serial, product=product)
 
 
+def read(way: UsbTransport, timeout_ms: int | None = None) -> bytes | None:
+    """The bytes of one read."""
+    transfer = way.read(timeout_ms)
+    return None if transfer is None else transfer.data
+
+
 def until(condition: Callable[[], object], what: str = "it", timeout_s: float = 10.0) -> None:
     """Wait until the condition holds; fail if it does not in time."""
     deadline = time.monotonic() + timeout_s
@@ -169,6 +176,10 @@ class Scripted:
         self.log: list[str] = []
         self.timeouts: list[int | None] = []
         self.silent = threading.Event()
+        self.clock: Clock = system_clock
+        self.ahead: list[bytes] = []
+        """What was read ahead when the reading ends."""
+        self.finished_s: list[float] = []
 
     def open(self) -> DeviceIdentity:
         self.log.append("open")
@@ -177,7 +188,19 @@ class Scripted:
             raise answer
         return DeviceIdentity(0x1234, 0x5678)
 
-    def read(self, timeout_ms: int | None = None) -> bytes | None:
+    @property
+    def counters(self) -> dict[str, int]:
+        return {}
+
+    def wake(self) -> None:
+        pass
+
+    def finish(self, timeout_s: float) -> list[Transfer]:
+        self.finished_s.append(timeout_s)
+        rest, self.ahead = self.ahead, []
+        return [Transfer(data, *self.clock()) for data in rest]
+
+    def read(self, timeout_ms: int | None = None) -> Transfer | None:
         self.timeouts.append(timeout_ms)
         answer = next(self.reads, ...)
         if answer is ...:
@@ -188,8 +211,7 @@ class Scripted:
             raise answer
         if callable(answer):
             answer = answer()
-        assert answer is None or isinstance(answer, bytes)
-        return answer
+        return None if answer is None else Transfer(answer, *self.clock())
 
     def clear_halt(self) -> None:
         self.log.append("clear_halt")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Final, Protocol
 
 from usbcast_broker.flow import DeviceIdentity, Happening, Transfer
 from usbcast_broker.host_queue import HostQueue
+from usbcast_broker.usb.clock import Clock, system_clock
 from usbcast_broker.usb.commands import Commandable, Commands
 from usbcast_broker.usb.recovery import Recovery, Step
 from usbcast_schemas.errors import (
@@ -39,18 +40,14 @@ class Transport(Commandable, Protocol):
     @property
     def name(self) -> str: ...
     def open(self) -> DeviceIdentity: ...
-    def read(self, timeout_ms: int | None = None) -> bytes | None: ...
+    @property
+    def counters(self) -> Mapping[str, int]: ...
+    def read(self, timeout_ms: int | None = None) -> Transfer | None: ...
+    def finish(self, timeout_s: float) -> list[Transfer]: ...
+    def wake(self) -> None: ...
     def clear_halt(self) -> None: ...
     def reset(self) -> None: ...
     def close(self) -> None: ...
-
-
-Clock = Callable[[], tuple[int, int]]
-
-
-def system_clock() -> tuple[int, int]:
-    """Realtime and monotonic time in ns."""
-    return time.time_ns(), time.monotonic_ns()
 
 
 class DeviceFeed:
@@ -101,8 +98,8 @@ class DeviceFeed:
 
     @property
     def counters(self) -> Mapping[str, int]:
-        """transfers, bytes, timeouts, zero_length, stalls, overflows, io_errors, resets, detaches, reopens."""
-        return self._counters
+        """transfers, bytes, timeouts, zero_length, stalls, overflows, io_errors, resets, detaches, reopens; the transport's."""
+        return {**self._counters, **self._transport.counters}
 
     @property
     def running(self) -> bool:
@@ -132,6 +129,7 @@ class DeviceFeed:
         """
         self._drain = drain
         self._stop.set()
+        self._transport.wake()
         thread = self._thread
         if thread is None or thread is threading.current_thread():
             return
@@ -140,11 +138,13 @@ class DeviceFeed:
             raise DeviceFailed(f"{self._transport.name} does not end its last read: unplug it, or end this program")
 
     def command(self, request: pb.CommandRequest) -> Future[pb.CommandReply]:
-        """Have the device do something, in order with other commands, after the read that is under way.
+        """Have the device do something, in order with other commands. Queued reads go on meanwhile.
 
         The future raises DeviceDetached while the device is away, DeviceStalled if it refuses, CommandFailed otherwise.
         """
-        return self._commands.submit(request)
+        future = self._commands.submit(request)
+        self._transport.wake()
+        return future
 
     def _run(self) -> None:
         problem = ""
@@ -195,23 +195,32 @@ class DeviceFeed:
                 self._recover(error)
         if self._drain and self._attached and not silent:
             self._drain_rest()
+        if self._attached:
+            self._finish(DRAIN_S if self._drain else 0.0)
 
     def _read_one(self, timeout_ms: int | None = None) -> bool:
         """One read; True if nothing came."""
-        data = self._transport.read(timeout_ms)
-        realtime_ns, monotonic_ns = self._clock()
-        counters = self._counters
+        transfer = self._transport.read(timeout_ms)
         if self._failure is not None:
             self._tell_survived()
-        if data:
-            counters["transfers"] += 1
-            counters["bytes"] += len(data)
-            self._queue.put(Transfer(data, realtime_ns, monotonic_ns))
+        if transfer is not None and transfer.data:
+            self._pass_on(transfer)
             self._recovery.succeeded()
             return False
-        counters["timeouts" if data is None else "zero_length"] += 1
+        self._counters["timeouts" if transfer is None else "zero_length"] += 1
         self._recovery.survived()
-        return data is None
+        return transfer is None
+
+    def _pass_on(self, transfer: Transfer) -> None:
+        self._counters["transfers"] += 1
+        self._counters["bytes"] += len(transfer.data)
+        self._queue.put(transfer)
+
+    def _finish(self, timeout_s: float) -> None:
+        """Pass on what was read ahead, before the device is let go."""
+        for transfer in self._transport.finish(timeout_s):
+            if transfer.data:
+                self._pass_on(transfer)
 
     def _drain_rest(self) -> None:
         end = time.monotonic() + DRAIN_S
@@ -235,12 +244,14 @@ class DeviceFeed:
                 self._transport.clear_halt()
             elif step is Step.RESET:
                 self._counters["resets"] += 1
+                self._finish(0.0)
                 self._transport.reset()
                 self._let_go(f"{self._transport.name} was reset, as it failed again and again: {error}")
                 self._search(0.0)
         except DeviceError as worse:
             step, error = Step.REOPEN, worse
         if step is Step.REOPEN:
+            self._finish(0.0)
             self._transport.close()
             if self._attached:
                 self._let_go(str(error))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import usb.backend.libusb1
 import usb.core
 
+from usbcast_broker.usb.readahead import Figures
 from usbcast_schemas.errors import LibusbMissing
+
+log = logging.getLogger(__name__)
 
 _MISSING = (
     "libusb is not on this machine: install it (Debian and Ubuntu: apt install libusb-1.0-0, macOS: brew install "
@@ -15,8 +19,14 @@ _MISSING = (
 )
 
 
-def load_backend() -> usb.backend.IBackend:
+_warned: list[str] = []
+
+
+def load_backend(queue: int = 1, figures: Figures | None = None) -> usb.backend.IBackend:
     """A pyusb backend with a libusb context of its own, or LibusbMissing.
+
+    With `queue` above 1 it keeps so many reads queued, and counts in `figures`. Where that cannot be had, it is plain
+    pyusb: one warning a process says so.
 
     Of its own, because without udevd a context never sees a device that was plugged in after it was made. Its devices
     must be gone before it is: call `finalize()` on it last.
@@ -25,10 +35,28 @@ def load_backend() -> usb.backend.IBackend:
     if shared is None:
         raise LibusbMissing(_MISSING)
     try:
+        if queue > 1:
+            try:
+                from usbcast_broker.usb.queued import QueuedBackend
+
+                return QueuedBackend(shared.lib, queue, figures or Figures())
+            except AttributeError as error:
+                _warn_unqueued(str(error))
         return type(shared)(shared.lib)
     except usb.core.USBError as error:
         words = error.strerror
     raise LibusbMissing(f"libusb cannot reach the USB of this machine: {words}; in a container, pass /dev/bus/usb in")
+
+
+def _warn_unqueued(why: str) -> None:
+    """Say once that reads are not queued."""
+    if not _warned:
+        _warned.append(why)
+        log.warning(
+            "reads are not queued, because this pyusb or libusb is of an unknown kind (%s): devices with small buffers may "
+            "lose packets; install pyusb 1.2.1 to 1.3.1",
+            why,
+        )
 
 
 def _shared() -> Any:

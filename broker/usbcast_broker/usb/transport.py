@@ -6,17 +6,19 @@ import contextlib
 import logging
 import time
 from array import array
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Protocol, runtime_checkable
 
 import usb.backend
 import usb.core
 import usb.util
 
-from usbcast_broker.flow import DeviceIdentity
+from usbcast_broker.flow import DeviceIdentity, Transfer
+from usbcast_broker.usb.clock import Clock, system_clock
 from usbcast_broker.usb.errors import Cause, busy, cause_of, device_error, forbidden
 from usbcast_broker.usb.finding import bus_path, find_device, identity_of, name_of
 from usbcast_broker.usb.libusb import load_backend
+from usbcast_broker.usb.readahead import Figures, Reading
 from usbcast_broker.usb.system import System
 from usbcast_schemas.errors import DeviceDetached, DeviceError, DeviceFailed, ProfileError, UsageError, UsbcastError
 from usbcast_schemas.profile import ControlRequest, DeviceMatch, TransferSettings
@@ -33,6 +35,16 @@ _KINDS: Final = {0: "control", 1: "isochronous", 2: "bulk", 3: "interrupt"}
 _READABLE: Final = ("bulk", "interrupt")
 
 
+@runtime_checkable
+class ReadsAhead(Protocol):
+    """A backend that keeps reads queued."""
+
+    last_reading: Reading | None
+
+    def finish(self, timeout_s: float) -> list[Reading]: ...
+    def wake(self) -> None: ...
+
+
 class UsbTransport:
     """The way to the device of a profile. `open` it, `read` it, `close` it, and open it again after it was away.
 
@@ -47,6 +59,7 @@ class UsbTransport:
         shutdown: Sequence[ControlRequest] = (),
         backend: usb.backend.IBackend | None = None,
         system: System | None = None,
+        clock: Clock = system_clock,
     ) -> None:
         self.name = name_of(device.vendor_id, device.product_id, device.serial or "", device.bus_path or "")
         self._match = device
@@ -55,6 +68,9 @@ class UsbTransport:
         self._shutdown = tuple(shutdown)
         self._given_backend = backend
         self._system = system or System()
+        self._clock = clock
+        self._figures = Figures()
+        self._ahead: ReadsAhead | None = None
         self._identity: DeviceIdentity | None = None
         self._backend: usb.backend.IBackend | None = None
         self._device: Any = None
@@ -90,8 +106,13 @@ class UsbTransport:
         # Without its past: the frames in a traceback would keep devices alive beyond their libusb context.
         raise failure.with_traceback(None)
 
-    def read(self, timeout_ms: int | None = None) -> bytes | None:
-        """The bytes of one transfer: b"" for one of no length, None if nothing came in time.
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """Figures of the reading ahead; all 0 where reads are not queued."""
+        return self._figures.as_counters()
+
+    def read(self, timeout_ms: int | None = None) -> Transfer | None:
+        """One transfer, maybe of no length, and when it was complete; None if nothing came in time.
 
         Raises DeviceDetached, DeviceStalled, DeviceOverflowed or DeviceFailed.
         """
@@ -104,8 +125,20 @@ class UsbTransport:
                 return None
             failure = device_error(error, self.name, "a read")
         else:
-            return self._view[:size].tobytes()
+            if self._ahead is not None and self._ahead.last_reading is not None:
+                return _as_transfer(self._ahead.last_reading)
+            return Transfer(self._view[:size].tobytes(), *self._clock())
         raise failure
+
+    def wake(self) -> None:
+        """End a read that waits, as if nothing had come in time; from any thread. Reads that are not queued go on."""
+        ahead = self._ahead
+        if ahead is not None:
+            ahead.wake()
+
+    def finish(self, timeout_s: float) -> list[Transfer]:
+        """What was read ahead, in order, after giving what is queued so long to end. Read no more, but close it."""
+        return [_as_transfer(reading) for reading in self._ahead.finish(timeout_s)] if self._ahead else []
 
     def clear_halt(self) -> None:
         """Let the halted endpoint go on."""
@@ -150,6 +183,7 @@ class UsbTransport:
     def close(self) -> None:
         """Stop the device and give it back, as far as it is still there. Never raises; may be called again."""
         device, self._device = self._device, None
+        self._ahead = None
         if device is not None:
             if self._started:
                 self._shut_down(device)
@@ -167,7 +201,8 @@ class UsbTransport:
             backend.finalize()
 
     def _open(self) -> DeviceIdentity:
-        self._backend = self._given_backend or load_backend()
+        self._backend = self._given_backend or load_backend(self._transfer.queue, self._figures)
+        self._ahead = self._backend if isinstance(self._backend, ReadsAhead) else None
         self._device = device = find_device(self._backend, self._match, self._identity, self._system)
         self.name = name_of(device.idVendor, device.idProduct, self._match.serial or "", bus_path(device))
         wanted = self._match
@@ -321,6 +356,10 @@ class UsbTransport:
             return busy(self.name, f"the kernel driver {driver}" if driver else "a kernel driver")
         holders = self._system.holders().get((device.bus, device.address), ())
         return busy(self.name, " and ".join(map(str, holders)))
+
+
+def _as_transfer(reading: Reading) -> Transfer:
+    return Transfer(reading.data, reading.realtime_ns, reading.monotonic_ns)
 
 
 def _kind(endpoint: Any) -> str:

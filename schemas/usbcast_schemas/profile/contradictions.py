@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from usbcast_schemas.profile.model import (
+    MAX_QUEUED_BYTES,
     CobsFraming,
     ControlRequest,
     DelimiterFraming,
@@ -32,6 +33,12 @@ def contradictions(profile: Profile) -> Iterator[str]:
 
 
 def _transfer(profile: Profile) -> Iterator[str]:
+    size, queue = profile.transfer.size, profile.transfer.queue
+    if queue > 1 and size * queue > MAX_QUEUED_BYTES:
+        yield (
+            f"transfer.queue is {queue}: with transfer.size {size}, up to {max(1, MAX_QUEUED_BYTES // size)} is allowed, "
+            f"so that no more than {MAX_QUEUED_BYTES >> 20} MiB are queued"
+        )
     prefix, every = profile.transfer.strip_prefix, profile.transfer.strip_every
     if every and not prefix:
         yield f"transfer.strip_every is {every}: it needs transfer.strip_prefix, the bytes to take off"

@@ -12,6 +12,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 MAX_PACKET_BYTES: Final = 1 << 20
+MAX_QUEUED_BYTES: Final = 8 << 20
+"""Half of what Linux grants all USB devices of a machine together, unless it is configured otherwise (usbfs_memory_mb)."""
 
 ByteOrder = Literal["little", "big"]
 
@@ -102,6 +104,7 @@ class TransferSettings(_Table):
     """How the endpoint is read, and what to take off the head of what it returns."""
 
     size: int = Field(default=16384, ge=1, le=1 << 20)
+    queue: int = Field(default=8, ge=1, le=64)
     timeout_ms: int = Field(default=500, ge=10, le=5000)
     strip_prefix: int = Field(default=0, ge=0, le=64)
     strip_every: int = Field(default=0, ge=0, le=65536)

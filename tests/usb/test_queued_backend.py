@@ -1,0 +1,277 @@
+"""pyusb's backend that reads ahead, on a libusb whose transfers are made of memory: what reads, writes and endings bring."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import threading
+import time
+from array import array
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import usb.core
+from usb.backend import libusb1
+
+from usbcast_broker.usb import libusb
+from usbcast_broker.usb.libusb_transfers import CONTROL, _TransferStruct
+from usbcast_broker.usb.queued import QueuedBackend
+from usbcast_broker.usb.readahead import Figures
+
+COMPLETED, ERROR, TIMED_OUT, CANCELLED, STALL, NO_DEVICE, OVERFLOW = range(7)
+IN, OUT, QUEUE, SIZE = 0x81, 0x02, 4, 512
+
+
+class FakeLibrary:
+    """libusb's functions on transfers in memory; a test says how they end."""
+
+    def __init__(self) -> None:
+        self.allocated: dict[int, Any] = {}
+        self.flying: list[_TransferStruct] = []
+        self.ends: deque[tuple[int, bytes]] = deque()
+        """How the oldest reads end, at the next handling of events."""
+        self.held_when_cancelled: deque[bytes] = deque()
+        self.stuck = False
+        self.others: list[tuple[int, bytes]] = []
+        """Control and OUT transfers that were carried out: endpoint and content."""
+        self.answer = b""
+        self.other_status = COMPLETED
+        self.waiting = threading.Event()
+        self._interrupted = threading.Event()
+        self._ended = False
+
+    def alloc(self, _iso: int) -> int:
+        memory = ctypes.create_string_buffer(ctypes.sizeof(_TransferStruct))
+        self.allocated[ctypes.addressof(memory)] = memory
+        return ctypes.addressof(memory)
+
+    def free(self, address: int) -> None:
+        del self.allocated[address]
+
+    def submit(self, address: int) -> int:
+        self.flying.append(_TransferStruct.from_address(address))
+        return 0
+
+    def cancel(self, address: int) -> None:
+        for struct in self.flying:
+            if ctypes.addressof(struct) == address and not self.stuck:
+                self._end(struct, CANCELLED, self.held_when_cancelled.popleft() if self.held_when_cancelled else b"")
+                return
+
+    def interrupt(self, _context: Any) -> None:
+        self._interrupted.set()
+
+    def handle_events(self, _context: Any, timeout_s: float) -> int:
+        for struct in [one for one in self.flying if one.endpoint != IN]:
+            content = ctypes.string_at(struct.buffer, struct.length)
+            self.others.append((struct.endpoint, content))
+            head = content[:8] if struct.type == CONTROL else b""
+            size = len(self.answer) if head and head[0] & 0x80 else len(content) - len(head)
+            self._end(struct, self.other_status, head + self.answer if self.answer else content, size)
+        reads = [one for one in self.flying if one.endpoint == IN]
+        if self.ends:
+            while self.ends and reads:
+                self._end(reads.pop(0), *self.ends.popleft())
+        elif timeout_s and not self._ended:
+            self.waiting.set()
+            self._interrupted.wait(timeout_s)
+            self._interrupted.clear()
+        self._ended = False
+        return 0
+
+    def _end(self, struct: _TransferStruct, status: int, data: bytes, size: int | None = None) -> None:
+        self.flying.remove(struct)
+        self._ended = True
+        ctypes.memmove(struct.buffer, data, len(data))
+        struct.actual_length = len(data) if size is None else size
+        struct.status = status
+
+
+class Handle:
+    handle = None
+
+
+class Rig:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.figures = Figures()
+        self.backend = QueuedBackend(libusb._shared().lib, QUEUE, self.figures, clock=lambda: (7, time.monotonic_ns()))
+        self.library = self.backend._library = FakeLibrary()  # type: ignore[assignment]
+        self.handle = Handle()
+        self.calls: list[str] = []
+        for name in ("release_interface", "clear_halt", "reset_device", "close_device", "set_configuration"):
+            monkeypatch.setattr(libusb1._LibUSB, name, lambda _self, *_, name=name: self.calls.append(name))
+
+    def read(self, timeout_ms: int = 20, size: int = SIZE) -> bytes:
+        buffer = array("B", bytes(size))
+        return buffer[: self.backend.bulk_read(self.handle, IN, 0, buffer, timeout_ms)].tobytes()
+
+    def ends(self, *ends: tuple[int, bytes] | bytes) -> None:
+        self.library.ends.extend((COMPLETED, one) if isinstance(one, bytes) else one for one in ends)
+
+
+@pytest.fixture
+def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    made = Rig(monkeypatch)
+    yield made
+    made.backend.close_device(made.handle)
+    assert not made.library.allocated, "every transfer is freed"
+    made.backend.finalize()
+
+
+def test_reads_come_from_what_is_queued(rig: Rig) -> None:
+    rig.ends(b"a", b"", b"b" * SIZE)
+    assert [rig.read() for _ in range(3)] == [b"a", b"", b"b" * SIZE]
+    assert len(rig.library.flying) == rig.figures.in_flight == QUEUE
+    assert rig.backend.last_reading is not None
+    assert rig.backend.last_reading.realtime_ns == 7
+
+
+def test_a_read_in_vain_is_a_timeout_and_cancels_nothing(rig: Rig) -> None:
+    begin = time.monotonic()
+    with pytest.raises(usb.core.USBTimeoutError) as caught:
+        rig.read(timeout_ms=30)
+    assert time.monotonic() - begin >= 0.03
+    assert (caught.value.errno, caught.value.backend_error_code) == (errno.ETIMEDOUT, -7)
+    assert rig.figures.in_flight == QUEUE
+    rig.ends(b"a")
+    assert rig.read() == b"a"
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "number"),
+    [
+        (ERROR, -1, errno.EIO),
+        (STALL, -9, errno.EPIPE),
+        (NO_DEVICE, -4, errno.ENODEV),
+        (OVERFLOW, -8, errno.EOVERFLOW),
+        (CANCELLED, -1, errno.EIO),
+    ],
+)
+def test_failures_are_pyusbs_and_at_their_place(rig: Rig, status: int, code: int, number: int) -> None:
+    rig.ends(b"a", (status, b""), b"b")
+    assert rig.read() == b"a"
+    with pytest.raises(usb.core.USBError) as caught:
+        rig.read()
+    assert (caught.value.backend_error_code, caught.value.errno) == (code, number)
+    assert rig.read() == b"b"
+
+
+def test_a_transfer_longer_than_the_next_read_has_room_for(rig: Rig) -> None:
+    rig.ends(b"abcdef", b"g")
+    assert rig.read(size=6) == b"abcdef"
+    rig.library.ends.clear()
+    rig.library.held_when_cancelled.extend([b"hijk"])
+    assert rig.read(size=3) == b"g"
+    assert [rig.read(size=3), rig.read(size=3)] == [b"hij", b"k"]
+
+
+def test_clearing_a_halt_empties_the_queue_first_and_keeps_what_was_read(rig: Rig) -> None:
+    rig.ends((STALL, b""))
+    with pytest.raises(usb.core.USBError):
+        rig.read()
+    rig.library.held_when_cancelled.extend([b"a", b"b"])
+    rig.backend.clear_halt(rig.handle, IN)
+    assert rig.calls == ["clear_halt"]
+    assert rig.library.flying == []
+    assert [rig.read(), rig.read()] == [b"a", b"b"]
+    assert rig.figures.in_flight == QUEUE
+
+
+@pytest.mark.parametrize("call", ["release_interface", "set_configuration"])
+def test_what_ends_the_reading_empties_the_queue_first(rig: Rig, call: str) -> None:
+    rig.ends(b"a", b"bc")
+    assert rig.read() == b"a"
+    getattr(rig.backend, call)(rig.handle, 0)
+    assert rig.library.flying == []
+    assert rig.library.allocated == {}
+    assert rig.figures.discarded_bytes == 2
+
+
+def test_finishing_gives_what_is_queued_time_to_end_and_cancels_the_rest(rig: Rig) -> None:
+    rig.ends(b"a", b"b")
+    assert rig.read() == b"a"
+    rig.ends(b"c")
+    rig.library.held_when_cancelled.extend([b"d"])
+    assert [one.data for one in rig.backend.finish(0.05)] == [b"b", b"c", b"d"]
+    assert rig.library.flying == []
+    assert rig.backend.finish(0.05) == []
+
+
+def test_a_transfer_that_does_not_end_is_given_up(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    given_up: list[Any] = []
+    monkeypatch.setattr("usbcast_broker.usb.queued._given_up", given_up)
+    monkeypatch.setattr("usbcast_broker.usb.queued.CANCEL_S", 0.02)
+    rig.ends(b"a")
+    rig.read()
+    rig.library.stuck = True
+    assert rig.backend.finish(0.0) == []
+    assert len(given_up) == len(rig.library.allocated) == QUEUE
+    rig.library.allocated.clear()
+
+
+def test_commands_while_it_reads(rig: Rig) -> None:
+    rig.ends(b"a")
+    assert rig.read() == b"a"
+    rig.ends(b"b", b"c")
+    big = bytes(range(256)) * 1000
+    assert rig.backend.bulk_write(rig.handle, OUT, 0, array("B", big), 1000) == len(big)
+    rig.library.answer = b"\x01\x60"
+    buffer = array("B", bytes(8))
+    assert rig.backend.ctrl_transfer(rig.handle, 0xC0, 5, 1, 2, buffer, 1000) == 2
+    assert buffer.tobytes() == b"\x01\x60" + bytes(6)
+    rig.library.answer = b""
+    assert rig.backend.ctrl_transfer(rig.handle, 0x40, 9, 0x102, 3, array("B", b"xyz"), 1000) == 3
+    assert rig.library.others == [
+        (OUT, big),
+        (0, bytes([0xC0, 5, 1, 0, 2, 0, 8, 0]) + bytes(8)),
+        (0, bytes([0x40, 9, 2, 1, 3, 0, 3, 0]) + b"xyz"),
+    ]
+    assert [rig.read(), rig.read()] == [b"b", b"c"]
+
+
+@pytest.mark.parametrize(("status", "code"), [(STALL, -9), (TIMED_OUT, -7), (NO_DEVICE, -4)])
+def test_a_refused_command_is_pyusbs_error_and_the_reading_goes_on(rig: Rig, status: int, code: int) -> None:
+    rig.ends(b"a")
+    rig.read()
+    rig.library.other_status = status
+    with pytest.raises(usb.core.USBError) as caught:
+        rig.backend.ctrl_transfer(rig.handle, 0xC0, 5, 0, 0, array("B", bytes(8)), 1000)
+    assert caught.value.backend_error_code == code
+    rig.ends(b"b")
+    assert rig.read() == b"b"
+
+
+def test_a_read_that_waits_can_be_woken(rig: Rig) -> None:
+    rig.library.waiting.clear()
+
+    def wake() -> None:
+        rig.library.waiting.wait(5)
+        rig.backend.wake()
+
+    waker = threading.Thread(target=wake)
+    waker.start()
+    begin = time.monotonic()
+    with pytest.raises(usb.core.USBTimeoutError):
+        rig.read(timeout_ms=5000)
+    assert time.monotonic() - begin < 4
+    waker.join(5)
+
+
+def test_without_what_it_stands_on_there_is_plain_pyusb_and_one_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def lacking(_lib: object) -> None:
+        raise AttributeError("libusb_alloc_transfer")
+
+    monkeypatch.setattr(libusb, "_warned", [])
+    monkeypatch.setattr("usbcast_broker.usb.queued.Library", lacking)
+    for _ in range(2):
+        backend = libusb.load_backend(8)
+        assert not isinstance(backend, QueuedBackend)
+        backend.finalize()
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "reads are not queued" in record.getMessage()
+    assert "libusb_alloc_transfer" in record.getMessage()
