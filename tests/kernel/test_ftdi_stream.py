@@ -12,7 +12,7 @@ from kernelrig.serving import Serving
 from kernelrig.wire import Sender
 from kernelrig.witnesses import Witnesses
 
-pytestmark = [pytest.mark.kernel, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(300)]
 
 PROFILE = "ftdi-numbered"
 WAYS = ("push", "notify", "auto")
@@ -28,7 +28,7 @@ def test_every_packet_reaches_every_subscriber(guest: Guest) -> None:
             sender.start()
             sender.wait_for(PACKETS, timeout_s=3 * PACKETS / RATE_HZ)
             sent = sender.stop()
-        witnesses.reach(sent - 1, timeout_s=20)
+        witnesses.reach(sent - 1, timeout_s=60)
         attached = serving.health().attached
         books = serving.stop()
         results = witnesses.results()
@@ -55,16 +55,16 @@ def test_pulled_out_and_plugged_in_again(guest: Guest, udev: bool) -> None:
             witnesses.ready()
             with Sender(guest.wire, rate_hz=RATE_HZ, waits=False) as sender:
                 sender.start()
-                witnesses.reach(300, timeout_s=20)
+                witnesses.reach(300, timeout_s=60)
                 guest.unplug_ftdi()
                 witnesses.see("detached")
                 away = serving.health()
                 guest.plug_ftdi()
                 witnesses.see("attached", times=2)
                 again = len(sender.sent) + len(sender.unheard)
-                witnesses.reach(again + 300, timeout_s=20)
+                witnesses.reach(again + 300, timeout_s=60)
                 used = sender.stop()
-            witnesses.reach(used - 1, timeout_s=20)
+            witnesses.reach(used - 1, timeout_s=60)
             books = serving.stop()
             results = witnesses.results()
     finally:

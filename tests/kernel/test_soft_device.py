@@ -13,7 +13,7 @@ from kernelrig.serving import Serving
 from kernelrig.soft_device import SoftDevice
 from kernelrig.witnesses import Witnesses
 
-pytestmark = [pytest.mark.kernel, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(300)]
 
 PROFILE = "first-case"
 WAYS = ("push", "notify")
@@ -36,7 +36,7 @@ def test_every_packet_is_delivered_or_declared(guest: Guest, rate_hz: int, fifo:
         device.start()
         device.wait_for(packets, timeout_s=30 + 2 * packets / rate_hz)
         counted = device.drain()
-        witnesses.reach(counted["made"] - 1, timeout_s=20)
+        witnesses.reach(counted["made"] - 1, timeout_s=60)
         books = serving.stop()
         results = witnesses.results()
     made, lost = counted["made"], counted["overflowed"]
@@ -59,7 +59,7 @@ def test_a_hundred_faults(guest: Guest) -> None:
         device.start()
         device.wait_for(5 * len(statuses) + 100, timeout_s=60)
         counted = device.drain()
-        witnesses.reach(counted["made"] - 1, timeout_s=20)
+        witnesses.reach(counted["made"] - 1, timeout_s=60)
         books = serving.stop()
         results = witnesses.results()
     print(f"{counted['made']} made, {counted['faulted']} faults")

@@ -41,7 +41,7 @@ class Witness:
     def run(self) -> None:
         self._offset_ns, uncertainty_ns = clock_offset_ns(self._endpoint)
         with self._subscription as subscription:
-            ready = subscription.ready(20)
+            ready = subscription.ready(60)
             emit("ready" if ready else "not ready", via=subscription.via)
             while not self._ended and time.monotonic() - self._heard_s < SILENCE_S:
                 event = subscription.receive(PROGRESS_S)
