@@ -21,14 +21,23 @@ def add_device(
     """Serve the device that `profile` describes; with `wait`, also if it is plugged in later."""
 
     def make_feed(queue: HostQueue) -> DeviceFeed:
-        transport = UsbTransport(profile.device, profile.transfer, profile.startup, profile.shutdown, backend)
-        return DeviceFeed(transport, queue, wait_for_device=wait)
+        return DeviceFeed(make_transport(profile, backend), queue, wait_for_device=wait)
 
     return node.add(profile, make_feed, stream=stream)
 
 
 def add_simulated(node: Node, config: SimulatorConfig, stream: str) -> tuple[Pipeline, SimulatedDevice]:
     """Serve a simulated device, through the same transport and feed as a real one."""
+    profile, backend, device = simulated_backend(config, stream)
+    return add_device(node, profile, backend=backend), device
+
+
+def make_transport(profile: Profile, backend: IBackend | None = None) -> UsbTransport:
+    """The way to the device that `profile` describes."""
+    return UsbTransport(profile.device, profile.transfer, profile.startup, profile.shutdown, backend)
+
+
+def simulated_backend(config: SimulatorConfig, stream: str) -> tuple[Profile, IBackend, SimulatedDevice]:
+    """A simulated device, its profile, and the backend on which it is plugged in."""
     device = SimulatedDevice(config)
-    profile = profile_of(config, check_stream_name(stream))
-    return add_device(node, profile, backend=SimulatorBackend([device])), device
+    return profile_of(config, check_stream_name(stream)), SimulatorBackend([device]), device

@@ -14,7 +14,7 @@ from usbcast_broker.usb.discovery import FoundEndpoint, list_devices
 from usbcast_broker.usb.system import Holder, System
 from usbcast_schemas.errors import DeviceFailed
 
-PIPES = (FoundEndpoint(0, 0, 0x81, "bulk", 512), FoundEndpoint(0, 0, 0x02, "bulk", 512))
+PIPES = (FoundEndpoint(0, 0, 0x81, "bulk", 512, 0xFF), FoundEndpoint(0, 0, 0x02, "bulk", 512, 0xFF))
 
 
 @pytest.fixture

@@ -30,6 +30,8 @@ class FoundEndpoint:
     kind: str
     """control, isochronous, bulk or interrupt."""
     max_packet_size: int
+    interface_class: int = 0
+    """bInterfaceClass: 3 HID, 0x0a CDC data, 0xff of the vendor's own."""
 
     @property
     def direction(self) -> str:
@@ -107,6 +109,7 @@ def _endpoints(device: Any) -> tuple[FoundEndpoint, ...]:
             address=endpoint.bEndpointAddress,
             kind=_KINDS[endpoint.bmAttributes & 3],
             max_packet_size=endpoint.wMaxPacketSize & 0x7FF,
+            interface_class=interface.bInterfaceClass,
         )
         for interface in configuration
         for endpoint in interface

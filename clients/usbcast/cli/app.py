@@ -11,7 +11,7 @@ import typer
 
 from usbcast.cli import command, convert, demo, devices, health, play, record, serve, streams, verify, watch
 from usbcast.cli.output import errors
-from usbcast_schemas.errors import UsbcastError
+from usbcast_schemas.errors import UsageError, UsbcastError
 
 app = typer.Typer(
     name="usbcast",
@@ -44,7 +44,9 @@ def options(
 
 
 app.command("demo", epilog="Example: usbcast demo --seconds 20")(demo.demo)
-app.command("devices", epilog="Example: usbcast devices --json")(devices.devices)
+app.command("devices", epilog="Example: usbcast devices   or: usbcast devices --profile 1209:0001 > mine.toml")(
+    devices.devices
+)
 app.command("serve", epilog="Example: usbcast serve first-case   or: usbcast serve --simulate --rate 1000")(serve.serve)
 app.command("list", epilog="Example: usbcast list")(streams.list_streams)
 app.command("info", epilog="Example: usbcast info first-case")(streams.info)
@@ -68,7 +70,8 @@ def run() -> int:
         return wish.code if isinstance(wish.code, int) else 1
     except UsbcastError as error:
         errors.print(f"usbcast: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        return 1
+        # A wrong profile or setting is something to mend; what was asked for wrongly is bad usage.
+        return 2 if type(error) is UsageError else 1
     except BrokenPipeError:
         return 1
     return 0

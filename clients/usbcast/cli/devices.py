@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,18 +10,25 @@ import typer
 
 from usbcast.cli.options import AsJson
 from usbcast.cli.output import console, emit, table
+from usbcast_schemas.errors import DeviceMissing, UsageError
 
 if TYPE_CHECKING:
     from usbcast_broker.usb.discovery import FoundDevice
 
 
 def devices(
+    profile: Annotated[
+        str | None, typer.Option("--profile", metavar="VID:PID", help="Write a first profile for this device.")
+    ] = None,
     hubs: Annotated[bool, typer.Option("--hubs", help="Hubs as well.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List the USB devices of this machine."""
     from usbcast_broker.usb.discovery import list_devices
 
+    if profile is not None:
+        _draft(profile, as_json)
+        return
     found = [device for device in list_devices() if hubs or not device.is_hub]
     if as_json:
         emit({"devices": [_plain(device) for device in found]})
@@ -46,6 +54,26 @@ def devices(
     console.print(table("USB devices", ("id", "name", "serial", "path", "speed", "IN", "held by", "may open"), rows))
     if any(device.may_open is False for device in found):
         console.print("  docs/usb.md says how to let your user open a device (a udev rule).", markup=False)
+
+
+def _draft(wanted: str, as_json: bool) -> None:
+    from usbcast_broker.usb.discovery import list_devices
+    from usbcast_broker.usb.drafting import draft_profile
+
+    given = re.fullmatch(r"(?:0x)?([0-9a-fA-F]{1,4}):(?:0x)?([0-9a-fA-F]{1,4})", wanted)
+    if given is None:
+        raise UsageError(f"--profile {wanted} names no device: write vendor and product in hex, like 1209:0001")
+    numbers = (int(given[1], 16), int(given[2], 16))
+    found = [one for one in list_devices() if (one.identity.vendor_id, one.identity.product_id) == numbers]
+    if not found:
+        raise DeviceMissing(
+            f"no USB device {wanted} is plugged in; plug it in, and see what there is with: usbcast devices"
+        )
+    text = draft_profile(found[0])
+    if as_json:
+        emit({"profile": text})
+    else:
+        typer.echo(text, nl=False)
 
 
 def _held_by(device: FoundDevice) -> str:

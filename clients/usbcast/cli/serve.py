@@ -16,6 +16,7 @@ import typer
 from rich.live import Live
 from rich.table import Table
 
+from usbcast.cli import probing
 from usbcast.cli.health import show_stream, stream_as_plain
 from usbcast.cli.options import AsJson
 from usbcast.cli.output import console, emit, errors, table
@@ -75,6 +76,9 @@ def serve(
     linger_s: Annotated[
         float | None, typer.Option("--linger-s", help="Seconds an ended node goes on answering.")
     ] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Show the device's raw transfers in hex instead of serving them.")
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Start though a device is missing, and wait for it.")] = False,
     config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Settings in TOML.")] = None,
     show_config: Annotated[
@@ -103,12 +107,29 @@ def serve(
         simulation = _simulation(
             stream, rate_hz=rate, packet_size=packet_size, packets=packets, seed=seed, faults=faults
         )
+    if probe:
+        with _stop_signals() as stopped:
+            probing.run(_probed(profiles or [], simulation), stopped, as_json)
+        return
     with _stop_signals() as stopped, Node(settings) as node:
         device = _add(node, profiles or [], simulation, stream, wait=wait)
         node.start()
         reason = _run(node, stopped, device, as_json)
         node.stop(reason, linger_s=settings.linger_s, hurry=stopped)
         _say_farewell(node, reason, as_json)
+
+
+def _probed(names: list[str], simulation: Simulation | None) -> probing.Probed:
+    """The one device to be probed."""
+    from usbcast_broker import profiles
+    from usbcast_broker.sources import make_transport, simulated_backend
+
+    if simulation is not None:
+        profile, backend, device = simulated_backend(simulation.config, simulation.stream)
+        return probing.Probed(make_transport(profile, backend), device.exhausted)
+    if len(names) != 1:
+        raise UsageError(f"--probe shows one device, and there are {len(names)} profiles")
+    return probing.Probed(make_transport(profiles.load(names[0])))
 
 
 def _simulation(stream: str | None, *, faults: Path | None, **options: Any) -> Simulation:
