@@ -177,7 +177,10 @@ class _View:
             emit({"event": "ended", "reason": recorder.reason, "files": files, **figures})
             return
         console.print(
-            f"{recorder.reason}; {recorder.packets:,} packets in {', '.join(files) or 'no file'}", markup=False
+            f"{recorder.reason}; {recorder.packets:,} packets in {', '.join(files) or 'no file'}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
         )
         if recorder.store.paused:
             errors.print(f"usbcast: the end is missing: {recorder.store.paused}", style="red", markup=False)

@@ -19,6 +19,7 @@ from typing import Any
 
 from usbcast.continuity import Delivery, Position
 from usbcast.digest import Record
+from usbcast.events import Gap
 from usbcast.locate import endpoints, locate
 from usbcast.recording.entries import Entry, Remark, remark_entry
 from usbcast.recording.policy import Limits
@@ -96,6 +97,7 @@ class Recorder:
         self._before_bytes = 0
         self._discover_ns = self._house_ns = 0
         self._shown: Path | None = None
+        self._awake_ns = 0
         self._systemd = Systemd()
 
     def stop(self, reason: str) -> None:
@@ -117,14 +119,12 @@ class Recorder:
         """
         try:
             self._connect()
-            begin_ns = last_ns = time.monotonic_ns()
+            begin_ns = self._awake_ns = time.monotonic_ns()
             self.store.tend(begin_ns, time.time_ns())
             self._systemd.say("READY=1")
             while not self._stopping.is_set():
                 now_ns, realtime_ns = time.monotonic_ns(), time.time_ns()
-                if now_ns - last_ns > STALL_NS:
-                    self._note_stall(now_ns - last_ns, realtime_ns)
-                last_ns = now_ns
+                self._look_for_stall(now_ns, realtime_ns)
                 busy = self._turn(now_ns, realtime_ns)
                 self._tend(now_ns, realtime_ns, look)
                 reached = self.options.limits.reached(
@@ -187,6 +187,8 @@ class Recorder:
         return busy
 
     def _take(self, tap: Tap, record: Record, now_ns: int, realtime_ns: int) -> None:
+        if isinstance(record, Gap) or (isinstance(record, Delivery) and record.gaps):
+            self._look_for_stall(time.monotonic_ns(), realtime_ns)
         if not self.options.armed or now_ns < self._wanted_until_ns:
             for entry in tap.entries(record, realtime_ns):
                 self.store.append(entry)
@@ -247,8 +249,11 @@ class Recorder:
                 self._tell("warning", {"message": sentence, "stream": tap.stream})
                 self.store.append(remark_entry(Remark("rate", realtime_ns, tap.stream, {"reason": sentence})))
 
-    def _note_stall(self, duration_ns: int, realtime_ns: int) -> None:
-        """The clock has moved on without us."""
+    def _look_for_stall(self, now_ns: int, realtime_ns: int) -> None:
+        """Notice that the clock has moved on without us; before a gap is written, as that may be what it came of."""
+        duration_ns, self._awake_ns = now_ns - self._awake_ns, now_ns
+        if duration_ns <= STALL_NS:
+            return
         reason = (
             f"the recorder did not run for {duration_ns / 1e9:.1f} s: stopped, suspended, or kept waiting by the disk"
         )
@@ -257,7 +262,7 @@ class Recorder:
             remark_entry(Remark("stalled", realtime_ns, "", {"duration_ns": duration_ns, "reason": reason}))
         )
         for tap in self.taps.values():
-            tap.excuse_for(reason, time.monotonic_ns())
+            tap.excuse_for(reason, now_ns)
 
     def _finish(self) -> None:
         """Take what has come until now, and close."""
