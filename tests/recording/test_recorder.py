@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -198,3 +200,10 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.mcap").write_bytes(b"something else")
     with pytest.raises(RecordingError, match="does not begin as one"):
         walk(tmp_path / "x.mcap")
+
+
+def test_an_application_that_only_subscribes_loads_nothing_of_it() -> None:
+    program = (
+        "import sys, usbcast; sys.exit(any(name in sys.modules for name in ('mcap', 'zstandard', 'usbcast.recording')))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -97,10 +97,19 @@ class SegmentFile:
     def is_part(self) -> bool:
         return self.path.name.endswith(PART)
 
-    def stored(self, first_chunk: int = 0, damages: list[Damage] | None = None) -> Iterator[Stored]:
-        """The messages of all chunks from `first_chunk` on; unreadable chunks are told in `damages` and skipped."""
+    def stored(
+        self,
+        first_chunk: int = 0,
+        damages: list[Damage] | None = None,
+        progress: Callable[[int], object] = lambda _: None,
+    ) -> Iterator[Stored]:
+        """The messages of all chunks from `first_chunk` on; unreadable chunks are told in `damages` and skipped.
+
+        `progress` hears of the size of each chunk before it is read.
+        """
         with self.path.open("rb") as file:
             for ref in self.chunks[first_chunk:]:
+                progress(ref.size_bytes)
                 try:
                     found = self._read(file, ref)
                 except _UNREADABLE as error:

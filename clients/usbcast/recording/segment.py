@@ -158,7 +158,10 @@ class Segment:
             self._disk.sync()
             ended = True
         if ended:
-            return self._name()
+            try:
+                return self._name()
+            except OSError:  # whole, but it keeps the name of an unfinished one
+                return self._part
         with contextlib.suppress(OSError):
             os.close(self._disk.fd)
         return self._part

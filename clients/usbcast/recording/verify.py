@@ -37,7 +37,7 @@ class Verified:
 
 
 def verify(paths: Iterable[Path], progress: Callable[[int], object] = lambda _: None) -> list[Verified]:
-    """The recordings that these files belong to, each verified. `progress` hears of every file's size when it is done.
+    """The recordings that these files belong to, each verified. `progress` hears of the bytes that it goes through.
 
     Raises RecordingError for a file that is no recording.
     """
@@ -67,11 +67,10 @@ def _verify_one(name: str, files: list[SegmentFile], progress: Callable[[int], o
         label = found.path.name
         books.segment(found.head.index, label)
         damages = list(found.damages)
-        for stored in found.stored(damages=damages):
+        for stored in found.stored(damages=damages, progress=progress):
             books.take(stored.stream, stored.item)
         damages += found.check_sums()
         for damage in damages:
             books.problem(f"{label}, at byte {damage.offset:,}: {damage.what}")
-        progress(found.size_bytes)
     books.finish()
     return Verified(name, [found.path for found in files], books)
