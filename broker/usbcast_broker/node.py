@@ -22,6 +22,7 @@ from usbcast_broker.publisher import Publisher
 from usbcast_broker.relay import Relay, RelayQueue
 from usbcast_broker.service import ReplayService
 from usbcast_broker.settings import NodeSettings
+from usbcast_schemas.errors import DeviceError
 from usbcast_schemas.places import host_id, ring_directory, runtime_directory
 from usbcast_schemas.profile import Profile
 from usbcast_schemas.registry import NodeRecord, Registration
@@ -140,8 +141,11 @@ class Node:
         binding.release(self._bound)
 
     def end(self, pipeline: Line, reason: str) -> None:
-        """Stop the feed of one stream and publish its end; idempotent."""
-        pipeline.feed.stop(drain=True)
+        """Stop the feed of one stream and publish its end, even of one that hangs; idempotent."""
+        try:
+            pipeline.feed.stop(drain=True)
+        except DeviceError as error:
+            log.error("%s", error)
         self._publisher.end(pipeline, reason)
 
     def health(self) -> list[pb.StreamHealth]:
