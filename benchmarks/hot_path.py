@@ -1,0 +1,108 @@
+"""The way of a batch from a read transfer to the application, in one process and one thread, with the product's own parts."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from benchmarks.peers.usbcast import HandedIn
+from benchmarks.task import PACKET_BYTES
+from usbcast.receiver import Receiver
+from usbcast.ways.ring import RingWay
+from usbcast_broker.batcher import Batcher, Encoded
+from usbcast_broker.flow import Packets, Transfer
+from usbcast_broker.framing import Assembler
+from usbcast_broker.host_queue import HostQueue
+from usbcast_broker.outlet import Description, Outlet
+from usbcast_broker.pipeline import Pipeline
+from usbcast_schemas.batch import EncodedBatch, decode_batch
+from usbcast_schemas.places import host_id
+from usbcast_schemas.profile import parse_profile
+from usbcast_schemas.ring import RingReader, Slot
+
+PROFILE = f"""\
+[stream]
+name = "bench"
+[device]
+vendor_id = 1
+product_id = 1
+endpoint = 0x81
+[framing]
+method = "fixed"
+size = {PACKET_BYTES}
+"""
+
+
+class HotPath:
+    """`node` does what a node does with a transfer, `subscriber` what a subscriber does with the batch made of it."""
+
+    def __init__(self, packets: int, directory: Path) -> None:
+        size = packets * PACKET_BYTES
+        self.count = packets
+        self.made = Transfer(bytes(size), time.time_ns(), time.monotonic_ns())
+        self.queue = HostQueue()
+        self.assembler = Assembler(parse_profile(PROFILE, "the benchmark"))
+        self.batcher = Batcher(1, max_bytes=size)
+        self.outlet = Outlet(Description("bench"), directory, epoch=1)
+        self.ring = RingReader(self.outlet.ring.path, self.outlet.ring.nonce)
+        self.receiver = Receiver("bench", "tcp://127.0.0.1:1", "now", "all", "ring")
+        self.receiver._core.start(1, None)
+        self.receiver._core.set_can_fetch(False)
+        self._pipeline = Pipeline(HandedIn(self.queue), self.queue, self.assembler, self.batcher, self.outlet)
+        info = self.outlet.describe(None)
+        info.host_id = host_id()
+        self._way = RingWay(info, self.receiver.waiter, latest=False)
+        self.node()
+        self.subscriber()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._way.close()
+        self.receiver.waiter.close()
+        self.ring.close()
+        self.outlet.close()
+
+    def node(self) -> None:
+        self.queue.put(self.transfer())
+        self._pipeline.turn(_publish_nothing)
+
+    def subscriber(self) -> None:
+        self._way.pump(self.receiver)
+        while self.receiver.take() is not None:
+            pass
+
+    def subscriber_again(self) -> None:
+        """As `subscriber`, with the newest batch taken for the one after it."""
+        self.deliver(decode_batch(self.read()))
+
+    def transfer(self) -> Transfer:
+        return Transfer(self.made.data, time.time_ns(), time.monotonic_ns())
+
+    def encode(self) -> Encoded:
+        self.batcher.add(Packets(self.made.data, self.count, PACKET_BYTES), realtime_ns=1, monotonic_ns=1)
+        encoded = self.batcher.flush()
+        assert encoded is not None
+        return encoded
+
+    def newest(self) -> Slot:
+        slot = self.ring.slot(self.ring.head - 1)
+        assert slot is not None
+        return slot
+
+    def read(self) -> bytes:
+        return self.ring.read(self.newest())
+
+    def deliver(self, batch: EncodedBatch) -> None:
+        """Let `batch` be the next one."""
+        core = self.receiver._core
+        batch.number, batch.first_sequence = core._next_number or 0, core.next_sequence
+        self.receiver.live(batch)
+        assert self.receiver.take() is not None
+
+
+def _publish_nothing(_batch: Encoded) -> None:
+    """The sockets are measured apart."""

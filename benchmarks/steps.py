@@ -1,0 +1,121 @@
+"""The hot path, step by step: microseconds of each step for one batch, in one process and one thread.
+
+    python -m benchmarks.steps
+
+The steps are those of the product, called as the product calls them. Their sum is what a batch costs at least; the
+difference to the throughput of two processes is what waking, changing threads and contention cost.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import zmq
+
+from benchmarks.harness import SHARED_MEMORY
+from benchmarks.hot_path import HotPath
+from benchmarks.task import PACKET_BYTES
+from usbcast_schemas.batch import Arrivals, decode_batch, encode_batch
+from usbcast_schemas.contract import data_topic
+
+SIZES = (1, 64, 512, 4096)
+ROUNDS = 7
+ROUND_S = 0.03
+
+Step = tuple[str, Callable[[], object]]
+
+
+def measure(packets: int, directory: Path) -> dict[str, float]:
+    """µs of each step for a batch of so many packets, the medians of some rounds taken in turn."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    try:
+        with HotPath(packets, directory) as path:
+            steps = [*_steps(path), *_socket_steps(path, context, directory)]
+            found: dict[str, list[float]] = {name: [] for name, _ in steps}
+            times = {name: max(3, int(ROUND_S * 1e6 / max(0.05, _once(call, 20)))) for name, call in steps}
+            for _ in range(ROUNDS):
+                for name, call in steps:
+                    found[name].append(_once(call, times[name]))
+    finally:
+        context.destroy(linger=0)
+    return {name: median(values) for name, values in found.items()}
+
+
+def _once(call: Callable[[], object], times: int) -> float:
+    begin = time.perf_counter_ns()
+    for _ in range(times):
+        call()
+    return (time.perf_counter_ns() - begin) / times / 1000
+
+
+def _steps(path: HotPath) -> list[Step]:
+    encoded = path.encode()
+    raw = encoded.raw
+    decoded = decode_batch(raw)
+    target = memoryview(bytearray(len(raw)))
+    arrivals = Arrivals((path.count,), (1,), (1,))
+
+    def copy() -> None:
+        target[:] = raw
+
+    def through_queue() -> None:
+        path.queue.put(path.made)
+        path.queue.take(1 << 30)
+
+    def only_encode() -> None:
+        encode_batch(
+            epoch=1, number=1, first_sequence=1, packet_count=path.count, packet_size=PACKET_BYTES,
+            payload=[path.made.data], arrivals=arrivals,
+        )  # fmt: skip
+
+    return [
+        ("memcpy of the batch, for comparison", copy),
+        ("node: clocks and Transfer", path.transfer),
+        ("node: host queue, put and take", through_queue),
+        ("node: framing", lambda: path.assembler.feed(path.made)),
+        ("node: batcher and encoding", path.encode),
+        ("(of that, encoding)", only_encode),
+        ("node: into the ring", lambda: path.outlet.store(encoded)),
+        ("subscriber: out of the ring", path.read),
+        ("subscriber: decoding", lambda: decode_batch(raw)),
+        ("subscriber: continuity and events", lambda: path.deliver(decoded)),
+    ]
+
+
+def _socket_steps(path: HotPath, context: zmq.Context[zmq.Socket[bytes]], directory: Path) -> list[Step]:
+    topic, raw = data_topic("bench"), path.encode().raw
+    alone = context.socket(zmq.PUB)
+    alone.bind(f"ipc://{directory}/alone")
+    publishing, subscribed = context.socket(zmq.PUB), context.socket(zmq.SUB)
+    publishing.bind("inproc://steps")
+    subscribed.connect("inproc://steps")
+    subscribed.subscribe(b"")
+
+    def through_sockets() -> None:
+        publishing.send_multipart((topic, raw), zmq.DONTWAIT)
+        subscribed.recv_multipart()
+
+    return [
+        ("node: PUB, nobody subscribed", lambda: alone.send_multipart((topic, raw), zmq.DONTWAIT)),
+        ("PUB to SUB in one process", through_sockets),
+    ]
+
+
+def table(sizes: tuple[int, ...] = SIZES) -> str:
+    """The steps of batches of these sizes as a markdown table."""
+    where = str(SHARED_MEMORY) if SHARED_MEMORY.is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="usbcast-bench-", dir=where) as directory:
+        columns = [measure(size, Path(directory)) for size in sizes]
+    lines = ["| µs per batch of | " + " | ".join(str(size) for size in sizes) + " |"]
+    lines.append("|---|" + "---:|" * len(sizes))
+    for name in columns[0]:
+        lines.append(f"| {name} | " + " | ".join(f"{column[name]:.1f}" for column in columns) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())
