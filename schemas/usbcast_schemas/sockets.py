@@ -1,4 +1,4 @@
-"""How both sides set up their ZeroMQ sockets: bounds, heartbeats and reconnection, none of which is on by default."""
+"""How both sides set up their ZeroMQ sockets: bounds, keepalive and reconnection, none of which is on by default."""
 
 from __future__ import annotations
 
@@ -21,8 +21,12 @@ def set_up(socket: zmq.Socket[bytes], *, max_message_bytes: int) -> None:
     socket.setsockopt(zmq.RCVHWM, HIGH_WATER_MARK)
     socket.setsockopt(zmq.MAXMSGSIZE, max_message_bytes)
     socket.setsockopt(zmq.IPV6, 1)
-    socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6000)
+    # ZeroMQ's own heartbeats take a full receive queue for a dead peer, cut the connection, and then abort the process
+    # (https://github.com/zeromq/libzmq/issues/3937). The kernel's see a dead host whatever the application does.
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 5)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 2)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, 3)
     socket.setsockopt(zmq.RECONNECT_IVL, 50)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
 

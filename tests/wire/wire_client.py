@@ -177,7 +177,8 @@ def socket(kind: int, endpoint: str) -> zmq.Socket[bytes]:
     made = zmq.Context.instance().socket(kind)
     for option, value in (
         (zmq.LINGER, 0), (zmq.RCVHWM, 256), (zmq.SNDHWM, 256), (zmq.MAXMSGSIZE, 64 << 20), (zmq.IPV6, 1),
-        (zmq.HEARTBEAT_IVL, 2000), (zmq.HEARTBEAT_TIMEOUT, 6000), (zmq.RECONNECT_IVL, 50), (zmq.RECONNECT_IVL_MAX, 2000),
+        (zmq.TCP_KEEPALIVE, 1), (zmq.TCP_KEEPALIVE_IDLE, 5), (zmq.TCP_KEEPALIVE_INTVL, 2), (zmq.TCP_KEEPALIVE_CNT, 3),
+        (zmq.RECONNECT_IVL, 50), (zmq.RECONNECT_IVL_MAX, 2000),
     ):  # fmt: skip
         made.setsockopt(option, value)
     made.connect(endpoint)
