@@ -83,6 +83,7 @@ def main() -> None:
     parser.add_argument("--start", default="now")
     parser.add_argument("--deliver", default="all")
     parser.add_argument("--sleep-s", type=float, default=0.0, help="after each batch")
+    parser.add_argument("--pause-s", type=float, default=0.0, help="once, after the first batch")
     given = parser.parse_args()
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
@@ -100,8 +101,9 @@ def main() -> None:
                 follower.take(event)
                 if isinstance(event, Batch):
                     follower.lag_us = subscription.lag_ns / 1000
-                    if given.sleep_s:
-                        time.sleep(given.sleep_s)
+                    time.sleep(given.sleep_s)
+                    if follower.batches == 1:
+                        time.sleep(given.pause_s)
                 ended = isinstance(event, End)
             if time.monotonic() - said_s > 0.25:
                 said_s = time.monotonic()

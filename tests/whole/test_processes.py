@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from nodes import WAYS, eventually
 from programs import Program, follow, serve
 
@@ -144,6 +145,29 @@ def test_who_is_killed_stopped_or_slow_disturbs_nobody() -> None:
                 assert done["last_counter"] == done["delivered"] - 1
             if reader in stopped:
                 assert done["delivered"] > 4000, "it has what the ring still held"
+            assert reader.finish() == 0
+        stop(node)
+
+
+@pytest.mark.slow
+def test_a_long_pause_with_a_full_queue_is_survived() -> None:
+    """ZeroMQ's own heartbeats took that for a dead peer, and then aborted the process."""
+    with all_killed() as programs:
+        node, endpoint = serve("--rate", "1000", "--ring-size", "64MiB", "--bind", "tcp://127.0.0.1:0")
+        programs.append(node)
+        readers = [follow(endpoint, via, "--start", "0", "--pause-s", "14") for via in WAYS]
+        programs.extend(readers)
+        for reader in readers:
+            reader.hear("ready")
+        with NodeClient(endpoint) as client:
+            eventually(lambda: describe(client).next_sequence > 15_000, timeout_s=40)
+            goal = describe(client).next_sequence
+        for reader in readers:
+            reader.hear("figures", where=lambda said: (said["next"] or 0) > goal)
+            reader.signal(signal.SIGTERM)
+            done = reader.hear("done")
+            check_whole(done)
+            assert (done["lost"], done["begin"]) == (0, 0)
             assert reader.finish() == 0
         stop(node)
 
