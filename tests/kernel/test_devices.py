@@ -13,7 +13,7 @@ from kernelrig.guest import FTDI_SERIAL, Guest
 from kernelrig.program import Finished
 from kernelrig.serving import Serving
 
-pytestmark = [pytest.mark.kernel, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600)]
 
 PROFILE = "ftdi-numbered"
 USER = "nobody"

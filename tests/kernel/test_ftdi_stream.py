@@ -12,7 +12,7 @@ from kernelrig.serving import Serving
 from kernelrig.wire import Sender
 from kernelrig.witnesses import Witnesses
 
-pytestmark = [pytest.mark.kernel, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600)]
 
 PROFILE = "ftdi-numbered"
 WAYS = ("push", "notify", "auto")

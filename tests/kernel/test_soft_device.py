@@ -13,13 +13,16 @@ from kernelrig.serving import Serving
 from kernelrig.soft_device import SoftDevice
 from kernelrig.witnesses import Witnesses
 
-pytestmark = [pytest.mark.kernel, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600)]
 
 PROFILE = "first-case"
 WAYS = ("push", "notify")
 
 # What a host controller driver reports (Linux's Documentation/driver-api/usb/error-codes.rst), and what is told of it.
 FAULTS = {-71: "failed", -84: "failed", -62: "failed", -63: "failed", -70: "failed", -75: "overflowed", -32: "stalled"}
+
+ROOM_ENOUGH = 10_000
+"""Packets of FIFO with which nothing overflows, however slow the machine is."""
 
 
 @contextmanager
@@ -54,7 +57,7 @@ def test_every_packet_is_delivered_or_declared(guest: Guest, rate_hz: int, fifo:
 
 def test_a_hundred_faults(guest: Guest) -> None:
     statuses = random.Random(7).choices(list(FAULTS), k=100)
-    with SoftDevice(guest, rate_hz=100, fifo=200) as device, subscribed(guest) as (serving, witnesses):
+    with SoftDevice(guest, rate_hz=100, fifo=ROOM_ENOUGH) as device, subscribed(guest) as (serving, witnesses):
         device.fail(statuses, every=5)
         device.start()
         device.wait_for(5 * len(statuses) + 100, timeout_s=60)
@@ -68,10 +71,10 @@ def test_a_hundred_faults(guest: Guest) -> None:
     for result in results:
         check_whole(result)
         assert happened(result) == ["attached", *(FAULTS[status] for status in statuses), "end"]
-        assert declared_lost(result) == counted["overflowed"]
-        assert result["good"] == counted["made"] - counted["overflowed"]
-    lost = {"counter": counted["overflowed"]} if counted["overflowed"] else {}
-    check_books(books, packets=counted["made"] - counted["overflowed"], lost=lost)
+        assert runs(result)[0][0] == 0
+        assert runs(result)[-1][1] == counted["made"] - 1
+        assert declared_lost(result) == 0
+    check_books(books, packets=counted["made"], lost={})
     edge = books["ledgers"]["device"]["counters"]
     assert (edge["stalls"], edge["overflows"]) == (statuses.count(-32), statuses.count(-75))
     assert edge["io_errors"] == len(statuses) - edge["stalls"] - edge["overflows"]
@@ -80,9 +83,10 @@ def test_a_hundred_faults(guest: Guest) -> None:
 
 def test_pulled_out_again_and_again(guest: Guest) -> None:
     """Each time the device begins to count anew, so each life of it is a run of its own, from its first packet."""
-    lives = [random.Random(11).randrange(20, 150) for _ in range(5)]
+    chance = random.Random(11)
+    lives = [chance.randrange(20, 150) for _ in range(5)]
     served = []
-    with SoftDevice(guest, rate_hz=100, fifo=64) as device, subscribed(guest) as (serving, witnesses):
+    with SoftDevice(guest, rate_hz=100, fifo=ROOM_ENOUGH) as device, subscribed(guest) as (serving, witnesses):
         for life, packets in enumerate(lives, start=1):
             witnesses.see("attached", times=life)
             device.start()

@@ -27,7 +27,7 @@ FTDI_SERIAL = "FT000001"
 
 MEMORY_MIB = 768
 PORTS = 9
-BOOT_TIMEOUT_S = 90.0
+BOOT_TIMEOUT_S = 180.0
 
 # numpy's wheels want at least x86-64-v2, which QEMU's plain model is not.
 CPU = "Nehalem"
@@ -67,12 +67,12 @@ class Guest:
         """Start a program in the guest."""
         return Program(self._agent_port, argv, user=user)
 
-    def run(self, *argv: str, user: str | None = None, timeout_s: float = 60.0) -> Finished:
+    def run(self, *argv: str, user: str | None = None, timeout_s: float = 120.0) -> Finished:
         """Run a program in the guest to its end."""
         with self.start(*argv, user=user) as program:
             return program.finish(timeout_s)
 
-    def shell(self, script: str, timeout_s: float = 60.0) -> list[str]:
+    def shell(self, script: str, timeout_s: float = 120.0) -> list[str]:
         """Run a line of shell in the guest and return what it wrote; AssertionError if it fails."""
         finished = self.run("bash", "-euc", script, timeout_s=timeout_s)
         assert finished.code == 0, (script, finished)

@@ -60,7 +60,7 @@ class Program:
         """Give the program a line to read."""
         self._send(stdin=line + "\n")
 
-    def wait_for(self, wanted: Callable[[str], bool], timeout_s: float = 60.0) -> str:
+    def wait_for(self, wanted: Callable[[str], bool], timeout_s: float = 120.0) -> str:
         """The first line of its output that is wanted; AssertionError if none comes in time."""
         try:
             return self.out.wait_for(wanted, timeout_s)
@@ -68,11 +68,11 @@ class Program:
             failure.add_note("\n".join(self.err.all()[-50:]))
             raise
 
-    def line(self, number: int, timeout_s: float = 60.0) -> str:
+    def line(self, number: int, timeout_s: float = 120.0) -> str:
         """Its output's line with this number, from 1."""
         return self.out.wait_until(number, timeout_s)
 
-    def finish(self, timeout_s: float = 60.0) -> Finished:
+    def finish(self, timeout_s: float = 120.0) -> Finished:
         """Wait for its end; AssertionError if that takes longer."""
         self._thread.join(timeout_s)
         out, err = self.out.all(), self.err.all()

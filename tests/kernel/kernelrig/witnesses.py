@@ -63,11 +63,11 @@ class Witnesses:
         for one in self._all:
             one.close()
 
-    def ready(self, timeout_s: float = 60.0) -> None:
+    def ready(self, timeout_s: float = 120.0) -> None:
         """Wait until none of them can miss anything."""
         self._await(lambda told: told["event"] == "ready", timeout_s)
 
-    def see(self, kind: str, *, times: int = 1, timeout_s: float = 60.0) -> None:
+    def see(self, kind: str, *, times: int = 1, timeout_s: float = 120.0) -> None:
         """Wait until each was told `times` times that this happened to the device."""
         self._await(lambda told: (told.get("kind"), told.get("times")) == (kind, times), timeout_s)
 
@@ -75,7 +75,7 @@ class Witnesses:
         """Wait until each had the packet with this number, or a later one."""
         self._await(lambda told: told.get("last_number", -1) >= number, timeout_s)
 
-    def results(self, timeout_s: float = 60.0) -> list[Told]:
+    def results(self, timeout_s: float = 120.0) -> list[Told]:
         """What each says at the end of the stream."""
         return self._await(lambda told: told["event"] == "result", timeout_s)
 
