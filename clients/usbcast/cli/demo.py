@@ -84,7 +84,8 @@ class _Demo:
         while self._books is None or len(self._results) < len(VIAS):
             if self._interrupted.is_set() and not told:
                 told = True
-                self._children.interrupt("node")
+                for name in ("node", *sorted({via for _, via in self._now})):
+                    self._children.interrupt(name)
                 deadline = time.monotonic() + INTERRUPTED_STRAGGLE_S
             if time.monotonic() > deadline:
                 if told:
@@ -145,7 +146,7 @@ class _Demo:
                 balanced &= produced == figures.get("delivered", 0) + figures.get("declared_lost", 0)
             streams[stream] = {"produced": produced, "subscribers": subscribers, "books": books}
             balanced &= bool(books and books["balanced"])
-        return {"streams": streams, "balanced": balanced}
+        return {"streams": streams, "balanced": balanced, "interrupted": self._interrupted.is_set()}
 
 
 def _hz(rate: float) -> str:
@@ -191,5 +192,7 @@ def _show(result: dict[str, Any]) -> None:
                 )
     if result["balanced"]:
         console.print("  The books balance: sent = delivered + declared lost, for every subscriber.", style="green")
+    elif result["interrupted"]:
+        console.print("  Interrupted before all had come to their end: these are the figures as they stood last.")
     else:
         console.print("  THE BOOKS DO NOT BALANCE. " + "; ".join(wrong), style="bold red")

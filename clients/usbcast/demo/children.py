@@ -11,13 +11,17 @@ import threading
 import time
 from typing import IO, Any
 
+from usbcast_broker import binding
 from usbcast_schemas.errors import NodeError
+from usbcast_schemas.places import ring_directory, runtime_directory
+from usbcast_schemas.registry import local_nodes
+from usbcast_schemas.ring import sweep
 
 Heard = tuple[str, dict[str, Any]]
 
 
 class Children:
-    """Starts children and hears them. A context manager: none of them outlives it."""
+    """Starts children and hears them. A context manager: none of them outlives it, and nothing that a node left."""
 
     def __init__(self) -> None:
         self._processes: dict[str, subprocess.Popen[str]] = {}
@@ -31,6 +35,10 @@ class Children:
             process.kill()
         for process in self._processes.values():
             process.wait()
+        # One that had to be killed could not do so itself.
+        sweep(ring_directory())
+        binding.sweep(runtime_directory())
+        local_nodes()
 
     def start(self, name: str, module: str, *arguments: str) -> None:
         """Start `python -m module` under `name`, in a session of its own: Ctrl-C reaches the parent alone."""

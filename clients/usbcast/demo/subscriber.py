@@ -24,8 +24,11 @@ RECENT = 50_000
 class Follower:
     """One stream, taken to its end."""
 
-    def __init__(self, stream: str, endpoint: str, via: str, slow_hz: float, slow_s: float) -> None:
+    def __init__(
+        self, stream: str, endpoint: str, via: str, slow_hz: float, slow_s: float, hurry: threading.Event
+    ) -> None:
         self.done = threading.Event()
+        self._hurry = hurry
         self._subscription: Subscription = subscribe(stream, endpoint, start=0, via=via)
         self._slow_hz = slow_hz
         self._slow_s = slow_s
@@ -69,7 +72,7 @@ class Follower:
             self._lags_ns.append(lag_ns)
             self._worst_lag_ns = max(self._worst_lag_ns, lag_ns)
         if self._slow_hz and now_ns < self._joined_ns + self._slow_s * 1e9:
-            time.sleep(count / self._slow_hz)
+            self._hurry.wait(count / self._slow_hz)
 
     def progress(self) -> dict[str, Any]:
         counters = self._subscription.ledger.counters if not self.done.is_set() else {}
@@ -118,9 +121,12 @@ def main() -> None:
     parser.add_argument("--slow-hz", type=float, default=0)
     parser.add_argument("--slow-s", type=float, default=0)
     given = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends when the streams end
+    hurry = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: hurry.set())  # it ends when the streams end, and is slow no longer
     followers = {
-        name: Follower(name, given.endpoint, given.via, given.slow_hz * (name == given.slow_stream), given.slow_s)
+        name: Follower(
+            name, given.endpoint, given.via, given.slow_hz * (name == given.slow_stream), given.slow_s, hurry
+        )
         for name in given.streams
     }
     threads = [threading.Thread(target=follower.run, daemon=True) for follower in followers.values()]
