@@ -29,7 +29,7 @@ help:
 	@echo "make check        format, lint, types, and whether the generated code is current"
 	@echo "make format       format the code"
 	@echo "make proto        generate the Python code of the contract"
-	@echo "make bench        measure"
+	@echo "make bench        measure beside other products; ARGS=\"--mode full\" for figures worth keeping"
 	@echo "make clean        remove .venv and what tools have left"
 
 demo: $(STAMP)
@@ -68,6 +68,7 @@ proto: $(STAMP)
 	@$(call GENERATE,schemas)
 
 bench: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean:

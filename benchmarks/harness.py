@@ -57,7 +57,7 @@ class Run:
         """Delivered to all subscribers together, from the first block handed in to the last one delivered."""
         last_ns = max(one["last_ns"] for one in self.done)
         packets = sum(one["received"] for one in self.done) * self.task.block_packets
-        return packets / ((last_ns - self.sent["begin_ns"]) / 1e9)
+        return float(packets) / ((last_ns - self.sent["begin_ns"]) / 1e9)
 
     @property
     def publisher_cpu(self) -> float:

@@ -9,7 +9,9 @@ from typing import Self
 
 from benchmarks.peers.usbcast import HandedIn
 from benchmarks.task import PACKET_BYTES
-from usbcast.receiver import Receiver
+from usbcast.continuity import Continuity
+from usbcast.digest import Digest
+from usbcast.waiting import Waiter
 from usbcast.ways.ring import RingWay
 from usbcast_broker.batcher import Batcher, Encoded
 from usbcast_broker.flow import Packets, Transfer
@@ -47,13 +49,15 @@ class HotPath:
         self.batcher = Batcher(1, max_bytes=size)
         self.outlet = Outlet(Description("bench"), directory, epoch=1)
         self.ring = RingReader(self.outlet.ring.path, self.outlet.ring.nonce)
-        self.receiver = Receiver("bench", "tcp://127.0.0.1:1", "now", "all", "ring")
-        self.receiver._core.start(1, None)
-        self.receiver._core.set_can_fetch(False)
-        self._pipeline = Pipeline(HandedIn(self.queue), self.queue, self.assembler, self.batcher, self.outlet)
+        self._feed = HandedIn(self.queue)
+        self._pipeline = Pipeline(self._feed, self.queue, self.assembler, self.batcher, self.outlet)
+        self._core = Continuity(can_fetch=False)
+        self._core.start(1, 0, 0)
+        self.digest = Digest(self._core)
+        self._waiter = Waiter()
         info = self.outlet.describe(None)
         info.host_id = host_id()
-        self._way = RingWay(info, self.receiver.waiter, latest=False)
+        self._way = RingWay(info, self._waiter, latest=False)
         self.node()
         self.subscriber()
 
@@ -62,7 +66,8 @@ class HotPath:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._way.close()
-        self.receiver.waiter.close()
+        self._waiter.close()
+        self._feed.close()
         self.ring.close()
         self.outlet.close()
 
@@ -71,8 +76,8 @@ class HotPath:
         self._pipeline.turn(_publish_nothing)
 
     def subscriber(self) -> None:
-        self._way.pump(self.receiver)
-        while self.receiver.take() is not None:
+        self._way.pump(self)
+        while self.digest.take() is not None:
             pass
 
     def subscriber_again(self) -> None:
@@ -98,10 +103,23 @@ class HotPath:
 
     def deliver(self, batch: EncodedBatch) -> None:
         """Let `batch` be the next one."""
-        core = self.receiver._core
-        batch.number, batch.first_sequence = core._next_number or 0, core.next_sequence
-        self.receiver.live(batch)
-        assert self.receiver.take() is not None
+        batch.number, batch.first_sequence = self._next_number, self._core.next_sequence
+        self.live(batch)
+        assert self.digest.take() is not None
+
+    # The sink that the way delivers to, as a receiver is
+
+    full = False
+
+    def live(self, batch: EncodedBatch) -> None:
+        self._next_number = batch.number + 1
+        self._core.live(batch)
+
+    def known(self, epoch: int, next_sequence: int, next_number: int) -> None:
+        self._core.known(epoch, next_sequence, next_number)
+
+    def malformed(self, error: Exception) -> None:
+        raise error
 
 
 def _publish_nothing(_batch: Encoded) -> None:

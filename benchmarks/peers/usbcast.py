@@ -58,6 +58,9 @@ class HandedIn:
     def command(self, request: pb.CommandRequest) -> Future[pb.CommandReply]:
         raise NotImplementedError(request)
 
+    def close(self) -> None:
+        os.close(self._zeros)
+
     def hand_in(self, data: bytes) -> None:
         self._bytes += len(data)
         self.queue.put(Transfer(data, time.time_ns(), time.monotonic_ns()))
@@ -81,16 +84,17 @@ class NodePublisher(SendingPublisher):
         self._pipeline = self._node.add(parse_profile(PROFILE, "the benchmark's profile"), make_feed)
         self._node.start()
         self.address = self._node.endpoint
-        self._hand_in = feeds[0].hand_in
+        self._feed = feeds[0]
 
     def send(self, block: bytes) -> None:
-        self._hand_in(block)
+        self._feed.hand_in(block)
 
     def figures(self) -> dict[str, float]:
         return {"batches": self._pipeline.outlet.next_number}
 
     def close(self) -> None:
         self._node.stop("the run is over")
+        self._feed.close()
         unbalanced = [sentence for stream in self._node.last_health for sentence in stream.discrepancies]
         assert not unbalanced, unbalanced
 
