@@ -123,7 +123,8 @@ class Publisher:
     def _turn(self, pipeline: Line) -> bool:
         """Publish what has accumulated in `pipeline`; the lock is held."""
         outlet = pipeline.outlet
-        busy = pipeline.turn(lambda batch: self._send(outlet.data_topic, batch))
+        # A feed that hung may wake up after its stream has ended; nothing follows an end.
+        busy = not outlet.ended and pipeline.turn(lambda batch: self._send(outlet.data_topic, batch))
         now_ns = time.monotonic_ns()
         if outlet.pacer.take(now_ns):
             outlet.ring.beat(now_ns)
