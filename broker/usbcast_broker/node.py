@@ -50,6 +50,9 @@ class Node:
         binding.check_exposure(settings.bind, insecure=settings.insecure)
         if settings.publish:
             binding.check_exposure(settings.publish, insecure=settings.insecure)
+        self._rings = ring_directory()
+        for path in (*sweep(self._rings), *binding.sweep(runtime_directory())):
+            log.info("removed what a dead node left: %s", path)
         self.settings = settings
         self.endpoint = settings.bind
         self.data_endpoints: list[str] = []
@@ -65,9 +68,6 @@ class Node:
         self._publisher = Publisher(self._context)
         identity = pb.HealthReply(node_version=self._version, node_pid=os.getpid())
         self._service = ReplayService(self._context, self._describe, self._publisher.health, identity)
-        self._rings = ring_directory()
-        for path in (*sweep(self._rings), *binding.sweep(runtime_directory())):
-            log.info("removed what a dead node left: %s", path)
 
     def __enter__(self) -> Node:
         return self
