@@ -7,7 +7,7 @@ lost, stands before the first packet of a batch, so a batch is cut there. Pure: 
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from usbcast_broker.flow import DeviceIdentity, Happening, Lost, Packets, StreamItem
 from usbcast_schemas.batch import Arrivals, encode_batch
@@ -21,8 +21,7 @@ MAX_REMARKS = 1_000
 """Events and losses in one batch."""
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
+class Encoded(NamedTuple):
     """One batch, ready for ring, sockets and files."""
 
     raw: bytes

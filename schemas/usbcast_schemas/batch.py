@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 from struct import Struct, unpack_from
+from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
@@ -29,8 +31,7 @@ MAX_BATCH_BYTES = 16 * 1024 * 1024
 """No batch is larger; a receiver may refuse one that is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Arrivals:
+class Arrivals(NamedTuple):
     """When the packets of a batch arrived, per USB transfer. Three columns of equal length."""
 
     packets: Sequence[int] = ()
@@ -99,12 +100,12 @@ def encode_batch(
         parts.append(_column(_COUNTS, "I", 4, arrivals.packets))
         parts.append(_column(_REALTIMES, "q", 8, arrivals.realtime_ns))
         parts.append(_column(_MONOTONICS, "q", 8, arrivals.monotonic_ns))
-    for tag, messages in ((_LOSS, losses), (_EVENT, events), (_END, () if end is None else (end,))):
-        for message in messages:
-            body = message.SerializeToString(deterministic=True)
-            parts.append(bytes((tag,)) + _varint(len(body)) + body)
-    size = sum(map(len, payload))
-    parts.append(bytes((_PAYLOAD,)) + _varint(size))
+    if losses or events or end is not None:
+        for tag, messages in ((_LOSS, losses), (_EVENT, events), (_END, () if end is None else (end,))):
+            for message in messages:
+                body = message.SerializeToString(deterministic=True)
+                parts.append(bytes((tag,)) + _varint(len(body)) + body)
+    parts.append(_payload_head(sum(map(len, payload))))
     parts.extend(payload)
     return b"".join(parts)
 
@@ -125,12 +126,20 @@ def _in_place(raw: Buffer) -> EncodedBatch | None:
     if contract >> 16 != MAJOR:
         check_contract(contract, "a batch")
     at = _HEAD.size
-    rest = _Rest()
+    arrivals = NO_ARRIVALS
     if size >= at + _ONE_ARRIVAL.size:
         c, c_len, packets, r, r_len, realtime, m, m_len, monotonic = _ONE_ARRIVAL.unpack_from(raw, at)
         if (c, c_len, r, r_len, m, m_len) == (_COUNTS, 4, _REALTIMES, 8, _MONOTONICS, 8):
-            rest.arrivals = Arrivals((packets,), (realtime,), (monotonic,))
+            arrivals = Arrivals((packets,), (realtime,), (monotonic,))
             at += _ONE_ARRIVAL.size
+            # By far the most are packets of one size and of one transfer, with nothing else between head and payload.
+            payload_size = count * packet_size
+            head = _payload_head(payload_size)
+            after = at + len(head)
+            if raw[at:after] == head and after + payload_size == size and packet_size and packets == count:
+                payload = memoryview(raw)[after:]
+                return EncodedBatch(raw, epoch, number, first, count, packet_size, (), arrivals, (), (), None, payload)
+    rest = _Rest(arrivals)
     try:
         begin = _walk(raw, at, rest)
     except (IndexError, DecodeError):
@@ -251,6 +260,12 @@ def _checked(batch: EncodedBatch) -> EncodedBatch:
 def _column(tag: int, code: str, width: int, values: Sequence[int]) -> bytes:
     size = len(values) * width
     return bytes((tag,)) + _varint(size) + Struct(f"<{len(values)}{code}").pack(*values)
+
+
+@lru_cache(maxsize=256)
+def _payload_head(size: int) -> bytes:
+    """The payload's tag and length; batches under one load are of few sizes."""
+    return bytes((_PAYLOAD,)) + _varint(size)
 
 
 def _varint(value: int) -> bytes:
