@@ -41,20 +41,32 @@ def _started_once() -> None:
         load_backend().finalize()
 
 
-@pytest.fixture(autouse=True)
-def private_directories(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, Path]]:
-    """The ring and the runtime directory of this test alone; short ones, as the path of a local socket is limited."""
-    for name in os.environ:
-        if name.startswith("USBCAST_"):
-            monkeypatch.delenv(name)
+@pytest.fixture(scope="session")
+def _two_directories() -> Iterator[tuple[Path, Path]]:
+    """Short paths, as that of a local socket is limited. They are used again for every test that left them empty."""
     shared_memory = Path("/dev/shm")
     rings = Path(tempfile.mkdtemp(prefix="usbcast-test-", dir=shared_memory if shared_memory.is_dir() else None))
     runtime = Path(tempfile.mkdtemp(prefix="usbcast-test-"))
-    monkeypatch.setenv("USBCAST_RING_DIR", str(rings))
-    monkeypatch.setenv("USBCAST_RUNTIME_DIR", str(runtime))
     yield rings, runtime
     for directory in (rings, runtime):
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def private_directories(
+    _two_directories: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Path, Path]]:
+    """The ring and the runtime directory of this test alone."""
+    for name in os.environ:
+        if name.startswith("USBCAST_"):
+            monkeypatch.delenv(name)
+    rings, runtime = _two_directories
+    monkeypatch.setenv("USBCAST_RING_DIR", str(rings))
+    monkeypatch.setenv("USBCAST_RUNTIME_DIR", str(runtime))
+    yield rings, runtime
+    for directory in _two_directories:
+        for path in directory.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @pytest.fixture(autouse=True)
@@ -76,15 +88,15 @@ def _nothing_left_behind(private_directories: tuple[Path, Path]) -> Iterator[Non
         ]
 
     deadline = time.monotonic() + SETTLE_S
-    while left() and time.monotonic() < deadline:
+    while (found := left()) and time.monotonic() < deadline:
         gc.collect()
         time.sleep(0.01)
-    found = left()
+    if not found:
+        return
     for pid in _children().keys() - children.keys():
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    if found:
-        pytest.fail("this test left behind:\n  " + "\n  ".join(found), pytrace=False)
+    pytest.fail("this test left behind:\n  " + "\n  ".join(found), pytrace=False)
 
 
 def _descriptors() -> dict[int, str]:

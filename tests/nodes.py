@@ -87,6 +87,11 @@ def quick_profile(config: SimulatorConfig, stream: str) -> Profile:
     return parse_profile(f"{profile_of(config, stream).toml}\n[transfer]\ntimeout_ms = 20\n", stream)
 
 
+def hurry(pipeline: Pipeline) -> None:
+    """Who joins an idle stream waits for its next heartbeat; let that come sooner."""
+    pipeline.outlet.pacer = NotificationPacer(heartbeat_ns=100_000_000)
+
+
 @contextmanager
 def serving(
     *,
@@ -106,8 +111,7 @@ def serving(
         pipeline = add_device(
             node, profile or quick_profile(config, stream), stream=stream, backend=SimulatorBackend([simulated])
         )
-        # Who joins an idle stream waits for its next heartbeat; here that comes sooner.
-        pipeline.outlet.pacer = NotificationPacer(heartbeat_ns=100_000_000)
+        hurry(pipeline)
         node.start()
         served = Served(node, pipeline, simulated)
         with _ending(served) if ends else contextlib.nullcontext():
@@ -286,6 +290,8 @@ __all__ = [
     "check_books",
     "check_packets",
     "eventually",
+    "hurry",
+    "quick_profile",
     "serving",
     "small",
     "take_all",

@@ -183,6 +183,7 @@ def stop(node: Program) -> None:
     assert node.finish() == 0
 
 
+@pytest.mark.slow
 def test_a_stopped_node_is_silent_and_then_goes_on() -> None:
     """The device waits in the meantime, as a real one would not; what the stream says stays whole."""
     with all_killed() as programs:
