@@ -22,7 +22,7 @@ from usbcast_broker.publisher import Publisher
 from usbcast_broker.relay import Relay, RelayQueue
 from usbcast_broker.service import ReplayService
 from usbcast_broker.settings import NodeSettings
-from usbcast_schemas.errors import DeviceError
+from usbcast_schemas.errors import ConfigError, DeviceError
 from usbcast_schemas.places import host_id, ring_directory, runtime_directory
 from usbcast_schemas.profile import Profile
 from usbcast_schemas.registry import NodeRecord, Registration
@@ -76,13 +76,23 @@ class Node:
         self.stop("the node was stopped")
 
     def add(self, profile: Profile, make_feed: MakeFeed, *, stream: str | None = None) -> Pipeline:
-        """Add the stream that `make_feed` fills and `profile` describes. Before `start`."""
+        """Add the stream that `make_feed` fills and `profile` describes. Before `start`. Raises ConfigError, RingUnavailable."""
         settings = self.settings
+        name = stream or profile.name
+        if any(line.outlet.stream == name for line in self.pipelines):
+            raise ConfigError(
+                f"two streams are to be called {name!r}: give each profile a name of its own ([stream] name)"
+            )
+        if profile.largest_packet * 4 > settings.ring_size:
+            raise ConfigError(
+                f"stream {name!r} has packets of up to {profile.largest_packet} bytes and ring_size is "
+                f"{settings.ring_size}: a ring must hold at least four, so give --ring-size {profile.largest_packet * 4}"
+            )
         # The feed's thread knocks; there is no feed before there is the pipeline.
         queue = HostQueue(settings.host_queue_size, lambda: self._publisher.knock(pipeline))
         outlet = self._outlet(
             Description(
-                stream=stream or profile.stream.name,
+                stream=name,
                 profile_name=profile.stream.name,
                 profile_toml=profile.toml,
                 fields=profile.to_field_protos(),
@@ -179,7 +189,9 @@ class Node:
         else:
             # Nobody asked for the next port, so a free one serves as well: clients learn it from describe.
             chosen = [f"tcp://{tcp[0]}:{tcp[1] + 1}", f"tcp://{tcp[0]}:0"]
-        return self._publisher.start(self.pipelines, [chosen, [local]])
+        # A path that is too long for a local socket is no reason not to serve: tcp does as well.
+        fits = len(local.removeprefix("ipc://")) <= zmq.IPC_PATH_MAX_LEN
+        return self._publisher.start(self.pipelines, [chosen, [local]] if fits else [chosen])
 
     def _describe(self, pipeline: Line) -> pb.StreamInfo:
         info = pipeline.outlet.describe(pipeline.feed.identity)

@@ -148,6 +148,10 @@ def test_a_command_that_the_device_refuses(said_here: Say) -> None:
         (("--rate", "-1"), "simulator: rate_hz is -1.0; a number from 0 to"),
         (("--packets", "0"), "simulator: packets is 0; a whole number from 1"),
         (("--faults", "absent.toml"), "there is no faults file absent.toml"),
+        (
+            ("--packet-size", "300000", "--ring-size", "1MiB"),
+            "stream 'first-case' has packets of up to 300000 bytes and ring_size is 1048576: a ring must hold at least",
+        ),
         (("--config", "absent.toml"), "cannot read the settings absent.toml: No such file or directory"),
     ],
 )

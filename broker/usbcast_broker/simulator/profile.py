@@ -5,11 +5,17 @@ from __future__ import annotations
 from usbcast_broker.simulator.config import COUNTER_BYTES, CRC_BYTES, MIN_PACKET_BYTES, TIME_BYTES, SimulatorConfig
 from usbcast_schemas.profile import Profile, parse_profile
 
+MAX_CHECKED_BYTES = 16384
+"""A profile allows no checksum over larger packets that nothing marks the start of."""
+MAX_NAMED_CHANNELS = 4093
+"""With the other three fields as many values as a profile allows; what comes behind has no names."""
+
 
 def profile_of(config: SimulatorConfig, stream: str) -> Profile:
     """The profile of a device that sends its packets as they are; `stream` is the name of the stream."""
     size = config.packet_size
-    channels = (size - MIN_PACKET_BYTES) // 4
+    channels = min((size - MIN_PACKET_BYTES) // 4, MAX_NAMED_CHANNELS)
+    checksum = f'checksum = {{ method = "crc32", offset = {size - CRC_BYTES} }}' if size <= MAX_CHECKED_BYTES else ""
     text = f"""\
 # A simulated device: {size} bytes, {config.rate_hz:g} packets a second.
 
@@ -26,7 +32,7 @@ endpoint = 0x81
 [framing]
 method = "fixed"
 size = {size}
-checksum = {{ method = "crc32", offset = {size - CRC_BYTES} }}
+{checksum}
 
 [counter]
 offset = 0

@@ -323,6 +323,11 @@ class Profile(_Table):
         """Bytes of every packet; 0 when they vary."""
         return self.framing.packet_size
 
+    @property
+    def largest_packet(self) -> int:
+        """Bytes that a packet can have at the most."""
+        return self.packet_size or (0 if isinstance(self.framing, FixedFraming) else self.framing.max_size)
+
     def expanded_fields(self) -> tuple[FieldSpec, ...]:
         """Every single value of a packet, those of a field with a `count` as name0, name1, …"""
         return tuple(one for spec in self.fields for one in spec.expanded())
