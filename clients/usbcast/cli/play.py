@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,6 +16,7 @@ from rich.table import Table
 
 from usbcast.cli.options import AsJson
 from usbcast.cli.output import console, emit, table
+from usbcast.cli.signals import stop_signals
 from usbcast_schemas.errors import RecordingError, UsageError
 
 if TYPE_CHECKING:
@@ -64,7 +62,7 @@ def play(
         speed, loop, _moment("--from", start, recording), _moment("--to", until, recording), original_times, step
     )
     settings, _ = load_settings(None, {"bind": bind, "ring_size": ring_size, "linger_s": linger_s})
-    with _stop_signals() as stopped, Node(settings) as node:
+    with stop_signals() as stopped, Node(settings) as node:
         player = Player(node, recording, options, tuple(stream or ()))
         node.start()
         if step:
@@ -118,18 +116,3 @@ def _moment(option: str, text: str | None, recording: Recording) -> int | None:
 def _step_by_lines(player: Player) -> None:
     for _ in sys.stdin:
         player.step()
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    stopped = threading.Event()
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        stopped.set()
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

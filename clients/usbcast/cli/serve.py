@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,6 +18,7 @@ from usbcast.cli.health import show_stream, stream_as_plain
 from usbcast.cli.options import AsJson
 from usbcast.cli.output import console, emit, errors, table
 from usbcast.cli.rates import Rate
+from usbcast.cli.signals import stop_signals
 from usbcast_schemas.errors import UsageError
 
 if TYPE_CHECKING:
@@ -108,10 +106,10 @@ def serve(
             stream, rate_hz=rate, packet_size=packet_size, packets=packets, seed=seed, faults=faults
         )
     if probe:
-        with _stop_signals() as stopped:
+        with stop_signals() as stopped:
             probing.run(_probed(profiles or [], simulation), stopped, as_json)
         return
-    with _stop_signals() as stopped, Node(settings) as node:
+    with stop_signals() as stopped, Node(settings) as node:
         device = _add(node, profiles or [], simulation, stream, wait=wait)
         node.start()
         reason = _run(node, stopped, device, as_json)
@@ -149,22 +147,6 @@ def _add(
     for name in names:
         add_device(node, profiles.load(name), stream=stream, wait=wait)
     return None
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set."""
-    stopped = threading.Event()
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        stopped.set()
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _run(node: Node, stopped: threading.Event, device: SimulatedDevice | None, as_json: bool) -> str:
