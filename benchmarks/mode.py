@@ -20,6 +20,12 @@ class Mode:
 
 MODES = {
     "smoke": Mode("smoke", 1, 0.2, ("usbcast-ring", "pyzmq-ipc"), 2_000),
-    "quick": Mode("quick", 1, 1.0, ("usbcast-ring", "usbcast-push", "pyzmq-ipc", "iceoryx2"), 14_000),
+    "quick": Mode(
+        "quick",
+        1,
+        1.0,
+        ("usbcast-ring", "usbcast-ring-natural", "usbcast-ring-latest", "usbcast-push", "pyzmq-ipc", "iceoryx2"),
+        14_000,
+    ),
     "full": Mode("full", 5, 3.0, (), 140_625),
 }
