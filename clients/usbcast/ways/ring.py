@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 from usbcast.waiting import Waiter
@@ -53,7 +54,8 @@ class RingWay:
 
     @property
     def heard_ns(self) -> int:
-        return 0 if self._ring.closed_by_writer else self._ring.heartbeat_monotonic_ns
+        # What is still to be read speaks for the node, however late this reader is.
+        return time.monotonic_ns() if self._at < self._ring.head else self._ring.heartbeat_monotonic_ns
 
     def pump(self, sink: Sink) -> None:
         ring = self._ring
