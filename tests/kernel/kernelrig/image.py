@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -11,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import requires
 from pathlib import Path
@@ -41,6 +41,9 @@ TOOLS = {
     "dpkg-deb": "dpkg",
 }
 """The programs that make and run a guest, and the Debian package of each."""
+
+PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+"""Where Debian has what is for root, whatever this user's own path is."""
 
 MIN_FREE_BYTES = 3 * 1024**3
 ROOT_BYTES = 1024**3  # of a sparse file
@@ -135,7 +138,7 @@ def install_tools() -> None:
     """Install what making and running a guest needs, by apt; needs root."""
     packages = sorted({package for tool, package in TOOLS.items() if not _which(tool)})
     if packages:
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        environment = {**os.environ, "PATH": PATH, "DEBIAN_FRONTEND": "noninteractive"}
         _run("apt-get", "update", "-q", env=environment)
         _run("apt-get", "install", "-yq", "--no-install-recommends", *packages, env=environment)
 
@@ -185,7 +188,8 @@ def _make_root(root: Path) -> None:
         (root / name).mkdir()
     # What a package does not compile for this Python it does not need either.
     compiled = ("python3", "-m", "compileall", "-q", "-j2", f"/usr/lib/python{GUEST_PYTHON}", "/usr/local/lib")
-    subprocess.run(["chroot", str(root), *compiled], stdout=subprocess.DEVNULL, check=False)
+    with contextlib.suppress(Unavailable):
+        _run("chroot", str(root), *compiled)
 
 
 def _make_kernel(work: Path, root: Path, made: Image) -> list[Path]:
@@ -257,7 +261,7 @@ def _stamp(directory: Path) -> Path:
 
 
 def _which(tool: str) -> str | None:
-    return shutil.which(tool, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    return shutil.which(tool, path=PATH)
 
 
 def _run(tool: str, *arguments: str, **options: Any) -> str:
@@ -269,14 +273,14 @@ def _run(tool: str, *arguments: str, **options: Any) -> str:
         stdin=subprocess.DEVNULL,
         text=True,
         check=False,
-        **options,
+        **{"env": {**os.environ, "PATH": PATH}} | options,
     )
     if done.returncode:
         raise Unavailable(f"{tool} failed with {done.returncode} while the guest was made:\n{done.stdout[-4000:]}")
     return done.stdout
 
 
-@contextmanager
+@contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[None]:
     """One builder at a time."""
     with (directory / "lock").open("w") as lock:
