@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from typing import Annotated, Any
 
@@ -14,7 +15,9 @@ from usbcast import Batch, DeviceEvent, End, Event, Gap, Restart, Silence, Subsc
 from usbcast.cli.options import AsJson, Endpoint
 from usbcast.cli.output import console, emit, ledger_table, table
 from usbcast.cli.rates import Rate
+from usbcast.cli.signals import stop_signals
 from usbcast.locate import locate
+from usbcast.subscription import CONNECT_TIMEOUT_S
 from usbcast_schemas.errors import NodeUnreachable
 
 REFRESH_S = 0.5
@@ -32,15 +35,18 @@ def watch(
 ) -> None:
     """Watch STREAM until it ends or Ctrl-C; then show the books. Events as they come, a line or a table twice a second."""
     begin: str | int = int(start) if start.isdigit() else start
-    with subscribe(stream, endpoint, begin, "latest" if latest else "all", via) as subscription:
-        if not subscription.ready():
+    deliver = "latest" if latest else "all"
+    with stop_signals() as stopped, subscribe(stream, endpoint, begin, deliver, via) as subscription:
+        deadline = time.monotonic() + CONNECT_TIMEOUT_S
+        while not subscription.ready(REFRESH_S) and not stopped.is_set() and time.monotonic() < deadline:
+            continue
+        if not subscription.ready(0) and not stopped.is_set():
             raise NodeUnreachable(
                 f"no node with stream {stream!r} answers at {locate(stream, endpoint)}: "
                 "`usbcast list` shows what is there, `usbcast serve` starts a node"
             )
         watched = _Watched(subscription)
-        with contextlib.suppress(KeyboardInterrupt):
-            _follow(subscription, watched, seconds, as_json)
+        _follow(subscription, watched, stopped, seconds, as_json)
         if as_json:
             emit({"event": "books", **subscription.ledger.to_json()})
         else:
@@ -92,11 +98,13 @@ class _Watched:
         }
 
 
-def _follow(subscription: Subscription, watched: _Watched, seconds: float | None, as_json: bool) -> None:
+def _follow(
+    subscription: Subscription, watched: _Watched, stopped: threading.Event, seconds: float | None, as_json: bool
+) -> None:
     until = None if seconds is None else time.monotonic() + seconds
     due = time.monotonic()
     with Live(console=console, auto_refresh=False) if not as_json else contextlib.nullcontext() as live:
-        while until is None or time.monotonic() < until:
+        while not stopped.is_set() and (until is None or time.monotonic() < until):
             event = subscription.receive(max(0.0, due - time.monotonic()))
             if event is not None:
                 watched.take(event)
