@@ -144,10 +144,12 @@ def test_what_people_are_told(served: Served) -> None:
 def test_watch_tells_what_happens_and_ends_with_the_stream(tmp_path: Any) -> None:
     faults = tmp_path / "faults.toml"
     faults.write_text(
-        '[[fault]]\nkind = "drop"\nat_packet = 700\ncount = 5\n'
-        '[[fault]]\nkind = "unplug"\nat_packet = 800\nduration_s = 0.2\n'
+        '[[fault]]\nkind = "drop"\nat_packet = 1400\ncount = 5\n'
+        '[[fault]]\nkind = "unplug"\nat_packet = 1500\nduration_s = 0.2\n'
     )
-    node, endpoint = serve("--rate", "500", "--packets", "1000", "--faults", str(faults), *ANYWHERE)
+    node, endpoint = serve(
+        "--rate", "1000", "--packets", "2000", "--faults", str(faults), "--linger-s", "0.5", *ANYWHERE
+    )
     with node:
         watched = lines(ran("watch", "first-case", "--endpoint", endpoint, "--start", "oldest", "--json"))
         assert node.finish() == 0
@@ -155,7 +157,7 @@ def test_watch_tells_what_happens_and_ends_with_the_stream(tmp_path: Any) -> Non
     assert said == ["deviceevent", "gap", "deviceevent", "deviceevent", "end", "books"]
     (gap,) = [line for line in watched if line["event"] == "gap"]
     assert (gap["stage"], gap["count"]) == ("device", 5)
-    assert watched[-1]["in"] == 1000
+    assert watched[-1]["in"] == 2000
 
 
 def test_health_that_does_not_balance_is_an_error(served: Served) -> None:

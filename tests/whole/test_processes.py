@@ -84,16 +84,26 @@ def test_a_killed_node_comes_back_and_eight_subscribers_go_on(private_directorie
 
 def test_sixteen_subscribers_get_every_packet() -> None:
     with all_killed() as programs:
-        node, endpoint = serve("--rate", "1000", "--packets", "4000", "--bind", "tcp://127.0.0.1:0", "--linger-s", "8")
+        node, endpoint = serve("--rate", "1000", "--bind", "tcp://127.0.0.1:0")
         programs.append(node)
         readers = [follow(endpoint, WAYS[n % 3], "--start", "0") for n in range(16)]
         programs.extend(readers)
         for reader in readers:
-            done = reader.hear("done", 40)
+            reader.hear("ready")
+        with NodeClient(endpoint) as client:
+            goal = describe(client).next_sequence + 2000
+        for reader in readers:
+            reader.hear("figures", where=lambda said: (said["next"] or 0) > goal)
+        node.signal(signal.SIGINT)
+        ended = node.hear("ended")["streams"]["first-case"]
+        assert ended["balanced"]
+        total = ended["ledgers"]["outlet"]["out"]
+        for reader in readers:
+            done = reader.hear("done")
             check_whole(done)
-            assert (done["delivered"], done["lost"], done["first_counter"], done["last_counter"]) == (4000, 0, 0, 3999)
-        ended = node.hear("ended")
-        assert ended["streams"]["first-case"]["balanced"]
+            assert (done["begin"], done["delivered"], done["lost"]) == (0, total, 0)
+            assert (done["first_counter"], done["last_counter"]) == (0, total - 1)
+            assert reader.finish() == 0
         assert node.finish() == 0
 
 
