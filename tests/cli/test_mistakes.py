@@ -120,7 +120,9 @@ def test_a_stream_that_is_unknown(arguments: tuple[str, ...], said_here: Say) ->
         assert said_here(*arguments, "--endpoint", served.endpoint) == "this node has no stream 'imu'; it has sim"
 
 
-@pytest.mark.parametrize("verb", [("list",), ("info", "imu"), ("health",), ("command", "imu", "--type", "0xc0")])
+@pytest.mark.parametrize(
+    "verb", [("list",), ("info", "imu"), ("health",), ("command", "imu", "--type", "0xc0", "--timeout", "0.01")]
+)
 def test_a_node_that_is_not_there(verb: tuple[str, ...], said_here: Say, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(NodeClient.__init__, "__kwdefaults__", {"timeout_s": 0.1})
     sentence = said_here(*verb, "--endpoint", NOWHERE)

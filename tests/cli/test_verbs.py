@@ -198,13 +198,6 @@ def test_demo_for_programs() -> None:
             assert 0 < found["lag_p50_us"] <= found["lag_p99_us"]
 
 
-def test_demo_for_people() -> None:
-    shown = ran("demo", "--seconds", "1").stdout
-    assert "first-case: the device sent 100 packets" in shown
-    assert "fast: the device sent 20,000 packets" in shown
-    assert "balance" in shown
-
-
 @pytest.mark.parametrize(("number", "as_json"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
 def test_a_served_stream_ends_when_told_to(number: signal.Signals, as_json: bool) -> None:
     command = usbcast("serve", "--simulate", *ANYWHERE, *(["--json"] if as_json else []))
