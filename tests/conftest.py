@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from pathlib import Path
 
+import hypothesis
 import pytest
 import zmq
 
@@ -23,6 +24,10 @@ from usbcast_schemas.errors import LibusbMissing
 
 SETTLE_S = 3.0
 """ZeroMQ closes descriptors in threads of its own, so what is on its way out gets so much time."""
+
+
+hypothesis.settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("no deadline")
 
 
 def pytest_configure(config: pytest.Config) -> None:

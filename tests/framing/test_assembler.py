@@ -156,6 +156,65 @@ JOINED = "joined in mid-packet"
             id="lost in the host's queue and in the device",
         ),
         pytest.param(
+            [transfer(P[0] + P[1][:60]), Lost(pb.STAGE_HOST, "queue full", size_bytes=52 + 224 + 30)],
+            [
+                0,
+                ("framing", "transfers before it were lost", 0, 60),
+                resynchronised(60, "transfers before it were lost"),
+                ("host", "queue full", 0, 306),
+                ("host", "queue full", 3, 0),
+            ],
+            id="lost in the host's queue at the very end, where no counter comes any more",
+        ),
+        pytest.param(
+            [Lost(pb.STAGE_HOST, "queue full", size_bytes=250), transfer(P[2][26:] + P[3])],
+            [
+                ("host", "queue full", 0, 250),
+                ("framing", JOINED, 0, 86),
+                resynchronised(86, JOINED),
+                ("host", "queue full", 3, 0),
+                3,
+            ],
+            id="lost in the host's queue before the first counter",
+        ),
+        pytest.param(
+            [
+                transfer(P[0]),
+                Lost(pb.STAGE_HOST, "queue full", size_bytes=224),
+                happened(KIND.KIND_DETACHED, 10),
+                transfer(P[5], 60),
+            ],
+            [
+                0,
+                ("host", "queue full", 0, 224),
+                ("host", "queue full", 2, 0),
+                ("detached", ""),
+                ("device", "counter", 2, 0),
+                5,
+            ],
+            id="lost in the host's queue before an unplug, counting on",
+        ),
+        pytest.param(
+            [
+                transfer(P[9]),
+                Lost(pb.STAGE_HOST, "queue full", size_bytes=224),
+                happened(KIND.KIND_DETACHED, 10),
+                transfer(P[0], 60),
+            ],
+            [9, ("host", "queue full", 0, 224), ("host", "queue full", 2, 0), ("detached", ""), 0],
+            id="lost in the host's queue before an unplug, counting anew",
+        ),
+        pytest.param(
+            [transfer(P[0] + b"?" * 250)],
+            [
+                0,
+                ("framing", "checksum", 0, 139),
+                ("framing", "the stream ended in mid-packet", 0, 111),
+                resynchronised(250, "checksum", "the stream ended in mid-packet"),
+            ],
+            id="garbage at the end is no packets",
+        ),
+        pytest.param(
             [
                 transfer(P[0] + P[1][:100]),
                 happened(KIND.KIND_DETACHED, 10),
@@ -308,6 +367,9 @@ def test_plain_packets_find_their_place_again_behind_lost_transfers(strip_prefix
     # With status bytes, seven bytes of the stream may be missing or more: packets begin with the transfer.
     expected = b"nopq" if strip_prefix else b"qrst"
     assert [bytes(item.payload) for item in items if isinstance(item, Packets)] == [expected]
+    assert [item.packets for item in items if isinstance(item, Lost) and item.stage == pb.STAGE_HOST] == (
+        [] if strip_prefix else [3]
+    )
     balanced(assembler)
 
 
@@ -365,7 +427,33 @@ def test_delivered_and_declared_lost_are_what_was_produced(data: st.DataObject) 
     numbers = [number for item in items if isinstance(item, Packets) for number in numbers_of(item)]
     lost = sum(item.packets for item in items if isinstance(item, Lost))
     assert numbers == sorted(set(numbers))
-    assert lost == (numbers[-1] - numbers[0] + 1 - len(numbers) if numbers else 0)
+    ends = [index for index, item in enumerate(items) if isinstance(item, Packets)] or [0]
+    between = sum(item.packets for item in items[ends[0] : ends[-1]] if isinstance(item, Lost))
+    assert between == (numbers[-1] - numbers[0] + 1 - len(numbers) if numbers else 0)
     assert assembler.device.entered == assembler.device.left + lost
     thrown = sum(item.size_bytes for item in items if isinstance(item, Lost) and item.stage == pb.STAGE_FRAMING)
     assert thrown == sum(assembler.framing.lost.values())
+
+
+@settings(max_examples=30)
+@given(st.data())
+def test_whatever_the_host_drops_produced_is_delivered_and_declared_lost(data: st.DataObject) -> None:
+    """Transfers cut anywhere and dropped anywhere, the first and the last ones too."""
+    assembler = first_case()
+    produced = data.draw(st.integers(1, 40))
+    wire = b"".join(map(packet, range(7, 7 + produced)))
+    items: list[StreamItem] = []
+    at, at_ms = 0, 0
+    while at < len(wire):
+        part = wire[at : at + data.draw(st.integers(1, 900))]
+        if data.draw(st.booleans()):
+            items += assembler.lost(Lost(pb.STAGE_HOST, "queue full", size_bytes=len(part)))
+        else:
+            items += assembler.feed(transfer(part, at_ms))
+        at, at_ms = at + len(part), at_ms + 10
+    items += assembler.finish(EPOCH_NS, 0)
+    delivered = sum(item.count for item in items if isinstance(item, Packets))
+    lost = sum(item.packets for item in items if isinstance(item, Lost))
+    assert delivered + lost == produced
+    assert (assembler.device.left, assembler.device.lost_total) == (delivered, lost)
+    balanced(assembler)

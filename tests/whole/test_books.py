@@ -164,6 +164,23 @@ def test_what_the_host_had_no_room_for_is_counted_and_declared_at_its_place(via:
         assert ledgers["outlet"].left == account.delivered
 
 
+def test_what_the_host_had_no_room_for_at_the_very_end_is_counted_in_packets() -> None:
+    settings = small(host_queue_size=64 * 1024)
+    with serving(rate_hz=20_000, packets=3000, transfer_size=1120, settings=settings, ends=True) as served:
+        served.wait_published(100)
+        with served.node._publisher._turning:  # until the device has no more: what comes next is the end
+            assert served.device.exhausted.wait(20)
+            queue = served.pipeline._queue
+            eventually(lambda: queue.ledger.entered == 3000 * 112)
+        account = take_to_end("events", served, "push", begin=0, start=0)
+        assert isinstance(account.events[-2], Gap), "nothing was delivered behind it"
+        assert account.delivered + account.lost_earlier == served.device.produced == 3000
+        (health,) = served.node.health()
+        assert list(health.discrepancies) == []
+        ledgers = {ledger.stage: Ledger.from_proto(ledger) for ledger in health.ledgers}
+        assert (ledgers["device"].entered, ledgers["device"].lost) == (3000, {"host": 3000 - account.delivered})
+
+
 def test_packets_lost_in_the_device_are_in_its_books() -> None:
     faults = (Fault(kind="drop", at_packet=50, count=9), Fault(kind="garbage", at_packet=80, bytes=20))
     with serving(rate_hz=1000, packets=150, faults=faults, ends=True) as served:

@@ -1,7 +1,9 @@
 """One stream's way from transfers to packets: status bytes off, framing, the device's counter; and the books of both.
 
 Bytes thrown away become one Lost per reason and one event, when the next packet comes, or after a second. Where the counter
-then shows packets missing, as many are put down to those bytes as had room in them; the rest was lost in the device.
+then shows packets missing, as many are put down to those bytes as had room in them; the rest was lost in the device. Where
+no counter can show it (there is none, or the stream begins or ends there) and packets are of one size, the host lost as many
+as had room in what it lost and the pieces around that.
 """
 
 from __future__ import annotations
@@ -68,6 +70,11 @@ class Assembler:
             framed = self._framer.reset(DETACHED if detached else OVERFLOWED)
             items = self._take(framed, happening.realtime_ns, happening.monotonic_ns)
             if detached:
+                items += self._told()
+                for lost in self._sized():
+                    items.append(lost)
+                    if self._tracker is not None:
+                        self._tracker.skip(lost.packets)
                 self._close_gap()
                 if self._tracker is not None:
                     self._tracker.restart()
@@ -85,7 +92,7 @@ class Assembler:
 
     def finish(self, realtime_ns: int, monotonic_ns: int) -> tuple[StreamItem, ...]:
         """Nothing more will come: what is still held, thrown away and told."""
-        return (*self._take(self._framer.reset(ENDED), realtime_ns, monotonic_ns), *self._told())
+        return (*self._take(self._framer.reset(ENDED), realtime_ns, monotonic_ns), *self._told(), *self._sized())
 
     def _take(self, framed: Framed, realtime_ns: int, monotonic_ns: int) -> list[StreamItem]:
         self._seen_realtime_ns, self._seen_monotonic_ns = realtime_ns, monotonic_ns
@@ -111,13 +118,14 @@ class Assembler:
     def _packets(self, packets: Packets, monotonic_ns: int) -> list[StreamItem]:
         self.device.enter(packets.count)
         self.device.leave(packets.count)
+        counted = self._tracker is not None and self._tracker.following
         parts = self._tracker.track(packets, monotonic_ns) if self._tracker is not None else (packets,)
         items: list[StreamItem] = []
         if isinstance(parts[0], Lost):
             items += self._settled(parts[0])
             parts = parts[1:]
         else:
-            items += self._told()
+            items += self._told() if counted else [*self._told(), *self._sized()]
         for part in parts:
             if isinstance(part, Lost):
                 self._lose(REASON, part.packets)
@@ -133,7 +141,7 @@ class Assembler:
         here = min(room, jump.packets)
         rest = jump.packets - here
         if here:
-            self._lose(pb.Stage.Name(self._gap_stage).removeprefix("STAGE_").lower(), here)
+            self._lose(_stage_name(self._gap_stage), here)
             at_least = jump.at_least and not rest
             told = items[0] if items else None
             if isinstance(told, Lost) and self._gap_stage == pb.STAGE_FRAMING:
@@ -144,6 +152,15 @@ class Assembler:
             self._lose(REASON, rest)
             items.append(replace(jump, packets=rest))
         return items
+
+    def _sized(self) -> list[Lost]:
+        """The packets that the host lost, by their size, at a place where no counter tells. Garbage stays bytes."""
+        size = self._packet_size
+        if self._gap_stage == pb.STAGE_FRAMING or self._stripped or not size or self._gap_bytes < size:
+            return []
+        packets = self._gap_bytes // size
+        self._lose(_stage_name(self._gap_stage), packets)
+        return [Lost(self._gap_stage, self._gap_reason, packets=packets)]
 
     def _lose(self, reason: str, packets: int) -> None:
         self.device.enter(packets)
@@ -163,3 +180,7 @@ class Assembler:
 
     def _close_gap(self) -> None:
         self._gap_bytes, self._gap_stage, self._gap_reason = 0, pb.STAGE_FRAMING, ""
+
+
+def _stage_name(stage: pb.Stage) -> str:
+    return pb.Stage.Name(stage).removeprefix("STAGE_").lower()

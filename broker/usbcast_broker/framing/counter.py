@@ -56,6 +56,16 @@ class CounterTracker:
         self._window_since_ns: int | None = None
         self._window_packets = 0
 
+    @property
+    def following(self) -> bool:
+        """Whether there was a packet before, so that the next one shows what is missing between them."""
+        return self._expected is not None
+
+    def skip(self, packets: int) -> None:
+        """So many packets behind the last one are accounted for otherwise."""
+        if self._expected is not None:
+            self._expected = (self._expected + packets) % self._wrap
+
     def restart(self) -> None:
         """The device was away: it may have begun to count anew."""
         self._restarted = True
