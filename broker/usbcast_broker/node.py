@@ -19,6 +19,7 @@ from usbcast_broker.host_queue import HostQueue
 from usbcast_broker.outlet import Description, Outlet
 from usbcast_broker.pipeline import Feed, Line, Pipeline
 from usbcast_broker.publisher import Publisher
+from usbcast_broker.reading_host import reading_host_of
 from usbcast_broker.relay import Relay, RelayQueue
 from usbcast_broker.service import ReplayService
 from usbcast_broker.settings import NodeSettings
@@ -197,6 +198,7 @@ class Node:
         info = pipeline.outlet.describe(pipeline.feed.identity)
         info.data_endpoints.extend(self.data_endpoints)
         info.host_id = host_id()
+        info.reader_host_id = reading_host_of(pipeline.feed).host_id
         info.attached = pipeline.feed.attached
         info.node_version = self._version
         info.node_pid = os.getpid()

@@ -16,6 +16,7 @@ from usbcast_broker.binding import bind
 from usbcast_broker.doorbell import PollableDoorbell
 from usbcast_broker.memory import resident_bytes
 from usbcast_broker.pipeline import Line
+from usbcast_broker.reading_host import reading_host_of
 from usbcast_schemas.contract import CONTRACT
 from usbcast_schemas.errors import PeerError, UsbcastError, VersionMismatch
 from usbcast_schemas.ring import RingReader
@@ -176,12 +177,26 @@ class ReplayService:
             infos = [self._describe(pipeline) for pipeline, _ in wanted]
             return pb.Reply(described=pb.DescribeReply(streams=infos)), []
         if kind == "clock":
-            return pb.Reply(clock=_clock(request.clock)), []
+            return pb.Reply(clock=self._clock(request.clock)), []
         if kind == "health":
             return self._health_reply(), []
         pipeline, _ = self._stream(request.command.stream)
         self._later(envelope, request.request_id, pipeline.feed.command(request.command))
         return None, []
+
+    def _clock(self, request: pb.ClockRequest) -> pb.ClockReply:
+        realtime_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
+        reply = pb.ClockReply(
+            sent_monotonic_ns=request.sent_monotonic_ns,
+            received_realtime_ns=realtime_ns,
+            received_monotonic_ns=monotonic_ns,
+        )
+        if request.stream:
+            reader = reading_host_of(self._stream(request.stream)[0].feed)
+            if reader.ahead_ns is not None:
+                reply.reader_ahead_ns, reply.reader_uncertainty_ns = reader.ahead_ns, reader.uncertainty_ns
+        reply.replied_realtime_ns, reply.replied_monotonic_ns = time.time_ns(), time.monotonic_ns()
+        return reply
 
     def _fetch(self, request: pb.FetchRequest) -> tuple[pb.Reply, list[bytes]]:
         self.last_fetch_monotonic = time.monotonic()
@@ -284,14 +299,3 @@ class ReplayService:
 
     def _count_refusal(self, reason: str) -> None:
         self._refused[reason] = self._refused.get(reason, 0) + 1
-
-
-def _clock(request: pb.ClockRequest) -> pb.ClockReply:
-    realtime_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
-    return pb.ClockReply(
-        sent_monotonic_ns=request.sent_monotonic_ns,
-        received_realtime_ns=realtime_ns,
-        received_monotonic_ns=monotonic_ns,
-        replied_realtime_ns=time.time_ns(),
-        replied_monotonic_ns=time.monotonic_ns(),
-    )

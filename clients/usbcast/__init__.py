@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from usbcast.batch import Batch
+from usbcast.clocks import ClockOffset
 from usbcast.digest import Event
 from usbcast.events import DeviceEvent, End, Gap, Restart, Silence
 from usbcast.receiver import Receiver
@@ -70,6 +71,7 @@ def check_keys(keys: str | None) -> None:
 
 __all__ = [
     "Batch",
+    "ClockOffset",
     "DeviceEvent",
     "End",
     "Event",

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 
 from usbcast.batch import Batch
+from usbcast.clocks import ClockOffset
 from usbcast.digest import Event
 from usbcast.events import End
 from usbcast.receiver import Receiver
@@ -79,6 +80,14 @@ class AsyncSubscription:
     @property
     def lag_ns(self) -> int:
         return self._receiver.lag_ns
+
+    @property
+    def clock(self) -> ClockOffset | None:
+        """The reading host's clock against this one's: offset, uncertainty, drift, age. None until it has answered.
+
+        Exactly zero where the stream is read on this host. Asked at the start and then every 30 s.
+        """
+        return self._receiver.clock
 
     async def _progress(self, deadline: float | None) -> bool:
         receiver = self._receiver

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from usbcast.dejitter import Dejitter
 from usbcast.events import Gap
 from usbcast_schemas.batch import EncodedBatch
-from usbcast_schemas.errors import UsageError
+from usbcast_schemas.errors import ClockUnknown, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pyarrow
     from numpy.typing import NDArray
 
+    from usbcast.clocks import Clock, ClockOffset
     from usbcast.layout import Layout
 
 
@@ -26,7 +27,7 @@ class Batch:
     Everything is read-only and stays valid for as long as it is referred to.
     """
 
-    __slots__ = ("_dejitter", "_encoded", "_layout", "_skip", "gaps")
+    __slots__ = ("_clock", "_dejitter", "_encoded", "_layout", "_skip", "gaps")
 
     def __init__(
         self,
@@ -35,11 +36,13 @@ class Batch:
         gaps: tuple[Gap, ...] = (),
         skip: int = 0,
         dejitter: Dejitter | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._encoded = encoded
         self._layout = layout
         self._skip = skip
         self._dejitter = dejitter
+        self._clock = clock
         self.gaps = gaps
         """All gaps between the batch before and this one, in order."""
 
@@ -129,6 +132,19 @@ class Batch:
         """int64 (n,): the same on the reading host's monotonic clock, which is never set back."""
         return self._per_packet(self._encoded.arrivals.monotonic_ns)
 
+    @property
+    def times_local_ns(self) -> NDArray[np.int64]:
+        """int64 (n,): `times_ns` on this host's clock, or on that of the host that recorded; computed when asked for.
+
+        Equal to `times_ns` on the reading host itself. Raises ClockUnknown before its clock has been compared with ours.
+        """
+        return self._offset().local_ns(self.times_ns)
+
+    @property
+    def times_local_error_ns(self) -> NDArray[np.int64]:
+        """int64 (n,): how wrong each of `times_local_ns` may be at the most. Raises ClockUnknown."""
+        return self._offset().error_ns(self.times_ns)
+
     def times_ns_dejittered(self) -> NDArray[np.int64]:
         """int64 (n,): arrival times freed from the jitter of transfer and scheduling; see usbcast.dejitter for the method.
 
@@ -164,6 +180,15 @@ class Batch:
             {"time": time, "sequence": self._sequences(), **fields}
         )
         return batch
+
+    def _offset(self) -> ClockOffset:
+        known = self._clock() if self._clock is not None else None
+        if known is None:
+            raise ClockUnknown(
+                "the clock of the host that reads this stream has not been compared with this one: wait until "
+                "the subscription's `clock` is there, or use times_ns, which are of that host"
+            )
+        return known
 
     def _sequences(self) -> NDArray[np.uint64]:
         import numpy as np

@@ -6,6 +6,7 @@ import time
 from collections import deque
 
 from usbcast.batch import Batch
+from usbcast.clock_watch import ClockWatch
 from usbcast.continuity import Continuity, Delivery
 from usbcast.dejitter import Dejitter
 from usbcast.events import DeviceEvent, End, Gap, Restart, Silence, device_event, gap_of_loss
@@ -23,11 +24,12 @@ Record = Delivery | Gap | Restart | Silence
 class Digest:
     """Takes what waits in `core.out`, one at a time, when the application asks for it."""
 
-    def __init__(self, core: Continuity) -> None:
+    def __init__(self, core: Continuity, clock: ClockWatch) -> None:
         self.books = Ledger("subscription", "packets")
         self.lag_ns = 0
-        """From the arrival of the last delivered packet at the reading host to its delivery."""
+        """From the arrival of the last delivered packet at the reading host to its delivery, by the reading host's clock."""
         self._core = core
+        self._clock = clock
         self._events: deque[Event] = deque()
         self._gaps: list[Gap] = []
         self._layout = Layout((), 0)
@@ -44,7 +46,7 @@ class Digest:
     def describe(self, info: pb.StreamInfo) -> None:
         """What the node says of the stream: how to decode its packets, and whose clock their times are of."""
         self._layout = Layout(info.fields, info.packet_size)
-        self._same_host = info.host_id == host_id()
+        self._same_host = (info.reader_host_id or info.host_id) == host_id()
         if info.nominal_rate_hz != self._rate_hz:
             self._rate_hz = info.nominal_rate_hz
             self._dejitter = Dejitter(self._rate_hz) if self._rate_hz > 0 else None
@@ -112,7 +114,9 @@ class Digest:
             self._events.extend(device_event(event) for event in batch.events)
         if batch.packet_count > item.skip:
             self._learn_times(batch)
-            self._events.append(Batch(batch, self._layout, tuple(self._gaps), item.skip, self._dejitter))
+            self._events.append(
+                Batch(batch, self._layout, tuple(self._gaps), item.skip, self._dejitter, self._clock.offset)
+            )
             self._gaps.clear()
         if batch.end is not None:
             self._events.append(End(batch.end.reason, batch.end.packets))
@@ -146,7 +150,8 @@ class Digest:
             if self._same_host:
                 self.lag_ns = time.monotonic_ns() - arrivals.monotonic_ns[-1]
             else:
-                self.lag_ns = time.time_ns() - arrivals.realtime_ns[-1]
+                now_ns = time.time_ns()
+                self.lag_ns = now_ns + self._clock.ahead_ns(now_ns) - arrivals.realtime_ns[-1]
 
 
 def _is_cut(item: Delivery) -> bool:

@@ -13,6 +13,8 @@ import socket as host
 import time
 from itertools import count
 
+from usbcast.clock_watch import ClockWatch
+from usbcast.clocks import ClockOffset
 from usbcast.continuity import Continuity, Position, Wanted
 from usbcast.digest import Digest, Event, Record
 from usbcast.events import Silence
@@ -76,7 +78,8 @@ class Receiver:
         self._core = Continuity(latest=self._latest)
         if resumed is not None:
             self._core.start(resumed.epoch, resumed.next_sequence, resumed.next_number)
-        self._digest = Digest(self._core)
+        self._clock = ClockWatch(stream)
+        self._digest = Digest(self._core, self._clock)
         self._link = Link(stream, endpoint, self.waiter)
         self._way: Way | None = None
         self._describing: tuple[int, int] | None = None
@@ -124,6 +127,11 @@ class Receiver:
         return self._digest.lag_ns
 
     @property
+    def clock(self) -> ClockOffset | None:
+        """What is known of the reading host's clock."""
+        return self._clock.offset()
+
+    @property
     def joined(self) -> bool:
         """Whether all that comes from now on will be delivered or declared."""
         return self._core.epoch is not None
@@ -161,6 +169,7 @@ class Receiver:
             self._send_report()
             self._way.close()
             self._way = None
+        self._clock.close()
         self._link.drop(linger_ms=200)
         self.waiter.close()
 
@@ -321,6 +330,7 @@ class Receiver:
         """Connect, or connect again if the node is another one or was silent."""
         before, self.info = self.info, info
         self._digest.describe(info)
+        self._clock.follow(self._link.reached_by, info.reader_host_id or info.host_id)
         if self._core.epoch is not None and info.epoch != self._core.epoch:
             self._core.restart(info.epoch)
         unchanged = before is not None and (before.data_endpoints, before.ring) == (info.data_endpoints, info.ring)

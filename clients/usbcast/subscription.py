@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from usbcast.batch import Batch
+from usbcast.clocks import ClockOffset
 from usbcast.digest import Event
 from usbcast.events import End
 from usbcast.locate import locate
@@ -116,8 +117,19 @@ class Subscription:
 
     @property
     def lag_ns(self) -> int:
-        """From the arrival of the last delivered packet at the host that reads the device to its delivery here."""
+        """From the arrival of the last delivered packet at the host that reads the device to its delivery here.
+
+        Between two machines with the offset of their clocks (`clock`) taken off, as soon as it is known.
+        """
         return self._receiver.lag_ns
+
+    @property
+    def clock(self) -> ClockOffset | None:
+        """The reading host's clock against this one's: offset, uncertainty, drift, age. None until it has answered.
+
+        Exactly zero where the stream is read on this host. Asked at the start and then every 30 s.
+        """
+        return self._receiver.clock
 
     def command(
         self,

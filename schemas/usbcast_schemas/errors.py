@@ -24,6 +24,7 @@
     └── RemoteError           the other side cannot do what was asked
         ├── NodeUnreachable   no answer
         ├── StreamUnknown     the node has no such stream
+        ├── ClockUnknown      the clock of the reading host has not been compared with this one yet
         └── CommandFailed     the device or the node refused a command
 
 Every message is one sentence for a person: it names the value and the next step.
@@ -126,6 +127,10 @@ class NodeUnreachable(RemoteError):
 
 class StreamUnknown(RemoteError):
     """The node has no such stream."""
+
+
+class ClockUnknown(RemoteError):
+    """The clock of the reading host has not been compared with this host's yet, or cannot be."""
 
 
 class CommandFailed(RemoteError):

@@ -176,7 +176,7 @@ class Ring(_message.Message):
     def __init__(self, path: _Optional[str] = ..., wake_path: _Optional[str] = ..., nonce: _Optional[int] = ...) -> None: ...
 
 class StreamInfo(_message.Message):
-    __slots__ = ("contract", "stream", "epoch", "device", "profile_name", "profile_toml", "fields", "packet_size", "nominal_rate_hz", "data_endpoints", "ring", "host_id", "oldest_sequence", "next_sequence", "next_number", "attached", "ended", "node_version", "node_pid", "started_realtime_ns", "ring_bytes")
+    __slots__ = ("contract", "stream", "epoch", "device", "profile_name", "profile_toml", "fields", "packet_size", "nominal_rate_hz", "data_endpoints", "ring", "host_id", "oldest_sequence", "next_sequence", "next_number", "attached", "ended", "node_version", "node_pid", "started_realtime_ns", "ring_bytes", "reader_host_id")
     CONTRACT_FIELD_NUMBER: _ClassVar[int]
     STREAM_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -198,6 +198,7 @@ class StreamInfo(_message.Message):
     NODE_PID_FIELD_NUMBER: _ClassVar[int]
     STARTED_REALTIME_NS_FIELD_NUMBER: _ClassVar[int]
     RING_BYTES_FIELD_NUMBER: _ClassVar[int]
+    READER_HOST_ID_FIELD_NUMBER: _ClassVar[int]
     contract: int
     stream: str
     epoch: int
@@ -219,7 +220,8 @@ class StreamInfo(_message.Message):
     node_pid: int
     started_realtime_ns: int
     ring_bytes: int
-    def __init__(self, contract: _Optional[int] = ..., stream: _Optional[str] = ..., epoch: _Optional[int] = ..., device: _Optional[_Union[DeviceInfo, _Mapping]] = ..., profile_name: _Optional[str] = ..., profile_toml: _Optional[str] = ..., fields: _Optional[_Iterable[_Union[Field, _Mapping]]] = ..., packet_size: _Optional[int] = ..., nominal_rate_hz: _Optional[float] = ..., data_endpoints: _Optional[_Iterable[str]] = ..., ring: _Optional[_Union[Ring, _Mapping]] = ..., host_id: _Optional[str] = ..., oldest_sequence: _Optional[int] = ..., next_sequence: _Optional[int] = ..., next_number: _Optional[int] = ..., attached: bool = ..., ended: bool = ..., node_version: _Optional[str] = ..., node_pid: _Optional[int] = ..., started_realtime_ns: _Optional[int] = ..., ring_bytes: _Optional[int] = ...) -> None: ...
+    reader_host_id: str
+    def __init__(self, contract: _Optional[int] = ..., stream: _Optional[str] = ..., epoch: _Optional[int] = ..., device: _Optional[_Union[DeviceInfo, _Mapping]] = ..., profile_name: _Optional[str] = ..., profile_toml: _Optional[str] = ..., fields: _Optional[_Iterable[_Union[Field, _Mapping]]] = ..., packet_size: _Optional[int] = ..., nominal_rate_hz: _Optional[float] = ..., data_endpoints: _Optional[_Iterable[str]] = ..., ring: _Optional[_Union[Ring, _Mapping]] = ..., host_id: _Optional[str] = ..., oldest_sequence: _Optional[int] = ..., next_sequence: _Optional[int] = ..., next_number: _Optional[int] = ..., attached: bool = ..., ended: bool = ..., node_version: _Optional[str] = ..., node_pid: _Optional[int] = ..., started_realtime_ns: _Optional[int] = ..., ring_bytes: _Optional[int] = ..., reader_host_id: _Optional[str] = ...) -> None: ...
 
 class DescribeRequest(_message.Message):
     __slots__ = ("stream",)
@@ -246,10 +248,12 @@ class FetchRequest(_message.Message):
     def __init__(self, stream: _Optional[str] = ..., epoch: _Optional[int] = ..., from_sequence: _Optional[int] = ..., until_sequence: _Optional[int] = ..., from_number: _Optional[int] = ..., byte_budget: _Optional[int] = ..., newest_only: bool = ...) -> None: ...
 
 class ClockRequest(_message.Message):
-    __slots__ = ("sent_monotonic_ns",)
+    __slots__ = ("sent_monotonic_ns", "stream")
     SENT_MONOTONIC_NS_FIELD_NUMBER: _ClassVar[int]
+    STREAM_FIELD_NUMBER: _ClassVar[int]
     sent_monotonic_ns: int
-    def __init__(self, sent_monotonic_ns: _Optional[int] = ...) -> None: ...
+    stream: str
+    def __init__(self, sent_monotonic_ns: _Optional[int] = ..., stream: _Optional[str] = ...) -> None: ...
 
 class CommandRequest(_message.Message):
     __slots__ = ("stream", "control", "out", "timeout_ms")
@@ -356,18 +360,22 @@ class FetchReply(_message.Message):
     def __init__(self, batch_count: _Optional[int] = ..., epoch: _Optional[int] = ..., oldest_sequence: _Optional[int] = ..., next_sequence: _Optional[int] = ..., next_number: _Optional[int] = ..., lost: _Optional[_Iterable[_Union[LostRange, _Mapping]]] = ..., complete: bool = ...) -> None: ...
 
 class ClockReply(_message.Message):
-    __slots__ = ("sent_monotonic_ns", "received_realtime_ns", "received_monotonic_ns", "replied_realtime_ns", "replied_monotonic_ns")
+    __slots__ = ("sent_monotonic_ns", "received_realtime_ns", "received_monotonic_ns", "replied_realtime_ns", "replied_monotonic_ns", "reader_ahead_ns", "reader_uncertainty_ns")
     SENT_MONOTONIC_NS_FIELD_NUMBER: _ClassVar[int]
     RECEIVED_REALTIME_NS_FIELD_NUMBER: _ClassVar[int]
     RECEIVED_MONOTONIC_NS_FIELD_NUMBER: _ClassVar[int]
     REPLIED_REALTIME_NS_FIELD_NUMBER: _ClassVar[int]
     REPLIED_MONOTONIC_NS_FIELD_NUMBER: _ClassVar[int]
+    READER_AHEAD_NS_FIELD_NUMBER: _ClassVar[int]
+    READER_UNCERTAINTY_NS_FIELD_NUMBER: _ClassVar[int]
     sent_monotonic_ns: int
     received_realtime_ns: int
     received_monotonic_ns: int
     replied_realtime_ns: int
     replied_monotonic_ns: int
-    def __init__(self, sent_monotonic_ns: _Optional[int] = ..., received_realtime_ns: _Optional[int] = ..., received_monotonic_ns: _Optional[int] = ..., replied_realtime_ns: _Optional[int] = ..., replied_monotonic_ns: _Optional[int] = ...) -> None: ...
+    reader_ahead_ns: int
+    reader_uncertainty_ns: int
+    def __init__(self, sent_monotonic_ns: _Optional[int] = ..., received_realtime_ns: _Optional[int] = ..., received_monotonic_ns: _Optional[int] = ..., replied_realtime_ns: _Optional[int] = ..., replied_monotonic_ns: _Optional[int] = ..., reader_ahead_ns: _Optional[int] = ..., reader_uncertainty_ns: _Optional[int] = ...) -> None: ...
 
 class CommandReply(_message.Message):
     __slots__ = ("data", "written")

@@ -1,0 +1,46 @@
+"""A node that takes itself for one on another host: in a mount namespace with a /dev/shm of its own, under a shifted clock."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from programs import Program, usbcast
+
+APART = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh"]
+"""Another /dev/shm is another host_id: what a container has."""
+
+
+def need_apart() -> None:
+    """Skip where no namespace can be made."""
+    if shutil.which("unshare") is None:
+        pytest.skip("unshare is not installed here (util-linux)")
+    tried = subprocess.run([*APART, "true"], capture_output=True, text=True, check=False)
+    if tried.returncode:
+        pytest.skip(f"no mount namespace can be made here: {tried.stderr.strip()}")
+
+
+def faketime_library() -> str:
+    """Skip where there is no libfaketime."""
+    found = sorted(Path("/usr").glob("lib/*/faketime/libfaketimeMT.so.1"))
+    if not found:
+        pytest.skip("libfaketime is not installed here: apt install faketime")
+    return str(found[0])
+
+
+@contextlib.contextmanager
+def distant_node(*arguments: str, clock: str = "") -> Iterator[tuple[Program, str]]:
+    """`usbcast serve --simulate` apart from this process; `clock` as libfaketime has it: "+3.5" is so many seconds ahead."""
+    need_apart()
+    environment = {"USBCAST_RING_DIR": "/dev/shm/rings", "USBCAST_RUNTIME_DIR": "/dev/shm/run"}
+    preload = []
+    if clock:
+        faked = {"LD_PRELOAD": faketime_library(), "FAKETIME": clock, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+        preload = ["env", *(f"{name}={value}" for name, value in faked.items())]
+    command = [*APART, *preload, *usbcast("serve", "--simulate", "--ring-size", "4MiB", "--json", "--bind")]
+    with Program([*command, "tcp://127.0.0.1:0", *arguments], **environment) as program:
+        yield program, program.hear("serving")["endpoint"]
