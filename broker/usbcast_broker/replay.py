@@ -70,19 +70,41 @@ def fetch(
     return Fetched(batches, lost, complete=True)
 
 
-def newest(ring: RingReader) -> list[bytes]:
-    """The newest batch that holds a packet, and those behind it: what happened since, and the end."""
+def newest(
+    ring: RingReader,
+    *,
+    from_sequence: int | None = None,
+    from_number: int = 0,
+    budget_bytes: int = DEFAULT_BUDGET_BYTES,
+) -> list[bytes]:
+    """The newest batch that holds a packet, and those behind it: what happened since, and the end.
+
+    Before these, from `from_sequence` and `from_number` on, those that say what happened to the device, as many of the
+    newest of them as the budget allows.
+    """
     batches: list[bytes] = []
-    for at in range(ring.head - 1, max(ring.tail, ring.head - MAX_BEHIND) - 1, -1):
-        found = ring.slot(at)
+    at = ring.head
+    while at > max(ring.tail, ring.head - MAX_BEHIND):
+        found = ring.slot(at - 1)
         if found is None:
             break
         try:
             batches.append(ring.read(found))
         except RingTorn:
             break
+        at -= 1
         if found.packet_count:
             break
+    if from_sequence is not None:
+        spent = 0
+        for found in reversed(ring.remarks(ring.find(from_sequence), at)):
+            spent += found.size_bytes
+            if found.number < from_number or spent > budget_bytes:
+                break
+            try:
+                batches.append(ring.read(found))
+            except RingTorn:
+                break
     return batches[::-1]
 
 

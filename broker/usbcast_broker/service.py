@@ -207,10 +207,16 @@ class ReplayService:
                 pb.ErrorReply.CODE_EPOCH_OVER,
                 f"epoch {request.epoch:016x} of stream {request.stream!r} is over; it is now {outlet.epoch:016x}",
             )
+        budget = min(request.byte_budget or replay.DEFAULT_BUDGET_BYTES, replay.DEFAULT_BUDGET_BYTES)
         if request.newest_only:
-            fetched = replay.Fetched(replay.newest(ring), [], complete=True)
+            batches = replay.newest(
+                ring,
+                from_sequence=request.from_sequence if request.HasField("from_sequence") else None,
+                from_number=request.from_number,
+                budget_bytes=budget,
+            )
+            fetched = replay.Fetched(batches, [], complete=True)
         else:
-            budget = min(request.byte_budget or replay.DEFAULT_BUDGET_BYTES, replay.DEFAULT_BUDGET_BYTES)
             fetched = replay.fetch(
                 ring,
                 from_sequence=request.from_sequence,

@@ -39,7 +39,8 @@ def subscribe(
 
     endpoint: the node's request address, `tcp://HOST:PORT`; None for a node of this user on this machine.
     start: "now", "oldest" (all that the ring still holds), or the sequence to begin at.
-    deliver: "all", or "latest": always the newest batch, what is skipped for it is declared as gaps.
+    deliver: "all", or "latest": always the newest batch with packets; packets skipped for it are declared as gaps, and what
+        happened to the device between them is told all the same (but for "now" and "oldest" nothing of before the first batch).
     via: "ring" (shared memory, this machine only), "push", "notify" (fetch at one's own pace), or "auto": the best that works.
     keys: reserved for CURVE keys; None.
 

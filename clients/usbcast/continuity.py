@@ -100,11 +100,10 @@ class Continuity:
         if not self._is_current(batch.epoch):
             return
         self._know(batch.end_sequence, batch.number + 1)
-        if self._latest:
-            self._skip_waiting()
-            self._accept(batch, SKIPPED, "subscription")
-        elif not self._can_fetch or (not self._held and not self._fetching and self._follows(batch)):
-            self._accept(batch, OVERWRITTEN, "ring")
+        begins = self._latest and self.first_sequence is None  # what came before it is not wanted
+        follows = not self._held and not self._fetching and self._follows(batch)
+        if begins or follows or not self._can_fetch:
+            self._take(batch)
         elif self._next_number is not None and batch.number < self._next_number:
             self.duplicates += batch.packet_count
         elif self._held_bytes + len(batch.raw) <= self._hold_limit:
@@ -133,14 +132,16 @@ class Continuity:
             return None
         self._release()
         number = self._next_number or 0
-        if self._held:
+        if self._held and not self._latest:
             return Wanted(self.epoch, self.next_sequence, self._held[0].first_sequence, number)
         if self._next_number is None and self.first_sequence is not None:
             exists = self.known_until > self.next_sequence  # the start asked for may lie in the future
         else:
             exists = self._known_number > number
         if exists:
-            return Wanted(self.epoch, self.next_sequence, None, number, newest_only=self._latest)
+            # Before the newest it begins with, nothing is wanted; behind that, what happened to the device.
+            begin = self.known_until if self._latest and self.first_sequence is None else self.next_sequence
+            return Wanted(self.epoch, begin, None, number, newest_only=self._latest)
         return None
 
     def fetching(self, wanted: Wanted) -> None:
@@ -155,17 +156,16 @@ class Continuity:
         asked, self._fetching = self._fetching, None
         if asked is None or not epoch == self.epoch == asked.epoch:
             return
-        reason, stage = (SKIPPED, "subscription") if self._latest else (OVERWRITTEN, "ring")
         for batch in batches:
             self._know(batch.end_sequence, batch.number + 1)
             if self._next_number is None or batch.number >= self._next_number:
                 self.fetched_packets += batch.packet_count
-            self._accept(batch, reason, stage)
+            self._take(batch)
         if complete and self._held and asked.until_sequence is not None:
             # All there is before it has come; what still misses is gone.
             first = self._held[0]
             if first.first_sequence <= asked.until_sequence:
-                self._accept(self._unhold(), reason, stage)
+                self._take(self._unhold())
         self._release()
 
     def restart(self, epoch: int) -> None:
@@ -209,12 +209,21 @@ class Continuity:
     def _release(self) -> None:
         """Accept the held batches as far as they follow."""
         while self._held and self._follows(self._held[0]):
-            self._accept(self._unhold(), OVERWRITTEN, "ring")
+            self._take(self._unhold())
 
     def _unhold(self) -> EncodedBatch:
         batch = self._held.popleft()
         self._held_bytes -= len(batch.raw)
         return batch
+
+    def _take(self, batch: EncodedBatch) -> None:
+        """Deliver `batch`; of the newest alone, packets that wait for the application are skipped for its packets."""
+        if not self._latest:
+            self._accept(batch, OVERWRITTEN, "ring")
+            return
+        if batch.packet_count:
+            self._skip_waiting()
+        self._accept(batch, SKIPPED, "subscription")
 
     def _accept(self, batch: EncodedBatch, reason: str, stage: str) -> None:
         """Deliver `batch`; what is missing before it is gone."""
@@ -256,7 +265,7 @@ class Continuity:
                 kept.append(Delivery(batch, (), item.skip))
                 continue
             first = batch.first_sequence + item.skip
-            if batch.losses or batch.events or batch.end is not None:
+            if batch.end is not None or (not item.skip and (batch.losses or batch.events)):
                 kept.append(Delivery(batch, (), batch.packet_count))
             kept.append(Gap(first, batch.end_sequence - 1, count, "subscription", SKIPPED))
         self.out.clear()

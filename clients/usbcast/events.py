@@ -20,7 +20,7 @@ STAGES = {
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Packets that this consumer will never get.
+    """Packets that this consumer will never get; at stage "ring" also what was said of the device between them.
 
     From stage "ring" on, `first` to `last` are their sequences, both included. What was lost earlier never had sequences:
     then `first` is that of the packet behind the loss, `last` is `first - 1`, and `count` packets are missing between them

@@ -359,14 +359,15 @@ class Receiver:
         if self._core.epoch is not None:
             way.begin_at(self._core.next_sequence)
             return way
-        if self._start == "now":
-            next_sequence, next_number = way.begin_now()
-            if not self._latest:
-                self._core.start(info.epoch, next_sequence, next_number)
-                return way
-        elif isinstance(self._start, int):
+        if isinstance(self._start, int):
             # A stream that ended before it came so far still has its end to tell.
             way.begin_at(min(self._start, info.next_sequence) if info.ended else self._start)
+        elif self._latest:
+            way.begin_newest()
+        elif self._start == "now":
+            next_sequence, next_number = way.begin_now()
+            self._core.start(info.epoch, next_sequence, next_number)
+            return way
         else:
             way.begin_oldest()
         self._core.start(info.epoch, self._start if isinstance(self._start, int) else None)

@@ -110,6 +110,20 @@ def encode_batch(
     return b"".join(parts)
 
 
+def bears_remarks(raw: Buffer) -> bool:
+    """Whether a batch may say something beside its packets (losses, events, the end), from its first fields alone."""
+    try:
+        if tuple(raw[at] for at in (0, 5, 10, 19, 28, 37)) != _TAGS:
+            return True  # another layout: who decodes it will see
+        at = _HEAD.size
+        while (tag := raw[at]) in (_ENDS, _COUNTS, _REALTIMES, _MONOTONICS):
+            length, at = _read_varint(raw, at + 1)
+            at += length
+    except IndexError:
+        return True
+    return tag != _PAYLOAD
+
+
 def decode_batch(raw: Buffer) -> EncodedBatch:
     """Read a PacketBatch in place; raise WireError or VersionMismatch, never anything else."""
     return _in_place(raw) or _by_library(raw)

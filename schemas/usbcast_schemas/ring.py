@@ -23,7 +23,7 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
-from usbcast_schemas.batch import Buffer
+from usbcast_schemas.batch import Buffer, bears_remarks
 from usbcast_schemas.errors import ConfigError, RingTorn, RingUnavailable
 
 MAGIC = int.from_bytes(b"USBCRNG1", "little")
@@ -33,6 +33,9 @@ SLOT_BYTES = SLOT_WORDS * 8
 
 DEFAULT_DATA_BYTES = 64 * 1024 * 1024
 DEFAULT_SLOTS = 262_144
+
+SKIPPED_LOOKED_AT = 2048
+"""Of the batches that are skipped for the newest, so many are looked at for what they say of the device: some 10 ms."""
 
 # Words of the header. Each of the last four has a cache line of its own: other processes write or poll it.
 _MAGIC, _NONCE, _EPOCH, _SLOTS, _DATA_BYTES, _FLAGS = range(6)
@@ -280,6 +283,31 @@ class RingReader:
             else:
                 low = middle + 1
         return low
+
+    def newest(self, first: int) -> int:
+        """The number of the newest slot from `first` on that holds a packet; `first` if there is none."""
+        at = self.head
+        while at > max(first, self.tail):
+            at -= 1
+            found = self.slot(at)
+            if found is None or found.packet_count:
+                return at
+        return max(first, at)
+
+    def remarks(self, first: int, until: int) -> list[Slot]:
+        """The held slots of [first, until) that may say something beside their packets, among the last that are looked at."""
+        told = []
+        with memoryview(self._map) as bytes_:
+            for at in range(max(first, until - SKIPPED_LOOKED_AT, self.tail), until):
+                found = self.slot(at)
+                if found is None:
+                    continue
+                offset = self._data_at + found.position % self.data_bytes
+                # Overwritten meanwhile it says anything, which whoever reads it will find out.
+                with bytes_[offset : offset + found.size_bytes] as raw:
+                    if not found.packet_count or bears_remarks(raw):
+                        told.append(found)
+        return told
 
     def will_sleep(self, head: int) -> bool:
         """Ask to be woken by the fifo; False if something has come beyond `head`, so that one must not sleep."""

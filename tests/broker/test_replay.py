@@ -202,6 +202,25 @@ def test_the_newest_is_the_last_with_a_packet_and_what_stands_behind_it(ring: Mo
     assert replay.newest(ring.reader) == [bytes(batch.raw) for batch in ring.made[2:]]
 
 
+def test_before_the_newest_those_that_say_what_happened(ring: Model) -> None:
+    for count in (0, 2, 0, 3, 4, 0, 5, 0):
+        ring.write(count)
+
+    def numbers(**wanted: int) -> list[int]:
+        return [decode_batch(raw).number for raw in replay.newest(ring.reader, **wanted)]
+
+    assert numbers() == [6, 7]
+    assert numbers(from_sequence=0) == [0, 2, 5, 6, 7]
+    assert numbers(from_sequence=2) == [2, 5, 6, 7]
+    assert numbers(from_sequence=0, from_number=3) == [5, 6, 7]
+    assert numbers(from_sequence=14) == [6, 7]
+    size = len(ring.made[2].raw)
+    assert numbers(from_sequence=0, budget_bytes=size) == [5, 6, 7], "the newest of them, as far as the budget goes"
+    for _ in range(SLOTS):
+        ring.write(1)
+    assert numbers(from_sequence=0) == [7 + SLOTS], "what was overwritten is gone"
+
+
 def test_a_slot_that_was_damaged_is_passed_over(directory: Path) -> None:
     """Where slots have checksums, bytes that are wrong for good must not be read for ever."""
     model = model_of(directory, [2, 3, 4], checksums=True)

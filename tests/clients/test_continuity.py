@@ -253,6 +253,18 @@ def test_missing_events_are_declared_though_no_packet_is_missing() -> None:
     assert gap.reason == "device events overwritten in the ring"
 
 
+def test_latest_declares_events_that_are_gone_too() -> None:
+    core = Continuity(latest=True, can_fetch=False)
+    core.start(1, 0, 0)
+    core.live(batch(0, 0, 2))
+    core.live(batch(3, 2, 0))
+    _, second = core.out
+    assert isinstance(second, Delivery)
+    (gap,) = second.gaps
+    assert (gap.first, gap.last, gap.count, gap.stage) == (2, 1, 0, "subscription")
+    assert gap.reason == "device events skipped for the newest"
+
+
 def test_the_hold_buffer_is_bounded_and_what_it_refuses_is_fetched() -> None:
     node = Node(stream([10] * 50), keep=50)
     size = len(node.made[0].raw)

@@ -10,7 +10,15 @@ from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usbcast_schemas.batch import Arrivals, EncodedBatch, _by_library, _in_place, decode_batch, encode_batch
+from usbcast_schemas.batch import (
+    Arrivals,
+    EncodedBatch,
+    _by_library,
+    _in_place,
+    bears_remarks,
+    decode_batch,
+    encode_batch,
+)
 from usbcast_schemas.contract import CONTRACT
 from usbcast_schemas.errors import PeerError, VersionMismatch, WireError
 from usbcast_schemas.v1 import usbcast_pb2 as pb
@@ -187,3 +195,26 @@ def packets_of(batch: EncodedBatch) -> list[bytes]:
         ]
     starts = [0, *batch.packet_ends]
     return [bytes(batch.payload[a:b]) for a, b in zip(starts, batch.packet_ends, strict=False)]
+
+
+@pytest.mark.parametrize("varying", [False, True])
+@pytest.mark.parametrize("transfers", [0, 1, 2])
+@pytest.mark.parametrize("said", ["nothing", "losses", "events", "end"])
+def test_its_first_fields_tell_whether_it_says_something(varying: bool, transfers: int, said: str) -> None:
+    raw = encode_batch(
+        epoch=1,
+        number=2,
+        first_sequence=3,
+        packet_count=transfers,
+        packet_size=0 if varying else 4,
+        payload=[b"abcd"] * transfers,
+        packet_ends=[4 * (n + 1) for n in range(transfers)] if varying else (),
+        arrivals=Arrivals([1] * transfers, [5] * transfers, [6] * transfers),
+        losses=[pb.Loss(packets=1)] if said == "losses" else (),
+        events=[pb.DeviceEvent(detail="x")] if said == "events" else (),
+        end=pb.StreamEnd() if said == "end" else None,
+    )
+    assert bears_remarks(raw) == (said != "nothing")
+    assert bears_remarks(raw[:-1]) in (True, said != "nothing")
+    assert bears_remarks(b"\x99" + raw[1:]), "what is not understood may say anything"
+    assert bears_remarks(b"")

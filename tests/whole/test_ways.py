@@ -403,19 +403,44 @@ def test_the_latest_with_a_slow_application(via: str, start: str) -> None:
             check_books(subscription.ledger, account)
 
 
-def test_what_happens_to_the_device_is_not_skipped(via: str) -> None:
-    faults = tuple(Fault(kind="stall", at_packet=n) for n in (200, 400, 600))
+def test_the_latest_skips_packets_and_nothing_else(via: str) -> None:
+    """What happened to the device and what was lost before the ring is told in order, and the last packets and the end come."""
+    faults = (
+        *(Fault(kind="stall", at_packet=n) for n in (200, 400, 600)),
+        *(Fault(kind="drop", at_packet=n, count=3) for n in (300, 500)),
+        Fault(kind="unplug", at_packet=700, duration_s=0.05),
+    )
     with (
         serving(rate_hz=2000, packets=1000, faults=faults, ends=True) as served,
         served.subscribe(via, start=0, deliver="latest") as subscription,
     ):
-        account = Account()
+        account = Account(0)
         for event in subscription.events(10):
             account.take(event)
             if isinstance(event, Batch):
-                time.sleep(0.02)
-        assert account.end is not None
-        assert account.delivered + account.lost == 1000 - (account.begin or 0)
+                time.sleep(0.05)
+        told = [event.kind for event in account.of(DeviceEvent)]
+        assert told == ["attached", "stalled", "stalled", "stalled", "detached", "attached"]
+        earlier = [gap.count for gap in account.gaps if gap.stage == "device"]
+        assert earlier == [3, 3]
+        assert {gap.reason for gap in account.gaps if gap.stage == "subscription"} == {"skipped for the newest"}
+        assert account.lost > account.delivered > 0
+        assert account.delivered + account.lost + account.lost_earlier == served.device.produced == 1000
+        assert account.batches[-1].last_sequence == 993, "the last packets are the newest for good"
+        assert account.end == End("the device has no more", 994)
+        check_books(subscription.ledger, account)
+
+
+@pytest.mark.parametrize("start", ["now", "oldest"])
+def test_the_latest_begins_with_what_is_the_newest_already(via: str, start: str) -> None:
+    """A display of a stream that is still has something to show; what happened before that is long ago."""
+    faults = (Fault(kind="stall", at_packet=20),)
+    with serving(rate_hz=2000, packets=50, faults=faults) as served:
+        served.wait_published(50)
+        with served.subscribe(via, start=start, deliver="latest") as subscription:
+            event = subscription.receive(10)
+            assert isinstance(event, Batch)
+            assert event.last_sequence == 49
 
 
 def test_two_streams_of_one_node_do_not_mix(via: str) -> None:

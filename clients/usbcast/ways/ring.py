@@ -11,7 +11,7 @@ from usbcast.ways import Sink
 from usbcast_schemas.batch import decode_batch
 from usbcast_schemas.errors import PeerError, RingTorn, RingUnavailable
 from usbcast_schemas.places import host_id
-from usbcast_schemas.ring import RingReader
+from usbcast_schemas.ring import RingReader, Slot
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 
@@ -46,6 +46,10 @@ class RingWay:
                 return newest.end_sequence, newest.number + 1
         return 0, 0
 
+    def begin_newest(self) -> None:
+        """Start at the newest batch that holds a packet."""
+        self._at = self._ring.newest(self._ring.tail)
+
     def begin_oldest(self) -> None:
         self._at = self._ring.tail
 
@@ -61,22 +65,32 @@ class RingWay:
         ring = self._ring
         self._seen_head = ring.head
         if self._latest:
-            self._at = max(self._at, self._seen_head - 1)
+            self._skip_to_newest(sink)
         while not sink.full and self._at < self._seen_head:
             slot = ring.slot(self._at)
             if slot is None:  # overtaken: what is gone shows by the number of the next batch
                 self._at = max(self._at + 1, ring.tail)
                 continue
-            try:
-                raw = ring.read(slot)
-            except RingTorn:
-                self._at = max(self._at + 1, ring.tail)
-                continue
-            self._at += 1
-            try:
-                sink.live(decode_batch(raw))
-            except PeerError as error:
-                sink.malformed(error)
+            self._at = self._at + 1 if self._take(slot, sink) else max(self._at + 1, ring.tail)
+
+    def _take(self, slot: Slot, sink: Sink) -> bool:
+        """Hand the batch on; False if it was overwritten meanwhile."""
+        try:
+            raw = self._ring.read(slot)
+        except RingTorn:
+            return False
+        try:
+            sink.live(decode_batch(raw))
+        except PeerError as error:
+            sink.malformed(error)
+        return True
+
+    def _skip_to_newest(self, sink: Sink) -> None:
+        """Go to the newest batch with a packet; of those before it, take what they say of the device."""
+        newest = self._ring.newest(self._at)
+        for slot in self._ring.remarks(self._at, newest):
+            self._take(slot, sink)
+        self._at = newest
 
     def may_sleep(self) -> bool:
         return self._at >= self._seen_head and self._ring.will_sleep(self._seen_head)
