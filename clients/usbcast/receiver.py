@@ -19,6 +19,7 @@ from usbcast.continuity import Continuity, Position, Wanted
 from usbcast.digest import Digest, Event, Record
 from usbcast.events import Silence
 from usbcast.link import Link
+from usbcast.pace import FetchPace, Patience
 from usbcast.requests import raise_error
 from usbcast.waiting import Waiter
 from usbcast.ways import Way
@@ -34,12 +35,14 @@ log = logging.getLogger(__name__)
 
 VIAS = ("auto", "push", "notify", "ring")
 DELIVERS = ("all", "latest")
-FETCH_BYTES = 4 * 1024 * 1024
 OUT_BATCHES = 64
 """How many batches may wait for the application before no more are taken from the way."""
 
 _SILENCE_NS = int(SILENCE_S * 1e9)
-_REPLY_NS = 1_500_000_000
+_DESCRIBE_NS = 1_500_000_000, 4_000_000_000
+_FETCH_NS = 3_000_000_000, 24_000_000_000
+"""How long an answer is waited for, at first and at the most."""
+
 _REPORT_NS = 1_000_000_000
 _RETRY_FIRST_NS, _RETRY_MOST_NS = 50_000_000, 2_000_000_000
 _HOUSEKEEPING_NS = 20_000_000
@@ -87,6 +90,10 @@ class Receiver:
         self._fetching: tuple[int, int] | None = None
         self._describe_at_ns: int | None = 0
         self._retry_ns = _RETRY_FIRST_NS
+        self._describe_patience = Patience(*_DESCRIBE_NS)
+        self._fetch_patience = Patience(*_FETCH_NS)
+        self._pace = FetchPace()
+        self._fetched_from_ns = 0
         self._house_at_ns = 0
         self._fetch_at_ns = 0
         self._report_at_ns = 0
@@ -233,14 +240,15 @@ class Receiver:
         """Send the requests that are due; give up those that were not answered."""
         if self._describing and now_ns >= self._describing[1]:
             self._describing = None
-            self._link.drop()
+            self._describe_patience.unanswered()
+            self._drop_link(now_ns)
         if self._fetching and now_ns >= self._fetching[1]:
-            self._fetching = None
-            self._core.fetch_failed()
-            self._fetch_at_ns = now_ns + self._back_off()
+            self._fetch_patience.unanswered()
+            self._pace.unanswered()
+            self._drop_link(now_ns)  # so that the node lets go of the answer, should it be under way
         if self._describing is None and self._describe_at_ns is not None and now_ns >= self._describe_at_ns:
-            self._link.drop()  # the node may be at another address now
-            deadline = now_ns + _REPLY_NS
+            self._drop_link(now_ns)  # the node may be at another address now
+            deadline = now_ns + self._describe_patience.wait_ns
             self._describing = self._link.send(pb.Request(describe=pb.DescribeRequest(stream=self.stream))), deadline
             self._describe_at_ns = deadline + self._back_off()
         if self._way is None:
@@ -257,6 +265,17 @@ class Receiver:
             self._report_at_ns = now_ns + _REPORT_NS
             self._send_report()
 
+    def _drop_link(self, now_ns: int) -> None:
+        """Ask anew, over another connection: what was asked over this one is not answered any more."""
+        self._link.drop()
+        if self._describing:
+            self._describing = None
+            self._describe_at_ns = now_ns
+        if self._fetching:
+            self._fetching = None
+            self._core.fetch_failed()
+            self._fetch_at_ns = now_ns + self._back_off()
+
     def _back_off(self) -> int:
         retry_ns = self._retry_ns
         self._retry_ns = min(2 * retry_ns, _RETRY_MOST_NS)
@@ -269,10 +288,11 @@ class Receiver:
             from_sequence=wanted.from_sequence,
             until_sequence=wanted.until_sequence,
             from_number=wanted.from_number,
-            byte_budget=FETCH_BYTES,
+            byte_budget=self._pace.budget_bytes,
             newest_only=wanted.newest_only,
         )
-        self._fetching = self._link.send(pb.Request(fetch=request)), now_ns + _REPLY_NS
+        self._fetching = self._link.send(pb.Request(fetch=request)), now_ns + self._fetch_patience.wait_ns
+        self._fetched_from_ns = now_ns
         self._core.fetching(wanted)
 
     def _send_report(self) -> None:
@@ -312,6 +332,7 @@ class Receiver:
             self._take_description(reply.described.streams[0])
             self._describe_at_ns = None
             self._retry_ns = _RETRY_FIRST_NS
+            self._describe_patience.answered()
         elif self._fetching and reply.request_id == self._fetching[0]:
             self._fetching = None
             if kind == "error":
@@ -321,6 +342,8 @@ class Receiver:
                     self._describe_soon(now_ns)
                 return
             self._retry_ns = _RETRY_FIRST_NS
+            self._fetch_patience.answered()
+            self._pace.answered(now_ns - self._fetched_from_ns, sum(len(batch.raw) for batch in batches))
             fetched = reply.fetched
             self._core.fetched(fetched.epoch, batches, complete=fetched.complete)
             self._core.known(fetched.epoch, fetched.next_sequence, fetched.next_number)
