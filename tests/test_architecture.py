@@ -41,7 +41,8 @@ ONLY_IN = {
     "rich": ("usbcast.cli",),
     "cobs": ("usbcast_broker.framing",),
     "fastcrc": ("usbcast_broker.framing",),
-    "asyncio": ("usbcast.aio",),
+    "asyncio": ("usbcast.aio", "usbcast.jetstream"),
+    "nats": ("usbcast.jetstream",),
     "mcap": ("usbcast.recording",),
     "subprocess": ("usbcast.demo.children",),
 }
@@ -69,6 +70,10 @@ PURE = (
     "usbcast.continuity",
     "usbcast.dejitter",
     "usbcast.events",
+    "usbcast.jetstream.address",
+    "usbcast.jetstream.messages",
+    "usbcast.jetstream.names",
+    "usbcast.jetstream.window",
     "usbcast.layout",
 )
 """No socket, thread or clock, also not through what they import."""
@@ -183,7 +188,19 @@ def test_the_generated_code_is_current(tmp_path: Path) -> None:
         assert made == (ROOT / "schemas/usbcast_schemas/v1" / name).read_text(), f"{name} is stale: make proto"
 
 
-BLOCKED = ("usbcast_broker", "usb", "libusb_package", "pydantic", "typer", "rich", "cobs", "fastcrc", "mcap", "pyarrow")
+BLOCKED = (
+    "usbcast_broker",
+    "usb",
+    "libusb_package",
+    "pydantic",
+    "typer",
+    "rich",
+    "cobs",
+    "fastcrc",
+    "mcap",
+    "nats",
+    "pyarrow",
+)
 
 WITHOUT = f"""
 import sys

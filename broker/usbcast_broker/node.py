@@ -203,6 +203,8 @@ class Node:
         info.node_version = self._version
         info.node_pid = os.getpid()
         info.started_realtime_ns = self._started_realtime_ns
+        if isinstance(pipeline, Pipeline):  # what is passed on was made to the measure of somebody else
+            info.batch_bytes = self.settings.batch_size
         return info
 
     def _linger(self, linger_s: float, hurry: threading.Event | None) -> None:

@@ -14,7 +14,7 @@ from usbcast.batch import Batch
 from usbcast.clocks import ClockOffset
 from usbcast.digest import Event
 from usbcast.events import DeviceEvent, End, Gap, Restart, Silence
-from usbcast.receiver import Receiver
+from usbcast.reception import receive
 from usbcast.requests import NodeClient
 from usbcast.subscription import Listener, Listening, Subscription
 from usbcast_schemas.errors import UsageError, UsbcastError
@@ -37,7 +37,8 @@ def subscribe(
 ) -> Subscription:
     """Receive `stream`; returns at once and connects when used.
 
-    endpoint: the node's request address, `tcp://HOST:PORT`; None for a node of this user on this machine.
+    endpoint: the node's request address, `tcp://HOST:PORT`; None for a node of this user on this machine;
+        `nats://HOST:4222` reads what `usbcast bridge --to` stored on a server (extra `nats`).
     start: "now", "oldest" (all that the ring still holds), or the sequence to begin at.
     deliver: "all", or "latest": always the newest batch with packets; packets skipped for it are declared as gaps, and what
         happened to the device between them is told all the same (but for "now" and "oldest" nothing of before the first batch).
@@ -47,7 +48,7 @@ def subscribe(
     Raises UsageError for a wrong argument.
     """
     check_keys(keys)
-    return Subscription(Receiver(stream, endpoint, start, deliver, via), endpoint)
+    return Subscription(receive(stream, endpoint, start, deliver, via), endpoint)
 
 
 def open_recording(path: str | Path | Sequence[str | Path]) -> Recording:

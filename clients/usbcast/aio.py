@@ -11,7 +11,7 @@ from usbcast.batch import Batch
 from usbcast.clocks import ClockOffset
 from usbcast.digest import Event
 from usbcast.events import End
-from usbcast.receiver import Receiver
+from usbcast.reception import Reception, receive
 from usbcast.subscription import CONNECT_TIMEOUT_S
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb
@@ -20,7 +20,7 @@ from usbcast_schemas.v1 import usbcast_pb2 as pb
 class AsyncSubscription:
     """One stream, received in an event loop; waits for a descriptor and then takes all there is."""
 
-    def __init__(self, receiver: Receiver) -> None:
+    def __init__(self, receiver: Reception) -> None:
         self._receiver = receiver
         self._ended = False
 
@@ -137,4 +137,4 @@ def subscribe(
     from usbcast import check_keys
 
     check_keys(keys)
-    return AsyncSubscription(Receiver(stream, endpoint, start, deliver, via))
+    return AsyncSubscription(receive(stream, endpoint, start, deliver, via))

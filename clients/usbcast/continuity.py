@@ -52,7 +52,14 @@ class Wanted:
 class Continuity:
     """The state of one subscription. `start` is called once per subscription, `live`, `known` and `fetched` as things come."""
 
-    def __init__(self, *, latest: bool = False, can_fetch: bool = True, hold_bytes: int = HOLD_BYTES) -> None:
+    def __init__(
+        self,
+        *,
+        latest: bool = False,
+        can_fetch: bool = True,
+        hold_bytes: int = HOLD_BYTES,
+        gone: tuple[str, str] = (OVERWRITTEN, "ring"),
+    ) -> None:
         self.out: deque[Delivery | Restart | Gap] = deque()
         self.epoch: int | None = None
         self.first_sequence: int | None = None
@@ -68,6 +75,8 @@ class Continuity:
         self._latest = latest
         self._can_fetch = can_fetch
         self._hold_limit = hold_bytes
+        self._gone = gone
+        """Reason and stage of what was published and cannot be had any more."""
         self._next_number: int | None = None
         self._known_number = 0
         self._held: deque[EncodedBatch] = deque()
@@ -79,6 +88,13 @@ class Continuity:
     def span(self) -> int:
         """Packets that were delivered or declared lost so far, or wait in `out`."""
         return self.span_before + (0 if self.first_sequence is None else self.next_sequence - self.first_sequence)
+
+    @property
+    def position(self) -> Position | None:
+        """Where this subscription stands; None until a batch or its start has said so."""
+        if self.epoch is None or self._next_number is None:
+            return None
+        return Position(self.epoch, self.next_sequence, self._next_number)
 
     def start(self, epoch: int, sequence: int | None, number: int | None = None) -> None:
         """Begin at `sequence`; at the first batch that comes, if None."""
@@ -110,6 +126,27 @@ class Continuity:
             self._held.append(batch)
             self._held_bytes += len(batch.raw)
         # else: it will be fetched, as what is known to exist and has not come.
+
+    def declared(self, epoch: int, gap: Gap, next_number: int | None) -> None:
+        """Who passed the stream on declares, in its place, what it could not have; the batch behind it is `next_number`."""
+        if not self._is_current(epoch):
+            return
+        self._know(gap.last + 1, next_number or 0)
+        if self._next_number is not None and next_number is not None and next_number <= self._next_number:
+            self.duplicates += gap.count
+            return
+        if self.first_sequence is None:
+            self.first_sequence = self.next_sequence = gap.first
+        if gap.first > self.next_sequence:
+            self._lose_until(gap.first, *reversed(self._gone))
+        if gap.last >= self.next_sequence:
+            self._lose_until(gap.last + 1, gap.stage, gap.reason)
+        elif self._next_number is not None and gap.count == 0 and gap.first == self.next_sequence:
+            self.out.append(gap)
+        else:
+            return  # wholly before the start that was asked for
+        if next_number is not None:
+            self._next_number = next_number
 
     def known(self, epoch: int, next_sequence: int, next_number: int, *, ended: bool = False) -> None:
         """The stream is known to have come so far, whether or not the batches have come."""
@@ -219,7 +256,7 @@ class Continuity:
     def _take(self, batch: EncodedBatch) -> None:
         """Deliver `batch`; of the newest alone, packets that wait for the application are skipped for its packets."""
         if not self._latest:
-            self._accept(batch, OVERWRITTEN, "ring")
+            self._accept(batch, *self._gone)
             return
         if batch.packet_count:
             self._skip_waiting()
@@ -250,6 +287,10 @@ class Continuity:
         self.out.append(Delivery(batch, gaps, max(0, -missing)))
         self.next_sequence = batch.end_sequence
         self._next_number = batch.number + 1
+
+    def _lose_until(self, sequence: int, stage: str, reason: str) -> None:
+        first, self.next_sequence = self.next_sequence, sequence
+        self.out.append(Gap(first, sequence - 1, sequence - first, stage, reason))
 
     def _skip_waiting(self) -> None:
         """Drop what waits in `out` for something newer; what it carried beside packets stays."""

@@ -15,6 +15,7 @@ STAGES = {
     pb.STAGE_RING: "ring",
     pb.STAGE_SUBSCRIPTION: "subscription",
     pb.STAGE_BRIDGE: "bridge",
+    pb.STAGE_STORE: "store",
 }
 
 

@@ -19,6 +19,7 @@ from usbcast.continuity import Continuity, Position, Wanted
 from usbcast.digest import Digest, Event, Record
 from usbcast.events import Silence
 from usbcast.link import Link
+from usbcast.locate import locate
 from usbcast.pace import FetchPace, Patience
 from usbcast.requests import raise_error
 from usbcast.waiting import Waiter
@@ -27,7 +28,7 @@ from usbcast.ways.published import PublishedWay
 from usbcast.ways.ring import RingWay
 from usbcast_schemas.batch import EncodedBatch
 from usbcast_schemas.contract import SILENCE_S, check_stream_name
-from usbcast_schemas.errors import PeerError, RingUnavailable, UsageError, VersionMismatch, WireError
+from usbcast_schemas.errors import NodeUnreachable, PeerError, RingUnavailable, UsageError, VersionMismatch, WireError
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
@@ -55,6 +56,19 @@ _JITTER_NS = 2_000_000
 _numbers = count(1)
 
 
+def check_wish(stream: str, start: str | int | Position, deliver: str, via: str) -> None:
+    """Raise UsageError unless a subscription can be so."""
+    check_stream_name(stream)
+    if via not in VIAS:
+        raise UsageError(f"via is {via!r}: one of {', '.join(VIAS)} is allowed")
+    if deliver not in DELIVERS:
+        raise UsageError(f"deliver is {deliver!r}: one of {', '.join(DELIVERS)} is allowed")
+    if isinstance(start, Position) or start in ("now", "oldest"):
+        return
+    if isinstance(start, bool) or not isinstance(start, int) or start < 0:
+        raise UsageError(f"start is {start!r}: 'now', 'oldest' or a sequence from 0 on is allowed")
+
+
 class Receiver:
     """One subscription's state. Used by one thread. Raises UsageError for a wrong argument.
 
@@ -62,19 +76,14 @@ class Receiver:
     """
 
     def __init__(self, stream: str, endpoint: str | None, start: str | int | Position, deliver: str, via: str) -> None:
-        check_stream_name(stream)
-        if via not in VIAS:
-            raise UsageError(f"via is {via!r}: one of {', '.join(VIAS)} is allowed")
-        if deliver not in DELIVERS:
-            raise UsageError(f"deliver is {deliver!r}: one of {', '.join(DELIVERS)} is allowed")
+        check_wish(stream, start, deliver, via)
         resumed = start if isinstance(start, Position) else None
         start = "oldest" if isinstance(start, Position) else start
-        if isinstance(start, bool) or not (start in ("now", "oldest") or (isinstance(start, int) and start >= 0)):
-            raise UsageError(f"start is {start!r}: 'now', 'oldest' or a sequence from 0 on is allowed")
         self.stream = stream
         self.waiter = Waiter()
         self.info: pb.StreamInfo | None = None
         self.name = f"{host.gethostname()}:{os.getpid()}:{next(_numbers)}"
+        self._endpoint = endpoint
         self._start = start
         self._via = via
         self._latest = deliver == "latest"
@@ -144,6 +153,11 @@ class Receiver:
         return self._core.epoch is not None
 
     @property
+    def silent(self) -> bool:
+        """Whether the node has given no sign of life for so long that it was told as Silence."""
+        return self._silent
+
+    @property
     def via(self) -> str:
         """The way in use; the one asked for until there is one."""
         return self._way.via if self._way else self._via
@@ -169,6 +183,13 @@ class Receiver:
         books = self._digest.ledger()
         books.counters["fetched" if self.via == "notify" else "refilled"] = self._core.fetched_packets
         return books
+
+    def unreachable(self, timeout_s: float) -> NodeUnreachable:
+        """The sentence for that no node answered within `timeout_s`."""
+        return NodeUnreachable(
+            f"no node with stream {self.stream!r} answered at {locate(self.stream, self._endpoint)} "
+            f"within {timeout_s:g} s: is one running?"
+        )
 
     def close(self) -> None:
         """Say to the node how it ended, and let go of everything."""

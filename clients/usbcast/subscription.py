@@ -12,10 +12,11 @@ from usbcast.batch import Batch
 from usbcast.clocks import ClockOffset
 from usbcast.digest import Event
 from usbcast.events import End
+from usbcast.jetstream.address import is_stored, parse
 from usbcast.locate import locate
-from usbcast.receiver import Receiver
+from usbcast.reception import Reception
 from usbcast.requests import NodeClient
-from usbcast_schemas.errors import NodeUnreachable
+from usbcast_schemas.errors import NodeUnreachable, UsageError
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
@@ -32,7 +33,7 @@ class Subscription:
     It connects, and after an interruption connects again, by itself and for ever.
     """
 
-    def __init__(self, receiver: Receiver, endpoint: str | None) -> None:
+    def __init__(self, receiver: Reception, endpoint: str | None) -> None:
         self._receiver = receiver
         self._endpoint = endpoint
         self._ended = False
@@ -99,11 +100,12 @@ class Subscription:
         deadline = time.monotonic() + CONNECT_TIMEOUT_S
         while self._receiver.info is None:
             if not self._progress(deadline):
-                raise NodeUnreachable(
-                    f"no node with stream {self._receiver.stream!r} answered at "
-                    f"{locate(self._receiver.stream, self._endpoint)} within {CONNECT_TIMEOUT_S:g} s: is one running?"
-                )
+                raise self.unreachable()
         return self._receiver.info
+
+    def unreachable(self) -> NodeUnreachable:
+        """What to raise when nothing was heard for as long as one is ready to wait: it says what is known of the reason."""
+        return self._receiver.unreachable(CONNECT_TIMEOUT_S)
 
     @property
     def via(self) -> str:
@@ -162,6 +164,11 @@ class Subscription:
         return self._listening
 
     def _command(self, request: pb.CommandRequest, timeout_s: float) -> pb.CommandReply:
+        if self._endpoint is not None and is_stored(self._endpoint):
+            raise UsageError(
+                f"{parse(self._endpoint)} stores what a device has sent and does not reach the device: "
+                "send commands to its node"
+            )
         request.stream = self._receiver.stream
         request.timeout_ms = int(timeout_s * 1000)
         with NodeClient(locate(self._receiver.stream, self._endpoint)) as node:

@@ -25,7 +25,8 @@
         ├── NodeUnreachable   no answer
         ├── StreamUnknown     the node has no such stream
         ├── ClockUnknown      the clock of the reading host has not been compared with this one yet
-        └── CommandFailed     the device or the node refused a command
+        ├── CommandFailed     the device or the node refused a command
+        └── ServerRefused     a server that stores streams: rights, configuration, no such service
 
 Every message is one sentence for a person: it names the value and the next step.
 """
@@ -135,3 +136,7 @@ class ClockUnknown(RemoteError):
 
 class CommandFailed(RemoteError):
     """The device or the node refused a command."""
+
+
+class ServerRefused(RemoteError):
+    """A server that is to store streams, or has stored them, refuses."""

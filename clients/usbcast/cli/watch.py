@@ -16,9 +16,7 @@ from usbcast.cli.options import AsJson, Endpoint
 from usbcast.cli.output import console, emit, ledger_table, table
 from usbcast.cli.rates import Rate
 from usbcast.cli.signals import stop_signals
-from usbcast.locate import locate
 from usbcast.subscription import CONNECT_TIMEOUT_S
-from usbcast_schemas.errors import NodeUnreachable
 
 REFRESH_S = 0.5
 REMEMBERED_EVENTS = 8
@@ -41,10 +39,7 @@ def watch(
         while not subscription.ready(REFRESH_S) and not stopped.is_set() and time.monotonic() < deadline:
             continue
         if not subscription.ready(0) and not stopped.is_set():
-            raise NodeUnreachable(
-                f"no node with stream {stream!r} answers at {locate(stream, endpoint)}: "
-                "`usbcast list` shows what is there, `usbcast serve` starts a node"
-            )
+            raise subscription.unreachable()
         watched = _Watched(subscription)
         _follow(subscription, watched, stopped, seconds, as_json)
         if as_json:

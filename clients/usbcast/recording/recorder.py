@@ -299,11 +299,7 @@ class Recorder:
                 tap.pump(time.monotonic_ns())
             missing = [tap for tap in missing if tap.receiver.info is None]
             if missing and time.monotonic() > deadline:
-                stream = missing[0].stream
-                raise NodeUnreachable(
-                    f"no node with stream {stream!r} answers at {locate(stream, self.options.endpoint)}: "
-                    "`usbcast list` shows what is there, --wait starts all the same"
-                )
+                raise NodeUnreachable(f"{missing[0].receiver.unreachable(CONNECT_S)} --wait starts all the same")
             if missing:
                 self._stopping.wait(LOOK_S)
         for tap in self.taps.values():

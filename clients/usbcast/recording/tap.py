@@ -7,7 +7,7 @@ from typing import Any
 from usbcast.continuity import Delivery, Position
 from usbcast.digest import Record
 from usbcast.events import Gap, Restart, Silence
-from usbcast.receiver import Receiver
+from usbcast.reception import Reception, receive
 from usbcast.recording.entries import (
     STAGE,
     Entry,
@@ -49,13 +49,13 @@ class Tap:
         self._endpoint = endpoint
         self._start = start
         self._via = via
-        self._receiver = Receiver(stream, endpoint, start, "all", via)
+        self._receiver = receive(stream, endpoint, start, "all", via)
         self._again_ns = 0
         self._skipped: tuple[int, int, int] | None = None
         """Epoch, first and next sequence of packets that are not wanted."""
 
     @property
-    def receiver(self) -> Receiver:
+    def receiver(self) -> Reception:
         return self._receiver
 
     def pump(self, now_ns: int) -> None:
@@ -70,7 +70,7 @@ class Tap:
             # The node came back without the stream, as one does that waits for its device.
             self._again_ns = now_ns + _AGAIN_NS
             self._receiver.close()
-            self._receiver = Receiver(self.stream, self._endpoint, self.position or self._start, "all", self._via)
+            self._receiver = receive(self.stream, self._endpoint, self.position or self._start, "all", self._via)
 
     def take(self) -> Record | None:
         return self._receiver.take_record()

@@ -16,6 +16,7 @@ class Stage(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STAGE_RING: _ClassVar[Stage]
     STAGE_SUBSCRIPTION: _ClassVar[Stage]
     STAGE_BRIDGE: _ClassVar[Stage]
+    STAGE_STORE: _ClassVar[Stage]
 STAGE_UNSPECIFIED: Stage
 STAGE_DEVICE: Stage
 STAGE_HOST: Stage
@@ -24,6 +25,7 @@ STAGE_OUTLET: Stage
 STAGE_RING: Stage
 STAGE_SUBSCRIPTION: Stage
 STAGE_BRIDGE: Stage
+STAGE_STORE: Stage
 
 class Loss(_message.Message):
     __slots__ = ("stage", "reason", "packets", "bytes", "at_least")
@@ -176,7 +178,7 @@ class Ring(_message.Message):
     def __init__(self, path: _Optional[str] = ..., wake_path: _Optional[str] = ..., nonce: _Optional[int] = ...) -> None: ...
 
 class StreamInfo(_message.Message):
-    __slots__ = ("contract", "stream", "epoch", "device", "profile_name", "profile_toml", "fields", "packet_size", "nominal_rate_hz", "data_endpoints", "ring", "host_id", "oldest_sequence", "next_sequence", "next_number", "attached", "ended", "node_version", "node_pid", "started_realtime_ns", "ring_bytes", "reader_host_id")
+    __slots__ = ("contract", "stream", "epoch", "device", "profile_name", "profile_toml", "fields", "packet_size", "nominal_rate_hz", "data_endpoints", "ring", "host_id", "oldest_sequence", "next_sequence", "next_number", "attached", "ended", "node_version", "node_pid", "started_realtime_ns", "ring_bytes", "reader_host_id", "batch_bytes")
     CONTRACT_FIELD_NUMBER: _ClassVar[int]
     STREAM_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -199,6 +201,7 @@ class StreamInfo(_message.Message):
     STARTED_REALTIME_NS_FIELD_NUMBER: _ClassVar[int]
     RING_BYTES_FIELD_NUMBER: _ClassVar[int]
     READER_HOST_ID_FIELD_NUMBER: _ClassVar[int]
+    BATCH_BYTES_FIELD_NUMBER: _ClassVar[int]
     contract: int
     stream: str
     epoch: int
@@ -221,7 +224,8 @@ class StreamInfo(_message.Message):
     started_realtime_ns: int
     ring_bytes: int
     reader_host_id: str
-    def __init__(self, contract: _Optional[int] = ..., stream: _Optional[str] = ..., epoch: _Optional[int] = ..., device: _Optional[_Union[DeviceInfo, _Mapping]] = ..., profile_name: _Optional[str] = ..., profile_toml: _Optional[str] = ..., fields: _Optional[_Iterable[_Union[Field, _Mapping]]] = ..., packet_size: _Optional[int] = ..., nominal_rate_hz: _Optional[float] = ..., data_endpoints: _Optional[_Iterable[str]] = ..., ring: _Optional[_Union[Ring, _Mapping]] = ..., host_id: _Optional[str] = ..., oldest_sequence: _Optional[int] = ..., next_sequence: _Optional[int] = ..., next_number: _Optional[int] = ..., attached: bool = ..., ended: bool = ..., node_version: _Optional[str] = ..., node_pid: _Optional[int] = ..., started_realtime_ns: _Optional[int] = ..., ring_bytes: _Optional[int] = ..., reader_host_id: _Optional[str] = ...) -> None: ...
+    batch_bytes: int
+    def __init__(self, contract: _Optional[int] = ..., stream: _Optional[str] = ..., epoch: _Optional[int] = ..., device: _Optional[_Union[DeviceInfo, _Mapping]] = ..., profile_name: _Optional[str] = ..., profile_toml: _Optional[str] = ..., fields: _Optional[_Iterable[_Union[Field, _Mapping]]] = ..., packet_size: _Optional[int] = ..., nominal_rate_hz: _Optional[float] = ..., data_endpoints: _Optional[_Iterable[str]] = ..., ring: _Optional[_Union[Ring, _Mapping]] = ..., host_id: _Optional[str] = ..., oldest_sequence: _Optional[int] = ..., next_sequence: _Optional[int] = ..., next_number: _Optional[int] = ..., attached: bool = ..., ended: bool = ..., node_version: _Optional[str] = ..., node_pid: _Optional[int] = ..., started_realtime_ns: _Optional[int] = ..., ring_bytes: _Optional[int] = ..., reader_host_id: _Optional[str] = ..., batch_bytes: _Optional[int] = ...) -> None: ...
 
 class DescribeRequest(_message.Message):
     __slots__ = ("stream",)
@@ -340,6 +344,18 @@ class LostRange(_message.Message):
     stage: Stage
     reason: str
     def __init__(self, first_sequence: _Optional[int] = ..., count: _Optional[int] = ..., stage: _Optional[_Union[Stage, str]] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class Gap(_message.Message):
+    __slots__ = ("contract", "epoch", "lost", "next_number")
+    CONTRACT_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    NEXT_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    contract: int
+    epoch: int
+    lost: LostRange
+    next_number: int
+    def __init__(self, contract: _Optional[int] = ..., epoch: _Optional[int] = ..., lost: _Optional[_Union[LostRange, _Mapping]] = ..., next_number: _Optional[int] = ...) -> None: ...
 
 class FetchReply(_message.Message):
     __slots__ = ("batch_count", "epoch", "oldest_sequence", "next_sequence", "next_number", "lost", "complete")

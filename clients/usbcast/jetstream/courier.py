@@ -1,0 +1,274 @@
+"""The courier: a thread with an event loop that brings what is stored to a subscription, over outages of the servers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from nats.aio.msg import Msg
+from nats.errors import Error
+
+from usbcast.continuity import Position
+from usbcast.jetstream.address import Address
+from usbcast.jetstream.connection import Connection, Servers
+from usbcast.jetstream.consumer import OrderedConsumer, Received
+from usbcast.jetstream.messages import position_after, read, read_info
+from usbcast.jetstream.names import Names
+from usbcast.jetstream.seek import seek
+from usbcast.jetstream.store import Standing, Store
+from usbcast_schemas.errors import NodeUnreachable, UsbcastError, WireError
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+from usbcast_schemas.wire import decode_notification
+
+log = logging.getLogger(__name__)
+
+MOST_WAITING_BYTES = 8 * 1024 * 1024
+"""So much may wait for the subscription before the server is no longer asked for more; it may send 32 MiB beyond that."""
+
+_LOOK_S = 0.25
+_RETRY_FIRST_S, _RETRY_MOST_S = 0.05, 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """It is live. With an epoch: that of the first packet to come, its sequence, and the number of its batch, if known."""
+
+    epoch: int | None = None
+    sequence: int | None = None
+    number: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """It cannot be; nothing follows."""
+
+    error: UsbcastError
+
+
+Item = Begun | Failed | Received | pb.StreamInfo | pb.Notification
+
+
+class Courier:
+    """Started by `start`; what it brings is taken by one other thread. `wake_fd` becomes readable when that one sleeps."""
+
+    def __init__(self, address: Address, names: Names, start: str | int | Position, *, latest: bool) -> None:
+        self.heard_ns = time.monotonic_ns()
+        """When there last was a sign of life of whoever forwards the stream."""
+        self.trouble = ""
+        """Why nothing comes, as far as is known."""
+        self.made_anew = 0
+        self.wake_fd, self._wake_write = os.pipe()
+        for fd in (self.wake_fd, self._wake_write):
+            os.set_blocking(fd, False)
+        self._names = names
+        self._servers = Servers(address)
+        self._start = start
+        self._latest = latest
+        self._items: deque[Item] = deque()
+        self._put_bytes = self._taken_bytes = 0
+        self._sleeping = False
+        self._described = ""
+        self._created: str | None = None
+        """Of the JetStream stream that is read; None until reading has begun."""
+        self._next_sequence = 0
+        self._last: Received | None = None
+        self._consumer: OrderedConsumer | None = None
+        self._loop = asyncio.new_event_loop()
+        self._stopping = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="usbcast-nats", daemon=True)
+
+    # What the other thread uses
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def take(self) -> Item | None:
+        """What came next, if anything."""
+        if not self._items:
+            return None
+        item = self._items.popleft()
+        if isinstance(item, Received):
+            before = self._put_bytes - self._taken_bytes
+            self._taken_bytes += len(item.body)
+            if before >= MOST_WAITING_BYTES > before - len(item.body):
+                self._call(self._room())
+        return item
+
+    @property
+    def empty(self) -> bool:
+        return not self._items
+
+    def may_sleep(self) -> bool:
+        """Ask to be woken; False if something has come meanwhile."""
+        self._sleeping = True
+        return not self._items
+
+    def awake(self) -> None:
+        """Make `wake_fd` quiet again."""
+        self._sleeping = False
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.wake_fd, 64)
+
+    def close(self) -> None:
+        """Stop, and return when the thread has."""
+        with contextlib.suppress(RuntimeError):  # it has failed and its loop is closed
+            self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join()
+        os.close(self.wake_fd)
+        os.close(self._wake_write)
+
+    def _call(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            asyncio.run_coroutine_threadsafe(work, self._loop)
+        except RuntimeError:  # it has failed and its loop is closed
+            work.close()
+
+    # The thread
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                runner.run(self._main())
+        except BaseException as error:
+            log.error("what is stored of %s can no longer be read: %s", self._names.stream, error, exc_info=error)
+            self._put(Failed(UsbcastError(f"reading from {self._servers.address} has stopped: {error}")))
+
+    async def _main(self) -> None:
+        bringing = asyncio.ensure_future(self._bring())
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        await asyncio.wait({bringing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (bringing, stopping):
+            task.cancel()
+        await asyncio.gather(stopping, return_exceptions=True)
+        with contextlib.suppress(asyncio.CancelledError):
+            await bringing
+
+    async def _bring(self) -> None:
+        """Follow the stream, over outages, for ever."""
+        retry_s = _RETRY_FIRST_S
+        while True:
+            begun_s = time.monotonic()
+            try:
+                async with self._servers.connection() as connection:
+                    await self._follow(connection)
+            except UsbcastError as error:
+                if self._created is None and not isinstance(error, NodeUnreachable):
+                    self._put(Failed(error))
+                    return
+                if self.trouble != str(error):
+                    log.warning("stream %s: %s", self._names.stream, error)
+                self.trouble = str(error)
+            except (TimeoutError, Error, OSError) as error:
+                self.trouble = f"reading from {self._servers.address} was interrupted: {error}"
+                log.warning("stream %s: %s", self._names.stream, self.trouble)
+            if time.monotonic() - begun_s > _RETRY_MOST_S:
+                retry_s = _RETRY_FIRST_S
+            await asyncio.sleep(retry_s * random.uniform(1.0, 1.5))
+            retry_s = min(2 * retry_s, _RETRY_MOST_S)
+
+    async def _follow(self, connection: Connection) -> None:
+        store = Store(connection, self._names)
+        standing = await store.standing()
+        await self._listen(connection)
+        sequence, begun = await self._where(store, standing)
+        while True:
+            self._consumer = consumer = OrderedConsumer(connection, self._names, lambda got: self._deliver(store, got))
+            await consumer.begin(sequence)
+            self._next_sequence, self._created = sequence, standing.created
+            self.trouble = ""
+            if begun is not None:
+                self._put(begun)
+                begun = None
+            while not (connection.closed.is_set() or consumer.problem.is_set() or consumer.silent):
+                waits = [asyncio.ensure_future(event.wait()) for event in (connection.closed, consumer.problem)]
+                await asyncio.wait(waits, timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+                for wait in waits:
+                    wait.cancel()
+            self.made_anew += 1
+            if connection.closed.is_set():
+                raise connection.lost(f"reading {self._names.store}")
+            await consumer.end()
+            standing = await store.standing()
+            sequence, _ = await self._where(store, standing)
+
+    async def _where(self, store: Store, standing: Standing) -> tuple[int, Begun | None]:
+        """The sequence on the server to go on at; and for the first time, where that is in the stream."""
+        if self._created is not None:
+            if (standing.created, True) == (self._created, standing.last_sequence >= self._next_sequence - 1):
+                return self._next_sequence, None
+            # It is not the one that was read: removed and made anew, or set back.
+            self._created = standing.created
+            if self._last is None:
+                return standing.first_sequence, None
+            return await seek(store, standing, position_after(read(self._last.subject, self._last.body))), None
+        at, start = standing.position, self._start
+        if at is not None:
+            await self._describe(store, f"{at.epoch:016x}")
+        if self._latest:
+            return standing.last_sequence, Begun()
+        if start == "oldest":
+            return standing.first_sequence, Begun()
+        if start == "now":
+            begun = Begun() if at is None else Begun(at.epoch, at.next_sequence, at.next_number)
+            return standing.last_sequence + 1, begun
+        assert not isinstance(start, str)
+        sequence = await seek(store, standing, start)
+        if isinstance(start, Position) or at is None:
+            return sequence, Begun()
+        return sequence, Begun(at.epoch, start, None if start else 0)
+
+    async def _listen(self, connection: Connection) -> None:
+        """To what is not stored, or stored elsewhere: signs of life, and new descriptions."""
+
+        async def notified(message: Msg) -> None:
+            with contextlib.suppress(WireError):
+                self._put(decode_notification(message.data))
+                self.heard_ns = time.monotonic_ns()
+
+        async def described(message: Msg) -> None:
+            with contextlib.suppress(WireError):
+                info = read_info(message.data)
+                if f"{info.epoch:016x}" == self._described:
+                    self._put(info)
+
+        await connection.client.subscribe(self._names.notify, cb=notified)
+        await connection.client.subscribe(self._names.info(), cb=described)
+
+    async def _deliver(self, store: Store, received: Received) -> bool:
+        if received.epoch != self._described:
+            await self._describe(store, received.epoch)
+        self.heard_ns = time.monotonic_ns()
+        self._put_bytes += len(received.body)
+        self._put(received)
+        self._next_sequence, self._last = received.sequence + 1, received
+        return self._put_bytes - self._taken_bytes < MOST_WAITING_BYTES
+
+    async def _describe(self, store: Store, epoch: str) -> None:
+        """Tell what was said of the stream in `epoch`."""
+        with contextlib.suppress(ValueError):
+            info = await store.description(int(epoch, 16))
+            if info is not None:
+                self._put(info)
+        self._described = epoch
+
+    async def _room(self) -> None:
+        if self._consumer is not None:
+            with contextlib.suppress(Error):
+                await self._consumer.room()
+
+    def _put(self, item: Item) -> None:
+        self._items.append(item)
+        if self._sleeping:
+            self._sleeping = False
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._wake_write, b"\0")

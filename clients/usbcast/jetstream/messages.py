@@ -1,0 +1,119 @@
+"""What is stored: records of a subscription as messages, and messages read back. Pure; bodies of batches stay as they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError
+
+from usbcast.continuity import Position
+from usbcast.events import STAGES, Gap
+from usbcast.jetstream.names import Names
+from usbcast_schemas.batch import EncodedBatch, decode_batch
+from usbcast_schemas.contract import CONTRACT, check_contract
+from usbcast_schemas.errors import WireError
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+_M = TypeVar("_M", pb.Gap, pb.StreamInfo)
+
+EPOCH_OVER = 2**64 - 1
+"""The number behind the last batch of an epoch whose end nobody saw."""
+
+_STAGE_OF = {name: stage for stage, name in STAGES.items()}
+
+
+@dataclass(slots=True)
+class Outgoing:
+    """One message to be stored."""
+
+    subject: str
+    message_id: str
+    body: bytes
+    after: Position
+    """Where the stream stands once this is stored."""
+    packets: int = 0
+    gap: Gap | None = None
+    realtime_ns: int = 0
+    monotonic_ns: int = 0
+    """When the last packet was read from the device; 0 where there is none."""
+
+
+@dataclass(slots=True)
+class StoredGap:
+    """A gap read back."""
+
+    epoch: int
+    gap: Gap
+    next_number: int | None
+
+
+def batch_message(names: Names, batch: EncodedBatch) -> Outgoing:
+    """The batch's own bytes, under an id that no other batch of the stream ever has."""
+    arrivals = batch.arrivals
+    return Outgoing(
+        names.batch,
+        f"{names.stream}/{batch.epoch:016x}/{batch.first_sequence}/{batch.number}",
+        bytes(batch.raw),
+        Position(batch.epoch, batch.end_sequence, batch.number + 1),
+        batch.packet_count,
+        None,
+        arrivals.realtime_ns[-1] if arrivals.packets else 0,
+        arrivals.monotonic_ns[-1] if arrivals.packets else 0,
+    )
+
+
+def gap_message(names: Names, epoch: int, gap: Gap, next_number: int | None) -> Outgoing:
+    """A gap of `epoch`, before the batch `next_number`; None if nothing follows in the epoch."""
+    lost = pb.LostRange(first_sequence=gap.first, count=gap.count, stage=_STAGE_OF[gap.stage], reason=gap.reason)
+    message = pb.Gap(contract=CONTRACT, epoch=epoch, lost=lost)
+    if next_number is not None:
+        message.next_number = next_number
+    return Outgoing(
+        names.gap,
+        f"{names.stream}/{epoch:016x}/{gap.first}/gap/{gap.count}/{'end' if next_number is None else next_number}",
+        message.SerializeToString(deterministic=True),
+        Position(epoch, gap.last + 1, EPOCH_OVER if next_number is None else next_number),
+        0,
+        gap,
+    )
+
+
+def read(subject: str, body: bytes) -> EncodedBatch | StoredGap:
+    """A stored message; raise WireError or VersionMismatch if it is none of ours."""
+    kind = subject.rpartition(".")[2]
+    if kind == "batch":
+        return decode_batch(body)
+    if kind != "gap":
+        raise WireError(f"a message on the subject {subject[:100]!r} is neither a batch nor a gap")
+    message = _decode(pb.Gap, body, "a gap")
+    lost = message.lost
+    gap = Gap(
+        lost.first_sequence,
+        lost.first_sequence + lost.count - 1,
+        lost.count,
+        STAGES.get(lost.stage, "unknown"),
+        lost.reason,
+    )
+    return StoredGap(message.epoch, gap, message.next_number if message.HasField("next_number") else None)
+
+
+def read_info(body: bytes) -> pb.StreamInfo:
+    """A stored description; raise WireError or VersionMismatch."""
+    return _decode(pb.StreamInfo, body, "a description")
+
+
+def position_after(item: EncodedBatch | StoredGap) -> Position:
+    """Where the stream stands behind a stored message."""
+    if isinstance(item, StoredGap):
+        return Position(item.epoch, item.gap.last + 1, EPOCH_OVER if item.next_number is None else item.next_number)
+    return Position(item.epoch, item.end_sequence, item.number + 1)
+
+
+def _decode(kind: type[_M], body: bytes, what: str) -> _M:
+    try:
+        message = kind.FromString(body)
+    except DecodeError as error:
+        raise WireError(f"{len(body)} bytes are not {what}: the protobuf library says {error}") from None
+    check_contract(message.contract, what)
+    return message

@@ -1,0 +1,184 @@
+"""The receiver of a stream that is stored on a server: the same events as from a node, out of the same continuity core."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from usbcast.clock_watch import ClockWatch
+from usbcast.clocks import ClockOffset
+from usbcast.continuity import Continuity, Position
+from usbcast.digest import Digest, Event, Record
+from usbcast.events import Silence
+from usbcast.jetstream.address import Address
+from usbcast.jetstream.consumer import Received
+from usbcast.jetstream.courier import Begun, Courier, Failed, Item
+from usbcast.jetstream.messages import StoredGap, read
+from usbcast.jetstream.names import Names
+from usbcast.waiting import Waiter
+from usbcast_schemas.contract import SILENCE_S
+from usbcast_schemas.errors import NodeUnreachable, VersionMismatch, WireError
+from usbcast_schemas.ledger import Ledger
+from usbcast_schemas.places import host_id
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+REMOVED = "removed by the server's retention"
+OUT_BATCHES = 64
+_SILENCE_NS = int(SILENCE_S * 1e9)
+
+
+class StoreReceiver:
+    """As `usbcast.receiver.Receiver`, which it stands in for. Used by one thread; another one brings what is stored."""
+
+    via = "nats"
+
+    def __init__(self, stream: str, address: Address, start: str | int | Position, deliver: str) -> None:
+        self.stream = stream
+        self.info: pb.StreamInfo | None = None
+        self.waiter = Waiter()
+        self._address = address
+        self._start = start
+        self._latest = deliver == "latest"
+        self._core = Continuity(latest=self._latest, can_fetch=False, gone=(REMOVED, "store"))
+        if isinstance(start, Position):
+            self._core.start(start.epoch, start.next_sequence, start.next_number)
+        self._clock = ClockWatch(stream)
+        """Knows this host's clock only: the reading host cannot be asked through a server."""
+        self._digest = Digest(self._core, self._clock)
+        self._joined = self._silent = self._named_malformed = False
+        self._next: Item | None = None
+        self._courier = Courier(address, Names(address.prefix, stream), start, latest=self._latest)
+        self.waiter.add(self._courier.wake_fd)
+        self._courier.start()
+
+    def pump(self) -> None:
+        """Take what has come. Raises StreamUnknown, ServerRefused, VersionMismatch."""
+        self._courier.awake()
+        while len(self._core.out) < OUT_BATCHES or self._latest:
+            item = self._next or self._courier.take()
+            self._next = None
+            if item is None:
+                break
+            if isinstance(item, pb.StreamInfo) and self._core.out:
+                self._next = item  # what waits is to be decoded by what was said of it
+                break
+            self._apply(item)
+        self._watch(time.monotonic_ns())
+
+    def take(self) -> Event | None:
+        """The next event, if there is one."""
+        return self._digest.take()
+
+    def take_record(self) -> Record | None:
+        """As `take`, but batches as they were published. One of the two is used, not both."""
+        return self._digest.take_record()
+
+    @property
+    def has_events(self) -> bool:
+        return bool(self._digest)
+
+    @property
+    def lag_ns(self) -> int:
+        return self._digest.lag_ns
+
+    @property
+    def clock(self) -> ClockOffset | None:
+        """Zero on the reading host itself, else None."""
+        return self._clock.offset()
+
+    @property
+    def joined(self) -> bool:
+        """Whether all that comes from now on will be delivered or declared."""
+        return self._joined
+
+    @property
+    def silent(self) -> bool:
+        return self._silent
+
+    def may_sleep(self) -> bool:
+        """Whether nothing has come meanwhile, so that waiting on `waiter` is safe."""
+        return self._courier.may_sleep()
+
+    def rest_s(self) -> float:
+        """How long nothing is due, if nothing comes."""
+        if self._silent:
+            return SILENCE_S
+        return max(0.0, (self._courier.heard_ns + _SILENCE_NS - time.monotonic_ns()) / 1e9)
+
+    def ledger(self) -> Ledger:
+        """The books of this subscription as of now."""
+        books = self._digest.ledger()
+        books.counters["consumer made anew"] = self._courier.made_anew
+        return books
+
+    def unreachable(self, timeout_s: float) -> NodeUnreachable:
+        """The sentence for that nothing was heard within `timeout_s`."""
+        why = self._courier.trouble or f"the server at {self._address} does not answer"
+        return NodeUnreachable(f"stream {self.stream!r} cannot be read within {timeout_s:g} s: {why}")
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self._clock.close()
+        self.waiter.remove(self._courier.wake_fd)
+        self._courier.close()
+        self.waiter.close()
+
+    def _apply(self, item: Item) -> None:
+        match item:
+            case Received():
+                self._take_stored(item)
+            case Begun(epoch, sequence, number):
+                self._joined = True
+                if epoch is not None:
+                    self._core.start(epoch, sequence, number)
+            case Failed(error):
+                self._next = item
+                raise error
+            case pb.StreamInfo():
+                self.info = item
+                self._digest.describe(item)
+                if (reader := item.reader_host_id or item.host_id) == host_id():
+                    self._clock.follow("", reader)
+            case pb.Notification() if item.epoch == self._core.epoch:
+                # Of another epoch, it would run ahead of the batches that are still to come of this one.
+                self._core.known(item.epoch, item.next_sequence, item.next_number)
+
+    def _take_stored(self, received: Received) -> None:
+        try:
+            stored = read(received.subject, received.body)
+        except VersionMismatch:
+            raise
+        except WireError as error:
+            self._malformed(error)
+            return
+        if self._core.epoch is None:
+            self._join(stored.epoch)
+        if isinstance(stored, StoredGap):
+            self._core.declared(stored.epoch, stored.gap, stored.next_number)
+            return
+        if received.pending and stored.end is not None:
+            stored.end = None  # it is history: the restart that follows in the store says that this epoch is over
+        self._core.live(stored)
+
+    def _join(self, epoch: int) -> None:
+        start = self._start
+        if isinstance(start, int):
+            self._core.start(epoch, start, None if start else 0)
+        else:
+            self._core.start(epoch, None)
+
+    def _watch(self, now_ns: int) -> None:
+        heard_ns = self._courier.heard_ns
+        if now_ns - heard_ns < _SILENCE_NS or not self._courier.empty:
+            self._silent = False
+        elif not self._silent:
+            self._silent = True
+            self._digest.say(Silence(now_ns - heard_ns))
+
+    def _malformed(self, error: Exception) -> None:
+        self._digest.books.count("malformed")
+        if not self._named_malformed:
+            self._named_malformed = True
+            log.warning("stream %s: the server at %s stores what is no message: %s", self.stream, self._address, error)

@@ -1,0 +1,214 @@
+"""The JetStream streams themselves: made if absent, respected if there, and asked how far they have come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig, StreamInfo
+from nats.js.errors import APIError, NotFoundError
+
+from usbcast.continuity import Position
+from usbcast.jetstream.connection import Connection
+from usbcast.jetstream.messages import position_after, read, read_info
+from usbcast.jetstream.names import Names, stream_of
+from usbcast_schemas.errors import ServerRefused, StreamUnknown, WireError
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+DEFAULT_KEEP_S = 7 * 86400.0
+DEFAULT_KEEP_BYTES = 10 * 2**30
+DUPLICATES_S = 120.0
+"""For so long the server remembers message ids; beyond it the expected sequence does it."""
+
+MOST_DESCRIPTIONS = 10_000
+_NAME_IN_USE, _STORAGE_EXCEEDED, _NO_PEERS = 10058, (10023, 10028, 10047), (10005, 10074, 10052)
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """What a new JetStream stream is to keep; None where the user said nothing."""
+
+    keep_s: float | None = None
+    keep_bytes: int | None = None
+    replicas: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far a JetStream stream has come."""
+
+    first_sequence: int
+    last_sequence: int
+    created: str
+    position: Position | None
+    """Behind the last message; None if none is left."""
+
+
+class Store:
+    """What one stream has on the server, over one connection. Raises NodeUnreachable, ServerRefused."""
+
+    def __init__(self, connection: Connection, names: Names) -> None:
+        self.connection = connection
+        self.names = names
+        self._js = connection.js
+
+    async def ensure(self, wanted: Retention, differs: Callable[[str], None]) -> int:
+        """Make the streams that are not there; return how large a message may be. `differs` hears what is not as wanted."""
+        names, replicas = self.names, wanted.replicas or 1
+        keep_s = DEFAULT_KEEP_S if wanted.keep_s is None else wanted.keep_s
+        made = StreamConfig(
+            name=names.store,
+            description=f"usbcast stream {names.stream}: batches and gaps, in order",
+            subjects=names.stored,
+            retention=RetentionPolicy.LIMITS,
+            discard=DiscardPolicy.OLD,
+            storage=StorageType.FILE,
+            max_age=keep_s,
+            max_bytes=DEFAULT_KEEP_BYTES if wanted.keep_bytes is None else wanted.keep_bytes,
+            num_replicas=replicas,
+            duplicate_window=min(DUPLICATES_S, keep_s),
+        )
+        there = await self._there_or_made(made)
+        self._check(there)
+        for sentence in _differences(there, wanted):
+            differs(f"{names.store} is there already and {sentence}; that stays (`nats stream edit` changes it)")
+        described = StreamConfig(
+            name=names.descriptions,
+            description="usbcast: the last description of each epoch of every stream",
+            subjects=[names.all_info],
+            retention=RetentionPolicy.LIMITS,
+            discard=DiscardPolicy.OLD,
+            storage=StorageType.FILE,
+            max_msgs=MOST_DESCRIPTIONS,
+            max_msgs_per_subject=1,
+            num_replicas=replicas,
+        )
+        await self._there_or_made(described)
+        limits = [self.connection.max_payload_bytes, there.max_msg_size or -1]
+        return min(limit for limit in limits if limit > 0)
+
+    async def standing(self) -> Standing:
+        """How far the stream has come, by the server's word. Raises StreamUnknown if it has none such."""
+        names = self.names
+        try:
+            info = await self.connection.ask(self._js.stream_info(names.store), f"the state of {names.store}")
+        except NotFoundError:
+            known = await self.streams()
+            raise StreamUnknown(
+                f"the server {self.connection.server} has no stream {names.stream!r} below {names.prefix!r}: "
+                + (f"there {'is' if len(known) == 1 else 'are'} {', '.join(known)}" if known else "there is none yet")
+            ) from None
+        state = info.state
+        position = None
+        if state.messages:
+            try:
+                last = await self.connection.ask(
+                    self._js.get_msg(names.store, subject=f"{names.prefix}.{names.stream}.*"),
+                    f"the last message of {names.store}",
+                )
+                position = position_after(read(last.subject or "", last.data or b""))
+            except NotFoundError:
+                pass  # it has reached its age between the two questions
+            except WireError as error:
+                raise ServerRefused(
+                    f"the last message of {names.store} on {self.connection.server} is not of usbcast ({error}): "
+                    "another program publishes to its subjects"
+                ) from None
+        return Standing(state.first_seq, state.last_seq, _created(info), position)
+
+    async def after(self, sequence: int) -> tuple[int, Position] | None:
+        """The first message at `sequence` or behind it: its sequence and where the stream stands behind it."""
+        names = self.names
+        while True:
+            try:
+                message = await self.connection.ask(
+                    self._js.get_msg(names.store, seq=sequence, subject=f"{names.prefix}.{names.stream}.*", next=True),
+                    f"a message of {names.store}",
+                )
+            except NotFoundError:
+                return None
+            found = message.seq or sequence
+            try:
+                return found, position_after(read(message.subject or "", message.data or b""))
+            except WireError:
+                sequence = found + 1
+
+    async def description(self, epoch: int | None = None) -> pb.StreamInfo | None:
+        """What was said of the stream in `epoch`, or last."""
+        names = self.names
+        try:
+            message = await self.connection.ask(
+                self._js.get_msg(names.descriptions, subject=names.info(epoch)), "a description"
+            )
+            return read_info(message.data or b"")
+        except (NotFoundError, WireError):
+            return None
+
+    async def streams(self) -> list[str]:
+        """The names of all streams that were described below the prefix."""
+        names = self.names
+        try:
+            info = await self.connection.ask(
+                self._js.stream_info(names.descriptions, subjects_filter=names.all_info), "the list of streams"
+            )
+        except NotFoundError:
+            return []
+        return sorted({stream_of(subject) for subject in info.state.subjects or {}})
+
+    async def _there_or_made(self, wanted: StreamConfig) -> StreamConfig:
+        name = wanted.name or ""
+        try:
+            return (await self.connection.ask(self._js.stream_info(name), f"the state of {name}")).config
+        except NotFoundError:
+            pass
+        try:
+            return (await self.connection.ask(self._js.add_stream(wanted), f"making {name}")).config
+        except APIError as error:
+            if error.err_code == _NAME_IN_USE:  # somebody else made it meanwhile
+                return (await self.connection.ask(self._js.stream_info(name), f"the state of {name}")).config
+            raise self._refused(name, wanted, error) from None
+
+    def _refused(self, name: str, wanted: StreamConfig, error: APIError) -> ServerRefused:
+        hint = ""
+        if error.err_code in _STORAGE_EXCEEDED:
+            hint = "; --keep-bytes asks for less"
+        elif error.err_code in _NO_PEERS:
+            hint = f"; --replicas {wanted.num_replicas} needs as many servers in the cluster"
+        return ServerRefused(f"the server {self.connection.server} does not make {name}: {error.description}{hint}")
+
+    def _check(self, there: StreamConfig) -> None:
+        """Raise ServerRefused if nothing can be stored there in order and kept until it is read."""
+        names = self.names
+        wrong = ""
+        if there.mirror or there.sealed:
+            wrong = "it is a mirror or sealed"
+        elif set(there.subjects or ()) != set(names.stored):
+            wrong = f"its subjects are {', '.join(there.subjects or ())} instead of {', '.join(names.stored)}"
+        elif there.retention not in (None, RetentionPolicy.LIMITS):
+            wrong = f"its retention is {there.retention!s} instead of limits"
+        elif there.no_ack:
+            wrong = "it does not acknowledge"
+        elif there.max_msgs_per_subject not in (-1, 0):
+            wrong = f"it keeps {there.max_msgs_per_subject} messages per subject"
+        if wrong:
+            raise ServerRefused(
+                f"the server {self.connection.server} has {names.store} with another configuration: {wrong}; "
+                f"remove it, or give another prefix in the address (nats://HOST/PREFIX)"
+            )
+
+
+def _differences(there: StreamConfig, wanted: Retention) -> list[str]:
+    found = []
+    if wanted.keep_s is not None and abs((there.max_age or 0) - wanted.keep_s) > 0.001:
+        keeps = f"{there.max_age:g} s" if there.max_age else "without a limit of age"
+        found.append(f"keeps messages {keeps}, not {wanted.keep_s:g} s")
+    if wanted.keep_bytes is not None and there.max_bytes != wanted.keep_bytes:
+        keeps = f"{there.max_bytes:,} bytes" if (there.max_bytes or -1) > 0 else "without a limit of size"
+        found.append(f"keeps {keeps}, not {wanted.keep_bytes:,} bytes")
+    if wanted.replicas is not None and (there.num_replicas or 1) != wanted.replicas:
+        found.append(f"has {there.num_replicas} replicas, not {wanted.replicas}")
+    return found
+
+
+def _created(info: StreamInfo) -> str:
+    return str(info.created)

@@ -1,0 +1,111 @@
+"""What has been sent and not yet been acknowledged: bounded, in order, with the books of the forwarder. Pure.
+
+Each message says which sequence of the JetStream stream it expects to come behind. So if one is lost on the way, those
+behind it are refused and nothing is ever stored out of order, however many are under way.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from usbcast.continuity import Position
+from usbcast.jetstream.messages import Outgoing
+from usbcast_schemas.ledger import Ledger
+
+MOST_MESSAGES = 256
+MOST_BYTES = 8 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class _Sent:
+    message: Outgoing
+    sequence: int
+    """That it will have on the server."""
+    sent_ns: int
+    acked: bool = False
+
+
+class Window:
+    """Used by one thread. After an outage, `begin` says what the server has, and puts back what it has not."""
+
+    def __init__(self, most_messages: int = MOST_MESSAGES, most_bytes: int = MOST_BYTES) -> None:
+        self.books = Ledger("forwarder", "packets")
+        self.position: Position | None = None
+        """Behind the last message that is stored for certain, and all before it."""
+        self._most_messages = most_messages
+        self._most_bytes = most_bytes
+        self._sent: deque[_Sent] = deque()
+        self._bytes = 0
+        self._next_sequence = 1
+
+    @property
+    def room(self) -> bool:
+        return len(self._sent) < self._most_messages and self._bytes < self._most_bytes
+
+    @property
+    def empty(self) -> bool:
+        return not self._sent
+
+    @property
+    def oldest_sent_ns(self) -> int | None:
+        """When the oldest message that is not acknowledged was sent."""
+        return self._sent[0].sent_ns if self._sent else None
+
+    def begin(self, stored: Position | None, last_sequence: int) -> None:
+        """The server holds all up to `stored`, its sequence `last_sequence`; what was under way beyond it is put back."""
+        stored_until = next((n for n, sent in enumerate(self._sent, 1) if sent.message.after == stored), 0)
+        if not stored_until and self.position not in (None, stored):
+            self.books.count("went back")
+        for n, sent in enumerate(self._sent):
+            if sent.acked:
+                continue
+            if n < stored_until:
+                self._store(sent.message)
+            else:
+                amount = _amount(sent.message)
+                self.books.entered -= amount
+                self.books.held -= amount
+                self.books.count("sent again")
+        self._sent.clear()
+        self._bytes = 0
+        self.position = stored
+        self._next_sequence = last_sequence + 1
+
+    def add(self, message: Outgoing, now_ns: int) -> int:
+        """`message` is being sent; return the sequence it must get."""
+        sequence = self._next_sequence
+        self._next_sequence += 1
+        self._sent.append(_Sent(message, sequence, now_ns))
+        self._bytes += len(message.body)
+        amount = _amount(message)
+        self.books.enter(amount)
+        self.books.held += amount
+        return sequence
+
+    def acknowledged(self, sequence: int, *, duplicate: bool) -> bool:
+        """The server has stored a message at `sequence`; False if that is not one that is under way."""
+        if not self._sent or not 0 <= (at := sequence - self._sent[0].sequence) < len(self._sent):
+            return False
+        sent = self._sent[at]
+        if not sent.acked:
+            sent.acked = True
+            self._store(sent.message)
+            if duplicate:
+                self.books.count("was there already")
+        while self._sent and self._sent[0].acked:
+            done = self._sent.popleft()
+            self._bytes -= len(done.message.body)
+            self.position = done.message.after
+        return True
+
+    def _store(self, message: Outgoing) -> None:
+        self.books.held -= _amount(message)
+        self.books.leave(message.packets)
+        self.books.count("batches" if message.gap is None else "gaps")
+        if message.gap is not None and message.gap.count:
+            self.books.lose(f"{message.gap.stage}: {message.gap.reason}", message.gap.count)
+
+
+def _amount(message: Outgoing) -> int:
+    return message.packets + (message.gap.count if message.gap is not None else 0)

@@ -1,0 +1,60 @@
+"""Which receiver serves an endpoint: that of a node, or that of a server which stores streams."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from usbcast.clocks import ClockOffset
+from usbcast.continuity import Position
+from usbcast.digest import Event, Record
+from usbcast.jetstream.address import is_stored, parse
+from usbcast.receiver import Receiver, check_wish
+from usbcast.waiting import Waiter
+from usbcast_schemas.errors import NodeUnreachable, UsageError
+from usbcast_schemas.ledger import Ledger
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+
+class Reception(Protocol):
+    """A stream being received, as the shells around it use it. It never waits; used by one thread."""
+
+    stream: str
+    info: pb.StreamInfo | None
+    waiter: Waiter
+
+    def pump(self) -> None: ...
+    def take(self) -> Event | None: ...
+    def take_record(self) -> Record | None: ...
+    @property
+    def has_events(self) -> bool: ...
+    @property
+    def lag_ns(self) -> int: ...
+    @property
+    def clock(self) -> ClockOffset | None: ...
+    @property
+    def joined(self) -> bool: ...
+    @property
+    def via(self) -> str: ...
+    @property
+    def silent(self) -> bool: ...
+    def may_sleep(self) -> bool: ...
+    def rest_s(self) -> float: ...
+    def ledger(self) -> Ledger: ...
+    def unreachable(self, timeout_s: float) -> NodeUnreachable: ...
+    def close(self) -> None: ...
+
+
+def receive(stream: str, endpoint: str | None, start: str | int | Position, deliver: str, via: str) -> Reception:
+    """Begin to receive `stream`. Raises UsageError for a wrong argument."""
+    if endpoint is None or not is_stored(endpoint):
+        return Receiver(stream, endpoint, start, deliver, via)
+    address = parse(endpoint)
+    check_wish(stream, start, deliver, via)
+    if via != "auto":
+        raise UsageError(f"via is {via!r}: from {address} there is one way only, so leave it at 'auto'")
+    from usbcast.jetstream import require_nats
+
+    require_nats()
+    from usbcast.jetstream.receiver import StoreReceiver
+
+    return StoreReceiver(stream, address, start, deliver)
