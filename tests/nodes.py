@@ -165,7 +165,7 @@ class Account:
                 self._batch(event)
             case Gap():
                 self._gaps_since_batch.append(event)
-                if event.stage in ("ring", "subscription", "bridge"):
+                if event.stage in ("ring", "subscription", "bridge", "store"):
                     assert event.count == event.last - event.first + 1
                     if event.count:
                         assert self.next in (None, event.first), f"{event} where {self.next} was next"

@@ -87,7 +87,7 @@ class Server:
             self.wait_ready()
 
     def wait_ready(self) -> None:
-        eventually(lambda: self._answers(), f"server {self.name} is ready; {self.log()}")
+        eventually(self._answers, f"server {self.name} is ready; {self.log()}")
 
     def log(self) -> str:
         path = self._store / "log"

@@ -54,10 +54,9 @@ class Connection:
         except (TimeoutError, APIError, NoRespondersError, Error, OSError) as error:
             raise self.explained(error, doing) from None
         finally:
-            for task in (asking, closing):
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError, Exception):
-                    await task
+            closing.cancel()
+            asking.cancel()
+            asking.add_done_callback(lambda task: task.cancelled() or task.exception())  # it has been heard
 
     def explained(self, error: Exception, doing: str) -> Exception:
         """The sentence for what a request came to."""

@@ -147,11 +147,12 @@ class Courier:
         bringing = asyncio.ensure_future(self._bring())
         stopping = asyncio.ensure_future(self._stopping.wait())
         await asyncio.wait({bringing, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (bringing, stopping):
-            task.cancel()
-        await asyncio.gather(stopping, return_exceptions=True)
+        stopping.cancel()
+        while not bringing.done():  # the library may take a cancellation for its own
+            bringing.cancel()
+            await asyncio.wait({bringing}, timeout=_LOOK_S)
         with contextlib.suppress(asyncio.CancelledError):
-            await bringing
+            bringing.result()
 
     async def _bring(self) -> None:
         """Follow the stream, over outages, for ever."""
@@ -181,14 +182,13 @@ class Courier:
         standing = await store.standing()
         await self._listen(connection)
         sequence, begun = await self._where(store, standing)
+        if begun is not None:  # that is decided, whatever comes of the consumer
+            self._put(begun)
         while True:
+            self._next_sequence, self._created = sequence, standing.created
             self._consumer = consumer = OrderedConsumer(connection, self._names, lambda got: self._deliver(store, got))
             await consumer.begin(sequence)
-            self._next_sequence, self._created = sequence, standing.created
             self.trouble = ""
-            if begun is not None:
-                self._put(begun)
-                begun = None
             while not (connection.closed.is_set() or consumer.problem.is_set() or consumer.silent):
                 waits = [asyncio.ensure_future(event.wait()) for event in (connection.closed, consumer.problem)]
                 await asyncio.wait(waits, timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
@@ -207,7 +207,6 @@ class Courier:
             if (standing.created, True) == (self._created, standing.last_sequence >= self._next_sequence - 1):
                 return self._next_sequence, None
             # It is not the one that was read: removed and made anew, or set back.
-            self._created = standing.created
             if self._last is None:
                 return standing.first_sequence, None
             return await seek(store, standing, position_after(read(self._last.subject, self._last.body))), None

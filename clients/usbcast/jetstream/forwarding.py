@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fnmatch
 import threading
 from collections.abc import Callable
@@ -97,10 +96,11 @@ class _Work:
                 one.stop()
             await asyncio.gather(*self._tasks.values())
         finally:
-            for task in self._tasks.values():
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError, Exception):
-                    await task
+            for name, task in self._tasks.items():
+                self._forwarding.forwarders[name].stop()
+                while not task.done():  # the library may take a cancellation for its own
+                    task.cancel()
+                    await asyncio.wait({task}, timeout=LOOK_S)
         look(self._forwarding)
 
     def _there(self) -> list[str]:

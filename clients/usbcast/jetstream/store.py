@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig, StreamInfo
+from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import APIError, NotFoundError
 
 from usbcast.continuity import Position
@@ -99,7 +99,7 @@ class Store:
                 + (f"there {'is' if len(known) == 1 else 'are'} {', '.join(known)}" if known else "there is none yet")
             ) from None
         state = info.state
-        position = None
+        last_sequence, position = state.last_seq, None
         if state.messages:
             try:
                 last = await self.connection.ask(
@@ -107,6 +107,7 @@ class Store:
                     f"the last message of {names.store}",
                 )
                 position = position_after(read(last.subject or "", last.data or b""))
+                last_sequence = max(last_sequence, last.seq or 0)  # more may have come between the two questions
             except NotFoundError:
                 pass  # it has reached its age between the two questions
             except WireError as error:
@@ -114,7 +115,7 @@ class Store:
                     f"the last message of {names.store} on {self.connection.server} is not of usbcast ({error}): "
                     "another program publishes to its subjects"
                 ) from None
-        return Standing(state.first_seq, state.last_seq, _created(info), position)
+        return Standing(state.first_seq, last_sequence, str(info.created), position)
 
     async def after(self, sequence: int) -> tuple[int, Position] | None:
         """The first message at `sequence` or behind it: its sequence and where the stream stands behind it."""
@@ -208,7 +209,3 @@ def _differences(there: StreamConfig, wanted: Retention) -> list[str]:
     if wanted.replicas is not None and (there.num_replicas or 1) != wanted.replicas:
         found.append(f"has {there.num_replicas} replicas, not {wanted.replicas}")
     return found
-
-
-def _created(info: StreamInfo) -> str:
-    return str(info.created)
