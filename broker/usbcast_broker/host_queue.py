@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -43,28 +43,16 @@ class HostQueue:
 
     def put(self, item: HostItem) -> None:
         """Append one item, or count its loss; never waits for the other thread's work."""
+        self.extend((item,))
+
+    def extend(self, items: Sequence[HostItem]) -> None:
+        """As `put` for each, but the doorbell rings once, when all are there."""
         with self._lock:
-            items = self._items
-            was_empty = not items
-            if isinstance(item, Transfer):
-                size_bytes, books = len(item.data), self.ledger
-                books.entered += size_bytes
-                if books.held + size_bytes > self.max_bytes or self._transfers >= MAX_TRANSFERS:
-                    books.lose(QUEUE_FULL, size_bytes)
-                    self._append_lost(Lost(pb.STAGE_HOST, QUEUE_FULL, size_bytes=size_bytes))
-                else:
-                    books.held += size_bytes
-                    self._transfers += 1
-                    items.append(item)
-            elif isinstance(item, Lost):
-                self._append_lost(item)
-            elif self._happenings < MAX_HAPPENINGS:
-                self._happenings += 1
-                items.append(item)
-            else:
-                self.ledger.count("happenings dropped")
-                return
-        if was_empty:
+            was_empty = not self._items
+            for item in items:
+                self._append(item)
+            ring = was_empty and bool(self._items)
+        if ring:
             self._doorbell()
 
     def take(self, max_bytes: int) -> list[HostItem]:
@@ -97,6 +85,25 @@ class HostQueue:
         """The books as they stood at one moment between two calls."""
         with self._lock:
             return Ledger.from_proto(self.ledger.to_proto())
+
+    def _append(self, item: HostItem) -> None:
+        if isinstance(item, Transfer):
+            size_bytes, books = len(item.data), self.ledger
+            books.entered += size_bytes
+            if books.held + size_bytes > self.max_bytes or self._transfers >= MAX_TRANSFERS:
+                books.lose(QUEUE_FULL, size_bytes)
+                self._append_lost(Lost(pb.STAGE_HOST, QUEUE_FULL, size_bytes=size_bytes))
+            else:
+                books.held += size_bytes
+                self._transfers += 1
+                self._items.append(item)
+        elif isinstance(item, Lost):
+            self._append_lost(item)
+        elif self._happenings < MAX_HAPPENINGS:
+            self._happenings += 1
+            self._items.append(item)
+        else:
+            self.ledger.count("happenings dropped")
 
     def _append_lost(self, lost: Lost) -> None:
         """Add a loss to an equal one that no transfer or happening parts from it, else append it."""

@@ -195,6 +195,9 @@ class Scripted:
     def wake(self) -> None:
         pass
 
+    def take_ready(self) -> list[Transfer]:
+        return []
+
     def finish(self, timeout_s: float) -> list[Transfer]:
         self.finished_s.append(timeout_s)
         rest, self.ahead = self.ahead, []

@@ -43,6 +43,7 @@ class Transport(Commandable, Protocol):
     @property
     def counters(self) -> Mapping[str, int]: ...
     def read(self, timeout_ms: int | None = None) -> Transfer | None: ...
+    def take_ready(self) -> list[Transfer]: ...
     def finish(self, timeout_s: float) -> list[Transfer]: ...
     def wake(self) -> None: ...
     def clear_halt(self) -> None: ...
@@ -199,28 +200,31 @@ class DeviceFeed:
             self._finish(DRAIN_S if self._drain else 0.0)
 
     def _read_one(self, timeout_ms: int | None = None) -> bool:
-        """One read; True if nothing came."""
+        """One read, and what had come with it; True if nothing came.
+
+        What was read ahead goes on together, so that all that is done once for what is new is done once for it.
+        """
         transfer = self._transport.read(timeout_ms)
         if self._failure is not None:
             self._tell_survived()
         if transfer is not None and transfer.data:
-            self._pass_on(transfer)
+            self._pass_on([transfer, *self._transport.take_ready()])
             self._recovery.succeeded()
             return False
         self._counters["timeouts" if transfer is None else "zero_length"] += 1
         self._recovery.survived()
         return transfer is None
 
-    def _pass_on(self, transfer: Transfer) -> None:
-        self._counters["transfers"] += 1
-        self._counters["bytes"] += len(transfer.data)
-        self._queue.put(transfer)
+    def _pass_on(self, transfers: list[Transfer]) -> None:
+        counters = self._counters
+        for transfer in transfers:
+            counters["transfers" if transfer.data else "zero_length"] += 1
+            counters["bytes"] += len(transfer.data)
+        self._queue.extend([transfer for transfer in transfers if transfer.data])
 
     def _finish(self, timeout_s: float) -> None:
         """Pass on what was read ahead, before the device is let go."""
-        for transfer in self._transport.finish(timeout_s):
-            if transfer.data:
-                self._pass_on(transfer)
+        self._pass_on(self._transport.finish(timeout_s))
 
     def _drain_rest(self) -> None:
         end = time.monotonic() + DRAIN_S

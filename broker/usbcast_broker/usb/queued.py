@@ -78,6 +78,10 @@ class QueuedBackend(libusb1._LibUSB):  # type: ignore[misc]
             if self._context is not None:
                 self._library.interrupt(self._context)
 
+    def take_ready(self) -> list[Reading]:
+        """What has been read beyond the last read's answer, in order, up to a failure; never waits."""
+        return [reading for endpoint in self._endpoints for reading in endpoint.ahead.take_readings()]
+
     def finish(self, timeout_s: float) -> list[Reading]:
         """End the reading ahead: submit no more, give what is queued so long to end, cancel the rest.
 

@@ -81,7 +81,7 @@ class Figures:
 
 
 class ReadAhead:
-    """Call `collect` after each handling of events, and `take` for what is next."""
+    """Call `collect` after each handling of events, `take` for what is next, and `take_readings` for what came with it."""
 
     def __init__(self, slots: Sequence[Slot], figures: Figures) -> None:
         self._figures = figures
@@ -119,6 +119,15 @@ class ReadAhead:
         else:
             self._telling = True
         return outcome
+
+    def take_readings(self) -> list[Reading]:
+        """All that has been read and is next, up to a failure; without waiting, and without asking for more."""
+        taken: list[Reading] = []
+        while self._ready and isinstance(reading := self._ready[0], Reading):
+            self._ready.popleft()
+            self._ready_bytes -= len(reading.data)
+            taken.append(reading)
+        return taken
 
     def put_back(self, rest: Reading) -> None:
         """What there was no room for comes next."""

@@ -41,6 +41,7 @@ class ReadsAhead(Protocol):
 
     last_reading: Reading | None
 
+    def take_ready(self) -> list[Reading]: ...
     def finish(self, timeout_s: float) -> list[Reading]: ...
     def wake(self) -> None: ...
 
@@ -129,6 +130,10 @@ class UsbTransport:
                 return _as_transfer(self._ahead.last_reading)
             return Transfer(self._view[:size].tobytes(), *self._clock())
         raise failure
+
+    def take_ready(self) -> list[Transfer]:
+        """What else has been read by now, in order, up to a failure; never waits. Empty where reads are not queued."""
+        return [_as_transfer(reading) for reading in self._ahead.take_ready()] if self._ahead else []
 
     def wake(self) -> None:
         """End a read that waits, as if nothing had come in time; from any thread. Reads that are not queued go on."""

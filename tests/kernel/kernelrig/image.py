@@ -22,12 +22,13 @@ GUEST_PYTHON = "3.11"
 GUEST_GLIBC_MINOR = 36
 
 ROOT_PACKAGES = ("python3", "libusb-1.0-0", "kmod", "iproute2", "udev")
-FURTHER_PYTHON = ("libusb1",)
-"""What the node may use beyond what the project's own metadata names."""
 
 ROOT_MODULES = ("virtio_pci", "virtio_blk", "ext4", "9p", "9pnet_virtio")
 """What it takes to reach the root disk and the shared directories; these go into the initial ramdisk."""
-MODULES = (*ROOT_MODULES, "virtio_net", "xhci_pci", "usbhid", "hid_generic", "ftdi_sio", "cdc_acm", "vhci_hcd")
+MODULES = (
+    *(*ROOT_MODULES, "virtio_net", "xhci_pci", "usbhid", "hid_generic", "ftdi_sio", "cdc_acm"),
+    *("vhci_hcd", "dummy_hcd", "libcomposite", "usb_f_ss_lb"),
+)
 
 TOOLS = {
     "qemu-system-x86_64": "qemu-system-x86",
@@ -120,7 +121,7 @@ def python_requirements() -> list[str]:
     wanted = {"", 'extra == "cli"', 'extra == "node"'}
     found = [line.partition(";") for line in requires("usbcast") or ()]
     named = (name.strip() for name, _, marker in found if marker.strip().replace("'", '"') in wanted)
-    return [*sorted(named), *FURTHER_PYTHON]
+    return sorted(named)
 
 
 def check_possible() -> None:

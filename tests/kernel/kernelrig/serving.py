@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from types import TracebackType
 from typing import Any
 
@@ -12,22 +13,38 @@ from usbcast import NodeClient
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 
-class Serving:
-    """A node that serves `profile`; a context manager that ends it, at the latest then."""
+WATCHED = "/project/tests/kernel/guest/watched_node.py"
 
-    def __init__(self, guest: Guest, profile: str, *, node: int = 0, user: str | None = None) -> None:
+
+class Serving:
+    """A node that serves some profiles, shipped ones by name or files in the guest; a context manager that ends it.
+
+    With `watched` it can say how much CPU its threads use.
+    """
+
+    def __init__(
+        self,
+        guest: Guest,
+        *profiles: str,
+        node: int = 0,
+        user: str | None = None,
+        watched: bool = False,
+        options: tuple[str, ...] = (),
+    ) -> None:
         port = guest.node_port(node)
-        self.stream = profile
         self.warnings: list[str] = []
         """What it wrote to stderr, known when it has stopped."""
         self.endpoint = f"tcp://127.0.0.1:{port}"
-        bind = f"tcp://0.0.0.0:{port}"
-        self._program = guest.start("usbcast", "serve", profile, "--bind", bind, "--insecure", "--json", user=user)
+        program = ("python3", WATCHED) if watched else ("usbcast",)
+        bind = ("--bind", f"tcp://0.0.0.0:{port}", "--insecure")
+        self._asked = 0
+        self._program = guest.start(*program, "serve", *profiles, *bind, *options, "--json", user=user)
         try:
-            self._program.wait_for(lambda line: json.loads(line)["event"] == "serving")
+            serving = json.loads(self._program.wait_for(lambda line: json.loads(line)["event"] == "serving"))
         except BaseException:
             self._program.close()
             raise
+        self.streams: list[str] = serving["streams"]
 
     def __enter__(self) -> Serving:
         return self
@@ -35,18 +52,44 @@ class Serving:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._program.close()
 
-    def health(self) -> pb.StreamHealth:
-        """The books as they stand."""
-        with NodeClient(self.endpoint) as node:
-            return node.health().streams[0]
+    @property
+    def stream(self) -> str:
+        """The stream of the first profile."""
+        return self.streams[0]
 
-    def stop(self) -> dict[str, Any]:
-        """End it as Ctrl-C does; return the books with which it took its leave."""
+    def health(self, stream: str | None = None) -> pb.StreamHealth:
+        """The books of a stream, by default the first one, as they stand."""
+        with NodeClient(self.endpoint, timeout_s=20) as node:
+            return next(found for found in node.health().streams if found.stream == (stream or self.stream))
+
+    def cpu_ns(self) -> dict[str, int]:
+        """CPU used so far by each thread of a watched node."""
+        self._program.write("threads")
+        self._asked += 1
+        used: dict[str, int] = json.loads(self._program.line(1 + self._asked))["cpu_ns"]
+        return used
+
+    def pause(self, seconds: float) -> None:
+        """Hold the whole process up, as an operating system under load does."""
+        self._program.signal(signal.SIGSTOP)
+        time.sleep(seconds)
+        self._program.signal(signal.SIGCONT)
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C."""
         self._program.signal(signal.SIGINT)
+
+    def finish(self) -> dict[str, dict[str, Any]]:
+        """Wait for its end; return the books with which it took its leave, by stream."""
         finished = self._program.finish()
         assert finished.code == 0, finished
         self.warnings = finished.err
         farewell = json.loads(finished.out[-1])
         assert farewell["event"] == "ended"
-        books: dict[str, Any] = farewell["streams"][self.stream]
+        books: dict[str, dict[str, Any]] = farewell["streams"]
         return books
+
+    def stop(self) -> dict[str, Any]:
+        """End it as Ctrl-C does; return the books of its first stream."""
+        self.interrupt()
+        return self.finish()[self.stream]

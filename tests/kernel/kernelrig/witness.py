@@ -23,11 +23,11 @@ SILENCE_S = 60.0
 class Witness:
     """One subscription, examined."""
 
-    def __init__(self, stream: str, endpoint: str, via: str) -> None:
+    def __init__(self, stream: str, endpoint: str, via: str, shape: str) -> None:
         self._subscription = usbcast.subscribe(stream, endpoint, start=0, via=via)
         self._endpoint = endpoint
-        self._timed = stream == "ftdi-numbered"
-        self._examiner = Examiner(SHAPES[stream])
+        self._timed = shape == "ftdi-numbered"
+        self._examiner = Examiner(SHAPES[shape])
         self._duplicates = 0
         self._next_sequence = 0
         self._line_lags_ns: list[int] = []
@@ -129,5 +129,6 @@ if __name__ == "__main__":
     parser.add_argument("stream")
     parser.add_argument("endpoint")
     parser.add_argument("via")
+    parser.add_argument("shape")
     given = parser.parse_args()
-    Witness(given.stream, given.endpoint, given.via).run()
+    Witness(given.stream, given.endpoint, given.via, given.shape).run()

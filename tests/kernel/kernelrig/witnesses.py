@@ -20,11 +20,11 @@ Told = dict[str, Any]
 class WitnessProcess:
     """One subscriber in a process of its own."""
 
-    def __init__(self, stream: str, endpoint: str, via: str) -> None:
+    def __init__(self, stream: str, endpoint: str, via: str, shape: str) -> None:
         rig = Path(__file__).resolve().parents[1]
         path = os.pathsep.join(filter(None, (str(rig), os.environ.get("PYTHONPATH"))))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "kernelrig.witness", stream, endpoint, via],
+            [sys.executable, "-m", "kernelrig.witness", stream, endpoint, via, shape],
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": path},
@@ -51,10 +51,10 @@ class WitnessProcess:
 
 
 class Witnesses:
-    """Several subscribers of one stream. A context manager that ends them."""
+    """Several subscribers of one stream, of packets of the shape of that name. A context manager that ends them."""
 
-    def __init__(self, stream: str, endpoint: str, ways: Sequence[str]) -> None:
-        self._all = [WitnessProcess(stream, endpoint, via) for via in ways]
+    def __init__(self, stream: str, endpoint: str, ways: Sequence[str], shape: str = "") -> None:
+        self._all = [WitnessProcess(stream, endpoint, via, shape or stream) for via in ways]
 
     def __enter__(self) -> Witnesses:
         return self
