@@ -21,6 +21,9 @@ WAYS = ("push", "notify")
 # What a host controller driver reports (Linux's Documentation/driver-api/usb/error-codes.rst), and what is told of it.
 FAULTS = {-71: "failed", -84: "failed", -62: "failed", -63: "failed", -70: "failed", -75: "overflowed", -32: "stalled"}
 
+IN_THE_CABLE = 8
+"""At most as many packets as reads are queued."""
+
 ROOM_ENOUGH = 10_000
 """Packets of FIFO with which nothing overflows, however slow the machine is."""
 
@@ -60,7 +63,8 @@ def test_a_hundred_faults(guest: Guest) -> None:
     with SoftDevice(guest, rate_hz=100, fifo=ROOM_ENOUGH) as device, subscribed(guest) as (serving, witnesses):
         device.fail(statuses, every=5)
         device.start()
-        device.wait_for(5 * len(statuses) + 100, timeout_s=60)
+        device.wait_for_faults(len(statuses), timeout_s=120)
+        device.wait_for(device.count()["made"] + 20, timeout_s=60)
         counted = device.drain()
         witnesses.reach(counted["made"] - 1, timeout_s=60)
         books = serving.stop()
@@ -104,9 +108,9 @@ def test_pulled_out_again_and_again(guest: Guest) -> None:
         check_whole(result)
         assert happened(result) == [*["attached", "detached"] * len(lives), "attached", "end"]
         assert [first for first, _ in runs(result)] == [0] * len(lives)
-        # The last one may have been in the cable when that was pulled out.
+        # The last ones may have been in the cable when that was pulled out.
         for (_, last), count in zip(runs(result), served, strict=True):
-            assert count - 1 <= last + 1 <= count
+            assert count - IN_THE_CABLE <= last + 1 <= count
         assert declared_lost(result) == 0
     check_books(books, packets=results[0]["good"], lost={})
     assert books["ledgers"]["device"]["counters"]["detaches"] == len(lives)

@@ -212,3 +212,15 @@ def test_two_threads() -> None:
                     numbers.append(int(item.data))
     writer.join()
     assert queue.ledger.lost.get(QUEUE_FULL, 0) == lost_bytes
+
+
+def test_several_at_once_ring_once_when_all_are_there() -> None:
+    held: list[int] = []
+    queue = HostQueue(max_bytes=100, doorbell=lambda: held.append(queue.ledger.held))
+    queue.extend([])
+    assert held == []
+    queue.extend([transfer(60), transfer(50), transfer(40)])
+    assert held == [100]
+    queue.extend([transfer(1)])
+    assert held == [100]
+    assert take_all(queue) == [transfer(60), full(50), transfer(40), full(1)]

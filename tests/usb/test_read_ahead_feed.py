@@ -49,3 +49,16 @@ def test_before_it_stops(drain: bool, given_s: float) -> None:
     assert data_of(take_all(queue)) == b"abc"
     assert scripted.finished_s == [given_s]
     assert scripted.log == ["open", "close"]
+
+
+def test_what_came_with_a_read_goes_on_with_it() -> None:
+    queue = HostQueue()
+    scripted = Scripted([b"a", b"e"])
+    scripted.came_with = [b"b", b"", b"cd"]
+    feed = DeviceFeed(scripted, queue)
+    feed.start()
+    assert scripted.silent.wait(10)
+    feed.stop()
+    assert data_of(take_all(queue)) == b"abcde"
+    counted = {name: feed.counters[name] for name in ("transfers", "bytes", "zero_length")}
+    assert counted == {"transfers": 4, "bytes": 5, "zero_length": 1}

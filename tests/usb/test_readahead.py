@@ -319,3 +319,19 @@ def test_all_data_comes_once_and_in_order(queue: int, script: list[tuple[str, in
     assert len(told) <= faults
     assert rig.figures.in_flight == 0
     assert len(rig.bus.waiting) == 0
+
+
+def test_what_is_ready_is_taken_up_to_a_failure_and_nothing_is_asked_for() -> None:
+    rig = Rig(4)
+    assert rig.take() is None
+    assert rig.ahead.take_readings() == []
+    rig.bus.end(Completion(0, b"a"), Completion(0, b"b"), Completion(STALL), Completion(0, b"c"))
+    rig.ahead.collect(7, 8)
+    assert [(one.data, one.monotonic_ns) for one in rig.ahead.take_readings()] == [(b"a", 8), (b"b", 8)]
+    assert rig.ahead.take_readings() == []
+    assert not rig.bus.waiting
+    assert rig.take() == STALL
+    assert [one.data for one in rig.ahead.take_readings()] == [b"c"]
+    assert not rig.bus.waiting
+    assert rig.take() is None
+    assert len(rig.bus.waiting) == 4

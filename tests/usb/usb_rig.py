@@ -177,6 +177,8 @@ class Scripted:
         self.timeouts: list[int | None] = []
         self.silent = threading.Event()
         self.clock: Clock = system_clock
+        self.came_with: list[bytes] = []
+        """What has been read ahead when the first read ends."""
         self.ahead: list[bytes] = []
         """What was read ahead when the reading ends."""
         self.finished_s: list[float] = []
@@ -196,7 +198,8 @@ class Scripted:
         pass
 
     def take_ready(self) -> list[Transfer]:
-        return []
+        ready, self.came_with = self.came_with, []
+        return [Transfer(data, *self.clock()) for data in ready]
 
     def finish(self, timeout_s: float) -> list[Transfer]:
         self.finished_s.append(timeout_s)

@@ -12,7 +12,6 @@ from kernelrig.guest import Guest
 from usbcast import NodeClient
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
-
 WATCHED = "/project/tests/kernel/guest/watched_node.py"
 
 
