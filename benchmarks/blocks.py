@@ -107,9 +107,10 @@ class Checker:
         if self._comparing >= CONTENTS:
             self.wrong += 1
             return
-        expected = memoryview(self._expected[self._comparing])
+        # As bytes: two memoryviews are compared element by element, which takes 40 times as long.
+        expected = self._expected[self._comparing]
         from_ = self._at + skip - HEADER.size
-        if memoryview(piece)[at + skip : at + part] != expected[from_ : self._at + part - HEADER.size]:
+        if bytes(memoryview(piece)[at + skip : at + part]) != expected[from_ : self._at + part - HEADER.size]:
             self.wrong += 1
 
     def _control(self, kind: int) -> None:

@@ -73,7 +73,7 @@ class NodePublisher(SendingPublisher):
 
     def __init__(self, task: Task, *, natural: bool) -> None:
         use_directory(task)
-        size_bytes = max(DEFAULT_MAX_BYTES, task.block_bytes) if natural else task.block_bytes
+        size_bytes = DEFAULT_MAX_BYTES if natural else task.block_bytes
         self._node = Node(NodeSettings(bind="tcp://127.0.0.1:0", batch_size=size_bytes, linger_s=0.0))
         feeds: list[HandedIn] = []
 

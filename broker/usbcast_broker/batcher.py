@@ -7,27 +7,42 @@ lost, stands before the first packet of a batch, so a batch is cut there. Pure: 
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import NamedTuple
+from collections.abc import Sequence
+from itertools import accumulate
 
-from usbcast_broker.flow import DeviceIdentity, Happening, Lost, Packets, StreamItem
-from usbcast_schemas.batch import Arrivals, encode_batch
+from usbcast_broker.flow import DeviceIdentity, Happening, Lost, Packets, StreamItem, Transfer
+from usbcast_schemas.batch import Arrivals, Buffer, encode_parts
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 DEFAULT_MAX_BYTES = 96 * 1024
 """Past 448 kB glibc maps every buffer afresh, which costs twenty times as much; near 100 kB nothing is gained any more."""
+
+JOINED_BYTES = 4096
+"""Pieces that are smaller than this on average cost less to join than to copy into the ring one by one."""
 
 MAX_PACKETS = 65_536
 MAX_REMARKS = 1_000
 """Events and losses in one batch."""
 
 
-class Encoded(NamedTuple):
-    """One batch, ready for ring, sockets and files."""
+class Encoded:
+    """One batch, ready for ring, sockets and files. Made in parts, which only those join who need them in one piece."""
 
-    raw: bytes
-    number: int
-    first_sequence: int
-    packet_count: int
+    __slots__ = ("first_sequence", "number", "packet_count", "parts", "size_bytes")
+
+    def __init__(self, raw: Buffer, number: int, first_sequence: int, packet_count: int) -> None:
+        self.parts: Sequence[Buffer] = (raw,)
+        self.size_bytes = len(raw)
+        self.number = number
+        self.first_sequence = first_sequence
+        self.packet_count = packet_count
+
+    @property
+    def raw(self) -> bytes:
+        """The batch in one piece."""
+        if len(self.parts) > 1 or not isinstance(self.parts[0], bytes):
+            self.parts = (b"".join(self.parts),)
+        return self.parts[0]  # type: ignore[return-value]
 
 
 class Batcher:
@@ -85,6 +100,43 @@ class Batcher:
             ):
                 done += self._cut()
             self._take(part, realtime_ns, monotonic_ns)
+        return done
+
+    def add_run(self, transfers: list[Transfer], packet_size: int) -> list[Encoded]:
+        """As `add` of each of `transfers`, which hold whole packets of `packet_size` bytes; the cost of each is a fraction."""
+        most_bytes = min(self._max_bytes, MAX_PACKETS * packet_size)
+        pieces = [transfer.data for transfer in transfers]
+        ends = list(accumulate(map(len, pieces)))
+        done: list[Encoded] = []
+        at = taken = 0
+        while at < len(pieces):
+            if not self.pending:
+                self._since_ns = transfers[at].monotonic_ns
+            room = taken + most_bytes - self._size if packet_size == self._packet_size or not self.held_packets else 0
+            until = bisect_right(ends, room, at)
+            if until == at:
+                if self.held_packets:
+                    done += self._cut()
+                else:  # larger than a batch
+                    one = transfers[at]
+                    done += self.add(
+                        Packets(one.data, len(one.data) // packet_size, packet_size),
+                        realtime_ns=one.realtime_ns,
+                        monotonic_ns=one.monotonic_ns,
+                    )
+                    at, taken = at + 1, ends[at]
+                continue
+            run = transfers[at:until] if until - at < len(transfers) else transfers
+            size = ends[until - 1] - taken
+            self._payload += pieces[at:until]
+            self._packet_size = packet_size
+            self._size += size
+            self.held_packets += size // packet_size
+            self.next_sequence += size // packet_size
+            self._arrival_packets += [len(transfer.data) // packet_size for transfer in run]
+            self._arrival_realtime_ns += [transfer.realtime_ns for transfer in run]
+            self._arrival_monotonic_ns += [transfer.monotonic_ns for transfer in run]
+            at, taken = until, ends[until - 1]
         return done
 
     def due(self, monotonic_ns: int) -> bool:
@@ -148,7 +200,7 @@ class Batcher:
     def _cut(self, end: pb.StreamEnd | None = None) -> list[Encoded]:
         count = self.held_packets
         first = self.next_sequence - count
-        raw = encode_batch(
+        parts = encode_parts(
             epoch=self.epoch,
             number=self.next_number,
             first_sequence=first,
@@ -161,7 +213,13 @@ class Batcher:
             events=self._events,
             end=end,
         )
-        encoded = Encoded(raw, self.next_number, first, count)
+        if self._size < JOINED_BYTES * max(1, len(self._payload)):
+            encoded = Encoded(b"".join(parts), self.next_number, first, count)
+        else:
+            head = b"".join(parts[: -len(self._payload)])
+            encoded = Encoded(head, self.next_number, first, count)
+            encoded.parts = (head, *self._payload)
+            encoded.size_bytes = len(head) + self._size
         self.next_number += 1
         self.held_packets = 0
         self._begin()

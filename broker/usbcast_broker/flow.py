@@ -1,6 +1,7 @@
 """The values that flow through a node, from a USB read to a batch.
 
-Nothing here has a clock, a socket or a thread; times are handed in by the edge that saw them.
+Nothing here has a clock, a socket or a thread; times are handed in by the edge that saw them. None of it is changed once
+it is made; what is made for every transfer is not frozen all the same, because freezing trebles the cost of making one.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Transfer:
     """What one USB read returned, and when the host had it."""
 
@@ -42,7 +43,7 @@ class Happening:
     device: DeviceIdentity | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Packets:
     """Consecutive whole packets, back to back."""
 
@@ -72,7 +73,7 @@ class Lost:
     at_least: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Framed:
     """What a framer made of the bytes handed to it, in order."""
 

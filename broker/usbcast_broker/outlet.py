@@ -9,6 +9,7 @@ from pathlib import Path
 
 from usbcast_broker.batcher import Encoded, device_info
 from usbcast_broker.flow import DeviceIdentity
+from usbcast_broker.moderation import Moderation
 from usbcast_broker.pacer import NotificationPacer
 from usbcast_schemas.contract import CONTRACT, check_stream_name, data_topic, notify_topic
 from usbcast_schemas.ring import DEFAULT_DATA_BYTES, DEFAULT_SLOTS, RingWriter
@@ -45,6 +46,7 @@ class Outlet:
         self.data_topic = data_topic(self.stream)
         self.notify_topic = notify_topic(self.stream)
         self.pacer = NotificationPacer()
+        self.moderation = Moderation()
         self.next_sequence = 0
         self.next_number = 0
         self.ended = False
@@ -53,7 +55,7 @@ class Outlet:
     def store(self, batch: Encoded) -> None:
         """Put `batch` into the ring and wake the readers that sleep."""
         self.ring.write(
-            batch.raw,
+            *batch.parts,
             number=batch.number,
             first_sequence=batch.first_sequence,
             packet_count=batch.packet_count,

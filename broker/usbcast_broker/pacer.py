@@ -35,9 +35,9 @@ class NotificationPacer:
         return True
 
     @property
-    def pending(self) -> bool:
-        """Whether there is news that has not been sent."""
-        return self._news
+    def heartbeat_at_ns(self) -> int:
+        """When something is to be sent even if there is no news."""
+        return 0 if self._sent_ns is None else self._sent_ns + self._heartbeat_ns
 
     @property
     def due_at_ns(self) -> int:

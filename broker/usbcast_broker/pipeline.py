@@ -78,7 +78,11 @@ class Pipeline:
     def turn(self, publish: Callable[[Encoded], None]) -> bool:
         """Handle what has accumulated, up to a bound; True if there was anything."""
         items = self._queue.take(TURN_BYTES)
-        for item in items:
+        run = self._assembler.pass_whole(items) if items else []
+        if run:
+            self._books.enter(sum(len(transfer.data) for transfer in run) // self._assembler.packet_size)
+            self._publish(self._batcher.add_run(run, self._assembler.packet_size), publish)
+        for item in () if run else items:
             if isinstance(item, Transfer):
                 self._publish(self._take(self._assembler.feed(item), item.realtime_ns, item.monotonic_ns), publish)
             elif isinstance(item, Lost):

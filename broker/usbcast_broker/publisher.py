@@ -1,10 +1,14 @@
 """The publisher: turns the pipelines, writes the rings and sends on the PUB socket, all under one lock.
 
 Whoever brings something new may do the work: the thread that has just read a transfer turns its pipeline itself when the
-stream is idle, so that the packet's way to the ring has no change of threads on it. When much has accumulated, or
-another thread is at it, the publisher's own thread does it, and the device's thread goes back to reading. The lock makes
-every use of the socket and the pipelines one after another, with a memory barrier between, as libzmq demands where a
-socket changes threads; nobody waits for it but the publisher's thread and questions about health.
+stream is idle, so that the packet's way to the ring has no change of threads on it. When packets come close together, much
+has accumulated, or another thread is at it, the publisher's own thread does it, and the device's thread goes back to
+reading. The lock makes every use of the socket and the pipelines one after another, with a memory barrier between, as
+libzmq demands where a socket changes threads; nobody waits for it but the publisher's thread and questions about health.
+
+The socket is an XPUB: a PUB that also says what is subscribed to. What nobody wants is not sent, which spares a copy of
+every batch where all subscribers read the ring. It is looked at before each notification, so whoever has heard one is sent
+everything from then on.
 """
 
 from __future__ import annotations
@@ -16,19 +20,23 @@ from collections.abc import Sequence
 
 import zmq
 
+from usbcast_broker.audience import Audience
 from usbcast_broker.batcher import Encoded
 from usbcast_broker.binding import bind_first
 from usbcast_broker.doorbell import Doorbell
+from usbcast_broker.moderation import GATHER_S, GATHERED_BYTES
 from usbcast_broker.pacer import HEARTBEAT_NS
 from usbcast_broker.pipeline import Line
 from usbcast_schemas.sockets import set_up
 from usbcast_schemas.v1 import usbcast_pb2 as pb
-from usbcast_schemas.wire import MAX_DATA_BYTES
 
 log = logging.getLogger(__name__)
 
-INLINE_BYTES = 16 * 1024
-"""A feed's thread handles up to so much itself; with more waiting, its next read is worth more than this packet's lag."""
+MAX_SUBSCRIPTION_BYTES = 1024
+"""Subscribers send the topics they want, and those are short; who sends more is disconnected."""
+
+HEARD_AT_ONCE = 1_000
+"""So many subscriptions are looked at before publishing goes on."""
 
 
 class Publisher:
@@ -40,16 +48,19 @@ class Publisher:
         self._turning = threading.Lock()
         self._pipelines: Sequence[Line] = ()
         self._socket: zmq.Socket[bytes] | None = None
+        self._audience = Audience()
         self._stopping = False
+        self._wakes_at_ns = 0
+        """When the publisher's thread, which sleeps, will look again by itself."""
         self._thread: threading.Thread | None = None
         self.problem: BaseException | None = None
         """Why nothing is published any more, which should never be."""
 
     def start(self, pipelines: Sequence[Line], endpoints: Sequence[Sequence[str]]) -> list[str]:
         """Bind to the first free one of each list of `endpoints` and begin; return them as bound. Raises EndpointTaken."""
-        socket = self._context.socket(zmq.PUB)
+        socket = self._context.socket(zmq.XPUB)
         try:
-            set_up(socket, max_message_bytes=MAX_DATA_BYTES)
+            set_up(socket, max_message_bytes=MAX_SUBSCRIPTION_BYTES)
             bound = [bind_first(socket, choice) for choice in endpoints]
         except BaseException:
             socket.close()
@@ -79,18 +90,23 @@ class Publisher:
 
     def knock(self, pipeline: Line) -> None:
         """Something has come for an idle `pipeline`: handle it here and now, or leave it to the publisher's thread."""
-        if pipeline.waiting_bytes > INLINE_BYTES or not self._turning.acquire(blocking=False):
+        at_once = pipeline.outlet.moderation.at_once(time.monotonic_ns(), pipeline.waiting_bytes)
+        if not at_once or not self._turning.acquire(blocking=False):
             self._doorbell.ring()
             return
         try:
             if self._socket is not None and self.problem is None:
                 self._turn(pipeline)
+            due_ns = self._due_at_ns(pipeline)
+            late = due_ns < self._wakes_at_ns
+            if late:
+                self._wakes_at_ns = due_ns
         except BaseException as error:
             self._fail(error)
             raise
         finally:
             self._turning.release()
-        if pipeline.outlet.pacer.pending or pipeline.due_at_ns is not None:
+        if late:
             self._doorbell.ring()  # something is due soon, and only the publisher's thread keeps time
 
     def end(self, pipeline: Line, reason: str) -> None:
@@ -110,8 +126,12 @@ class Publisher:
             while not self._stopping:
                 with self._turning:
                     busy = [self._turn(pipeline) for pipeline in self._pipelines]
-                if not any(busy):
-                    self._doorbell.wait(self._rest_s())
+                    waiting_bytes = sum(pipeline.waiting_bytes for pipeline in self._pipelines)
+                    self._wakes_at_ns = 0 if any(busy) else self._rest_until_ns()
+                if self._wakes_at_ns:
+                    self._doorbell.wait((self._wakes_at_ns - time.monotonic_ns()) / 1e9)
+                elif waiting_bytes < GATHERED_BYTES:
+                    time.sleep(GATHER_S)
         except BaseException as error:
             self._fail(error)
             raise
@@ -126,25 +146,40 @@ class Publisher:
         # A feed that hung may wake up after its stream has ended; nothing follows an end.
         busy = not outlet.ended and pipeline.turn(lambda batch: self._send(outlet.data_topic, batch))
         now_ns = time.monotonic_ns()
+        if busy:
+            outlet.moderation.turned(now_ns)
         if outlet.pacer.take(now_ns):
             outlet.ring.beat(now_ns)
-            self._send_frames(outlet.notify_topic, outlet.notification(time.time_ns(), now_ns))
+            self._hear()
+            if self._audience.wants(outlet.notify_topic):
+                self._send_frames(outlet.notify_topic, outlet.notification(time.time_ns(), now_ns))
         return busy
 
+    def _hear(self) -> None:
+        """Take notice of who has come and who has gone."""
+        assert self._socket is not None
+        for _ in range(HEARD_AT_ONCE):
+            events = self._socket.getsockopt(zmq.EVENTS)
+            if not (isinstance(events, int) and events & zmq.POLLIN):
+                return
+            self._audience.tell(self._socket.recv(zmq.DONTWAIT))
+
     def _send(self, topic: bytes, batch: Encoded) -> None:
-        self._send_frames(topic, batch.raw)
+        if self._audience.wants(topic):
+            self._send_frames(topic, batch.raw)
 
     def _send_frames(self, topic: bytes, body: bytes) -> None:
         assert self._socket is not None
-        # PUB never blocks: what a slow peer's queue does not take is dropped, and the peer finds out by sequence.
+        # It never blocks: what a slow peer's queue does not take is dropped, and the peer finds out by sequence.
         self._socket.send_multipart((topic, body), zmq.DONTWAIT)
 
-    def _rest_s(self) -> float:
-        """How long nothing is due."""
-        now_ns = time.monotonic_ns()
-        due_ns = now_ns + HEARTBEAT_NS
-        for pipeline in self._pipelines:
-            due_ns = min(due_ns, pipeline.outlet.pacer.due_at_ns)
-            if pipeline.due_at_ns is not None:
-                due_ns = min(due_ns, pipeline.due_at_ns)
-        return (due_ns - now_ns) / 1e9
+    def _rest_until_ns(self) -> int:
+        """Until when nothing is due."""
+        return min(map(self._due_at_ns, self._pipelines), default=time.monotonic_ns() + HEARTBEAT_NS)
+
+    def _due_at_ns(self, pipeline: Line) -> int:
+        """When `pipeline` needs a turn though nothing comes: a batch reaches its age, a notification or a heartbeat is due."""
+        outlet = pipeline.outlet
+        wanted = self._audience.wants(outlet.notify_topic)
+        due_ns = outlet.pacer.due_at_ns if wanted else outlet.pacer.heartbeat_at_ns
+        return due_ns if pipeline.due_at_ns is None else min(due_ns, pipeline.due_at_ns)

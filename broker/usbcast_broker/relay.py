@@ -36,11 +36,11 @@ class RelayQueue:
     def offer(self, batch: Encoded, *, last: bool = False) -> bool:
         """Take `batch`, the `last` one of its stream perhaps; False if there is no room now."""
         with self._lock:
-            if self._items and self.held_bytes + len(batch.raw) > self._max_bytes:
+            if self._items and self.held_bytes + batch.size_bytes > self._max_bytes:
                 return False
             was_empty = not self._items
             self._items.append((batch, last))
-            self.held_bytes += len(batch.raw)
+            self.held_bytes += batch.size_bytes
         if was_empty:
             self._doorbell()
         return True
@@ -51,8 +51,8 @@ class RelayQueue:
         with self._lock:
             while self._items and budget_bytes > 0:
                 item = self._items.popleft()
-                budget_bytes -= len(item[0].raw)
-                self.held_bytes -= len(item[0].raw)
+                budget_bytes -= item[0].size_bytes
+                self.held_bytes -= item[0].size_bytes
                 taken.append(item)
         return taken
 

@@ -80,6 +80,30 @@ def encode_batch(
     end: pb.StreamEnd | None = None,
 ) -> bytes:
     """Write a PacketBatch. `payload` is the packets' bytes in as many pieces as they come in."""
+    return b"".join(
+        encode_parts(
+            epoch=epoch, number=number, first_sequence=first_sequence, packet_count=packet_count,
+            packet_size=packet_size, payload=payload, packet_ends=packet_ends, arrivals=arrivals,
+            losses=losses, events=events, end=end,
+        )
+    )  # fmt: skip
+
+
+def encode_parts(
+    *,
+    epoch: int,
+    number: int,
+    first_sequence: int,
+    packet_count: int,
+    packet_size: int,
+    payload: Sequence[Buffer],
+    packet_ends: Sequence[int] = (),
+    arrivals: Arrivals = NO_ARRIVALS,
+    losses: Sequence[pb.Loss] = (),
+    events: Sequence[pb.DeviceEvent] = (),
+    end: pb.StreamEnd | None = None,
+) -> list[Buffer]:
+    """As `encode_batch`, not joined: what stands before the payload, then the pieces of the payload as they were given."""
     t = _TAGS
     parts: list[Buffer] = [
         _HEAD.pack(
@@ -106,8 +130,8 @@ def encode_batch(
                 body = message.SerializeToString(deterministic=True)
                 parts.append(bytes((tag,)) + _varint(len(body)) + body)
     parts.append(_payload_head(sum(map(len, payload))))
-    parts.extend(payload)
-    return b"".join(parts)
+    parts += payload
+    return parts
 
 
 def bears_remarks(raw: Buffer) -> bool:

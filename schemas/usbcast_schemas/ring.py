@@ -131,9 +131,9 @@ class RingWriter:
         """The oldest batch still held."""
         return _read_slot(self._words, self._tail, self._slots) if self._tail < self._head else None
 
-    def write(self, raw: Buffer, *, number: int, first_sequence: int, packet_count: int) -> None:
-        """Store one batch; raise ConfigError if it is larger than the whole ring."""
-        length = len(raw)
+    def write(self, *parts: Buffer, number: int, first_sequence: int, packet_count: int) -> None:
+        """Store one batch, given in one piece or in several; raise ConfigError if it is larger than the whole ring."""
+        length = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
         size, words, slots, head = self.data_bytes, self._words, self._slots, self._head
         if length > size:
             raise ConfigError(f"a batch of {length} bytes does not fit into a ring of {size}: make the ring larger")
@@ -148,14 +148,19 @@ class RingWriter:
         if tail != self._tail:
             words[_TAIL] = self._tail = tail
         offset = self._data_at + position % size
-        self._map[offset : offset + length] = raw
+        checksum = 0
+        for part in parts:
+            self._map[offset : offset + len(part)] = part
+            offset += len(part)
+            if self.checksums:
+                checksum = zlib.crc32(part, checksum)
         base = at + head % slots * SLOT_WORDS
         words[base + _NUMBER_PLUS_ONE] = head + 1
         words[base + _BATCH_NUMBER] = number
         words[base + _FIRST_SEQUENCE] = first_sequence
         words[base + _COUNT_AND_LENGTH] = packet_count << 32 | length
         words[base + _POSITION] = position
-        words[base + _CHECKSUM] = zlib.crc32(raw) if self.checksums else 0
+        words[base + _CHECKSUM] = checksum
         self._position = (end + 7) & ~7
         words[_HEAD] = self._head = head + 1
         self.wake()

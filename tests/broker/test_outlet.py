@@ -42,10 +42,10 @@ def batches(outlet: Outlet, *counts: int) -> list[Encoded]:
 
 def test_what_is_stored_is_in_the_ring_and_in_the_notification(outlet: Outlet) -> None:
     outlet.pacer.take(0)
-    assert not outlet.pacer.pending
+    assert outlet.pacer.due_at_ns == outlet.pacer.heartbeat_at_ns
     for batch in batches(outlet, 3, 2, 5, 1, 1, 1):
         outlet.store(batch)
-    assert outlet.pacer.pending
+    assert outlet.pacer.due_at_ns < outlet.pacer.heartbeat_at_ns
     reader = RingReader(outlet.ring.path, outlet.ring.nonce)
     assert (reader.epoch, reader.tail, reader.head) == (outlet.epoch, 2, 6)
     reader.close()

@@ -16,9 +16,9 @@ def test_the_first_goes_at_once_and_the_next_after_the_interval() -> None:
     assert pacer.due_at_ns == 0
     assert [pacer.take(ns) for ns in (3, 4, 102, 103)] == [True, False, False, True], "without news, the heartbeat"
     pacer.news()
-    assert (pacer.pending, pacer.due_at_ns) == (True, 113)
+    assert (pacer.due_at_ns, pacer.heartbeat_at_ns) == (113, 203)
     assert [pacer.take(ns) for ns in (112, 113, 114)] == [False, True, False]
-    assert not pacer.pending
+    assert pacer.due_at_ns == pacer.heartbeat_at_ns == 213
 
 
 def test_news_after_a_pause_goes_at_once() -> None:

@@ -51,6 +51,10 @@ class DelimitedFramer:
     def held_bytes(self) -> int:
         return len(self._held)
 
+    @property
+    def blind_size(self) -> int:
+        return 0
+
     def feed(self, data: bytes | memoryview) -> Framed:
         if not isinstance(data, bytes):
             data = bytes(data)

@@ -29,6 +29,10 @@ class FixedSizeFramer(ScanningFramer):
             return Framed((Packets(data, 1, self._size),), 0, self._size)
         return super().feed(data)
 
+    @property
+    def blind_size(self) -> int:
+        return self._size if self._plain and not self._held and not self._skip_bytes else 0
+
     def reset(self, reason: str, missing_bytes: int = 0) -> Framed:
         """As every framer; where nothing else tells the places of packets, they are counted on over `missing_bytes`."""
         inside = len(self._held) - self._skip_bytes + missing_bytes

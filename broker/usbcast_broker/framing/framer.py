@@ -29,6 +29,10 @@ class Framer(Protocol):
     def held_bytes(self) -> int:
         """Bytes of a packet that is not complete yet."""
 
+    @property
+    def blind_size(self) -> int:
+        """The packets' size, where whatever comes next is cut into packets of it without a look at the bytes; else 0."""
+
 
 class Pieces:
     """Collects what one call of a framer found, in order."""
@@ -78,6 +82,10 @@ class ScanningFramer(ABC):
     @property
     def held_bytes(self) -> int:
         return len(self._held)
+
+    @property
+    def blind_size(self) -> int:
+        return 0
 
     def feed(self, data: bytes | memoryview) -> Framed:
         if not isinstance(data, bytes):

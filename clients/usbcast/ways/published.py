@@ -32,9 +32,10 @@ class PublishedWay:
         self._notify = notify_topic(info.stream)
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
         set_up(self._socket, max_message_bytes=MAX_DATA_BYTES)
-        self._socket.subscribe(self._notify)
+        # In this order, so that who has heard a notification is sent every batch from then on.
         if via == "push":
             self._socket.subscribe(self._data)
+        self._socket.subscribe(self._notify)
         try:
             self._socket.connect(endpoint)
         except zmq.ZMQError as error:
