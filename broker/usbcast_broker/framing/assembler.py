@@ -180,7 +180,7 @@ class Assembler:
 
     def _sized(self) -> list[Lost]:
         """The packets that the host lost, by their size, at a place where no counter tells. Garbage stays bytes."""
-        size = self._packet_size
+        size = self.packet_size
         if self._gap_stage == pb.STAGE_FRAMING or self._stripped or not size or self._gap_bytes < size:
             return []
         packets = self._gap_bytes // size
