@@ -152,9 +152,11 @@ def test_what_the_host_had_no_room_for_is_counted_and_declared_at_its_place(via:
         with served.node._publisher._turning:  # whoever frames and publishes is held up
             eventually(lambda: served.pipeline._queue.ledger.lost_total > 100_000)
         account = take_to_end("events", served, via, begin=0, start=0)
-        assert {(gap.stage, gap.reason) for gap in account.gaps} == {("host", QUEUE_FULL)}
-        lost = sum(gap.count for gap in account.gaps)
-        assert sum(gap.size_bytes for gap in account.gaps) == lost * 112 > 100_000
+        # A machine that is busy with other things may be late for the device too, whose counter then shows that.
+        here = [gap for gap in account.gaps if (gap.stage, gap.reason) != ("device", "counter")]
+        assert {(gap.stage, gap.reason) for gap in here} == {("host", QUEUE_FULL)}
+        lost = sum(gap.count for gap in here)
+        assert sum(gap.size_bytes for gap in here) == lost * 112 > 100_000
         assert account.delivered + account.lost_earlier == served.device.produced == 30_000
         (health,) = served.node.health()
         assert list(health.discrepancies) == []
