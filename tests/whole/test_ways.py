@@ -366,7 +366,8 @@ def test_one_that_stopped_for_too_long_is_told_exactly_what_it_missed(via: str) 
         total = served.published
         assert account.delivered + account.lost == total
         lost = {s for gap in account.gaps for s in range(gap.first, gap.last + 1)}
-        assert {gap.stage for gap in account.gaps} == {"ring"}
+        # Stopped while it sends, the device may have sent a part of a packet.
+        assert {(gap.stage, gap.count > 0) for gap in account.gaps} - {("framing", False)} == {("ring", True)}
         assert [n for n in range(total) if n not in lost] == check_packets(account.payload, SIZE)
         check_books(subscription.ledger, account)
 
