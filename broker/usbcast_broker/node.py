@@ -9,21 +9,26 @@ import threading
 import time
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 
 import zmq
 
 from usbcast_broker import binding
 from usbcast_broker.batcher import Batcher
 from usbcast_broker.framing import Assembler
+from usbcast_broker.gatekeeper import Gatekeeper
 from usbcast_broker.host_queue import HostQueue
 from usbcast_broker.outlet import Description, Outlet
 from usbcast_broker.pipeline import Feed, Line, Pipeline
 from usbcast_broker.publisher import Publisher
 from usbcast_broker.reading_host import reading_host_of
+from usbcast_broker.refusals import Refusals
 from usbcast_broker.relay import Relay, RelayQueue
 from usbcast_broker.service import ReplayService
 from usbcast_broker.settings import NodeSettings
 from usbcast_schemas.errors import ConfigError, DeviceError
+from usbcast_schemas.keyring import Keyring
+from usbcast_schemas.keys import key_text
 from usbcast_schemas.places import host_id, ring_directory, runtime_directory
 from usbcast_schemas.profile import Profile
 from usbcast_schemas.registry import NodeRecord, Registration
@@ -44,13 +49,15 @@ MakeFeed = Callable[[HostQueue], Feed]
 class Node:
     """One process's streams. `add` them, `start`, and `stop`; a context manager that stops.
 
-    Raises EndpointTaken, ConfigError, RingUnavailable and, for a device that cannot be opened, DeviceError on start.
+    Raises EndpointTaken, ConfigError, KeysError, RingUnavailable and, for a device that cannot be opened, DeviceError on start.
     """
 
     def __init__(self, settings: NodeSettings) -> None:
-        binding.check_exposure(settings.bind, insecure=settings.insecure)
-        if settings.publish:
-            binding.check_exposure(settings.publish, insecure=settings.insecure)
+        for address in filter(None, (settings.bind, settings.publish)):
+            binding.check_exposure(address, insecure=settings.insecure, keyed=bool(settings.keys))
+        keyring = Keyring(Path(settings.keys)) if settings.keys else None
+        if keyring is not None:
+            keyring.own(), keyring.clients()  # what is wrong with them is said before anything is made
         self._rings = ring_directory()
         for path in (*sweep(self._rings), *binding.sweep(runtime_directory())):
             log.info("removed what a dead node left: %s", path)
@@ -66,9 +73,13 @@ class Node:
         self._context = zmq.Context()
         self._started_realtime_ns = time.time_ns()
         self._version = version("usbcast")
-        self._publisher = Publisher(self._context)
+        refusals = Refusals()
+        self._gatekeeper = Gatekeeper(self._context, keyring, refusals, settings.max_connections)
+        self._publisher = Publisher(self._context, self._gatekeeper)
         identity = pb.HealthReply(node_version=self._version, node_pid=os.getpid())
-        self._service = ReplayService(self._context, self._describe, self._publisher.health, identity)
+        self._service = ReplayService(
+            self._context, self._gatekeeper, refusals, self._describe, self._publisher.health, identity
+        )
 
     def __enter__(self) -> Node:
         return self
@@ -119,6 +130,7 @@ class Node:
     def start(self) -> None:
         """Bind, open the devices, and begin to publish. Nothing is left behind if it raises."""
         try:
+            self._gatekeeper.start()
             self.endpoint = self._service.start(self.pipelines, self.settings.bind)
             self._bound.append(self.endpoint)
             self.data_endpoints = self._start_publisher()
@@ -127,7 +139,8 @@ class Node:
                 pipeline.feed.start()
             self._service.admit()
             streams = tuple(pipeline.outlet.stream for pipeline in self.pipelines)
-            self._cleanup.callback(Registration(NodeRecord(self.endpoint, os.getpid(), streams)).close)
+            key = key_text(self._gatekeeper.own.public) if self._gatekeeper.own else ""
+            self._cleanup.callback(Registration(NodeRecord(self.endpoint, os.getpid(), streams, key)).close)
         except BaseException:
             self.stop("the node could not start")
             raise
@@ -147,6 +160,7 @@ class Node:
             self.last_health = self.health()
         self._publisher.stop()
         self._service.stop()
+        self._gatekeeper.stop()
         self._cleanup.close()
         self._context.destroy(linger=300)
         binding.release(self._bound)
@@ -169,7 +183,11 @@ class Node:
     @property
     def problem(self) -> str:
         """Why the node as a whole can do nothing any more; empty while all is well."""
-        for what, error in (("publishing", self._publisher.problem), ("answering", self._service.problem)):
+        for what, error in (
+            ("publishing", self._publisher.problem),
+            ("answering", self._service.problem),
+            ("letting clients in", self._gatekeeper.problem),
+        ):
             if error is not None:
                 return f"{what} has stopped: {error}"
         return ""

@@ -24,6 +24,7 @@ from usbcast_broker.audience import Audience
 from usbcast_broker.batcher import Encoded
 from usbcast_broker.binding import bind_first
 from usbcast_broker.doorbell import Doorbell
+from usbcast_broker.gatekeeper import DATA, Gatekeeper
 from usbcast_broker.moderation import GATHER_S, GATHERED_BYTES
 from usbcast_broker.pacer import HEARTBEAT_NS
 from usbcast_broker.pipeline import Line
@@ -42,8 +43,9 @@ HEARD_AT_ONCE = 1_000
 class Publisher:
     """One PUB socket and one thread for all streams of a node. All public calls are for any thread."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], gatekeeper: Gatekeeper) -> None:
         self._context = context
+        self._gatekeeper = gatekeeper
         self._doorbell = Doorbell()
         self._turning = threading.Lock()
         self._pipelines: Sequence[Line] = ()
@@ -61,8 +63,10 @@ class Publisher:
         socket = self._context.socket(zmq.XPUB)
         try:
             set_up(socket, max_message_bytes=MAX_SUBSCRIPTION_BYTES)
+            self._gatekeeper.guard(socket, DATA)
             bound = [bind_first(socket, choice) for choice in endpoints]
         except BaseException:
+            self._gatekeeper.release(socket)
             socket.close()
             raise
         with self._turning:
@@ -81,6 +85,7 @@ class Publisher:
         with self._turning:
             if self._socket is not None:
                 # What has been handed to ZeroMQ is sent, if somebody takes it soon.
+                self._gatekeeper.release(self._socket)
                 self._socket.close(linger=200)
                 self._socket = None
 

@@ -14,11 +14,14 @@ import zmq
 from usbcast_broker import replay
 from usbcast_broker.binding import bind
 from usbcast_broker.doorbell import PollableDoorbell
+from usbcast_broker.gatekeeper import REQUESTS, Gatekeeper
 from usbcast_broker.memory import resident_bytes
 from usbcast_broker.pipeline import Line
 from usbcast_broker.reading_host import reading_host_of
+from usbcast_broker.refusals import Refusals
 from usbcast_schemas.contract import CONTRACT
 from usbcast_schemas.errors import PeerError, UsbcastError, VersionMismatch
+from usbcast_schemas.keys import short_text
 from usbcast_schemas.ring import RingReader
 from usbcast_schemas.sockets import set_up
 from usbcast_schemas.v1 import usbcast_pb2 as pb
@@ -31,7 +34,6 @@ MAX_WAITING_ANSWERS = 1000
 
 MAX_REPORTS = 1024
 REPORT_KEPT_S = 10.0
-MAX_NAMED_PEERS = 1000
 
 Describe = Callable[[Line], pb.StreamInfo]
 
@@ -50,11 +52,15 @@ class ReplayService:
     def __init__(
         self,
         context: zmq.Context[zmq.Socket[bytes]],
+        gatekeeper: Gatekeeper,
+        refusals: Refusals,
         describe: Describe,
         health: Callable[[], list[pb.StreamHealth]],
         node: pb.HealthReply,
     ) -> None:
         self._context = context
+        self._gatekeeper = gatekeeper
+        self._refusals = refusals
         self._describe = describe
         self._health = health
         self._node = node
@@ -67,8 +73,6 @@ class ReplayService:
         self._bound: Future[str] = Future()
         self._thread: threading.Thread | None = None
         self._reports: OrderedDict[tuple[str, str], tuple[float, pb.SubscriptionReport]] = OrderedDict()
-        self._named_peers: OrderedDict[bytes, None] = OrderedDict()
-        self._refused: dict[str, int] = {}
         self.problem: BaseException | None = None
         """Why nothing is answered any more, which should never be."""
         self.last_fetch_monotonic = 0.0
@@ -115,8 +119,10 @@ class ReplayService:
             socket.setsockopt(
                 zmq.ROUTER_MANDATORY, 1
             )  # an answer that cannot be sent is counted, not dropped in silence
+            self._gatekeeper.guard(socket, REQUESTS)
             self._bound.set_result(bind(socket, endpoint))
         except BaseException as error:  # noqa: BLE001 - it belongs to the caller of start
+            self._gatekeeper.release(socket)
             socket.close()
             self._bound.set_exception(error)
             return
@@ -135,7 +141,7 @@ class ReplayService:
                     self._send(envelope, reply)
                 for _ in range(100):
                     try:
-                        frames = socket.recv_multipart(zmq.DONTWAIT)
+                        frames = socket.recv_multipart(zmq.DONTWAIT, copy=False)
                     except zmq.Again:
                         break
                     self._handle(frames)
@@ -144,25 +150,41 @@ class ReplayService:
             log.exception("answering has stopped")
             raise
         finally:
+            self._gatekeeper.release(socket)
             socket.close(linger=200)
 
-    def _handle(self, frames: list[bytes]) -> None:
-        envelope = frames[:1]
+    def _handle(self, frames: list[zmq.Frame]) -> None:
+        envelope = [frames[0].bytes]
         request_id = 0
         try:
-            request = decode_request(frames[1:])
+            request = decode_request([frame.bytes for frame in frames[1:]])
             request_id = request.request_id
+            self._check_rights(frames[0], request)
             reply, batches = self._answer(envelope, request)
         except PeerError as error:
-            self._refuse(envelope, "another version" if isinstance(error, VersionMismatch) else "malformed", error)
+            reason = "another version" if isinstance(error, VersionMismatch) else "malformed"
+            self._refusals.refuse(reason, _peer(frames[0]), f"what it sends is no request: {error}")
             code = pb.ErrorReply.CODE_VERSION if isinstance(error, VersionMismatch) else pb.ErrorReply.CODE_MALFORMED
             reply, batches = pb.Reply(error=pb.ErrorReply(code=code, message=str(error))), []
         except Refused as error:
-            self._count_refusal(pb.ErrorReply.Code.Name(error.code).removeprefix("CODE_").lower().replace("_", " "))
+            if error.code != pb.ErrorReply.CODE_FORBIDDEN:  # counted and named where it was found
+                self._refusals.count(
+                    pb.ErrorReply.Code.Name(error.code).removeprefix("CODE_").lower().replace("_", " ")
+                )
             reply, batches = pb.Reply(error=pb.ErrorReply(code=error.code, message=str(error))), []
         if reply is not None:
             reply.request_id = request_id
             self._send(envelope, reply, batches)
+
+    def _check_rights(self, frame: zmq.Frame, request: pb.Request) -> None:
+        """Raise Refused if the client may not ask this, or not any more."""
+        admission = self._gatekeeper.admission
+        if not admission.keyed:
+            return
+        refusal = admission.may_ask(_property(frame, "User-Id"), request.WhichOneof("body") or "")
+        if refusal is not None:
+            self._refusals.refuse(refusal.reason, refusal.who, refusal.sentence)
+            raise Refused(pb.ErrorReply.CODE_FORBIDDEN, refusal.sentence)
 
     def _answer(self, envelope: list[bytes], request: pb.Request) -> tuple[pb.Reply | None, list[bytes]]:
         """The reply and its batches; None if it comes later."""
@@ -280,7 +302,7 @@ class ReplayService:
         health.CopyFrom(self._node)
         health.node_memory_bytes = resident_bytes()
         health.streams.extend(streams)
-        health.refused.update(self._refused)
+        health.refused.update(self._refusals.by_reason())
         return pb.Reply(health=health)
 
     def _send(self, envelope: list[bytes], reply: pb.Reply, batches: Sequence[bytes] = ()) -> None:
@@ -288,20 +310,24 @@ class ReplayService:
         try:
             self._socket.send_multipart([*envelope, reply.SerializeToString(), *batches], zmq.DONTWAIT)
         except zmq.Again:
-            self._count_refusal("client too slow for its answers")
+            self._refusals.count("client too slow for its answers")
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
-            self._count_refusal("client gone before its answer")
+            self._refusals.count("client gone before its answer")
 
-    def _refuse(self, envelope: list[bytes], reason: str, error: PeerError) -> None:
-        self._count_refusal(reason)
-        peer = envelope[0]
-        if peer not in self._named_peers:
-            self._named_peers[peer] = None
-            if len(self._named_peers) > MAX_NAMED_PEERS:
-                self._named_peers.popitem(last=False)
-            log.warning("a client (%s) sends what is no request: %s", peer.hex(), error)
 
-    def _count_refusal(self, reason: str) -> None:
-        self._refused[reason] = self._refused.get(reason, 0) + 1
+def _peer(frame: zmq.Frame) -> str:
+    """Who sent it: its key if it has one, else its address."""
+    user = _property(frame, "User-Id")
+    if user:
+        return f"key {short_text(bytes.fromhex(user))}"
+    return _property(frame, "Peer-Address").removeprefix("::ffff:") or "a process of this user"
+
+
+def _property(frame: zmq.Frame, name: str) -> str:
+    """What libzmq knows of the sender; empty if it does not."""
+    try:
+        return str(frame.get(name))
+    except zmq.ZMQError:
+        return ""

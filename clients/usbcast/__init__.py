@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from usbcast.batch import Batch
 from usbcast.clocks import ClockOffset
+from usbcast.credentials import Credentials, Keys
 from usbcast.digest import Event
 from usbcast.events import DeviceEvent, End, Gap, Restart, Silence
 from usbcast.reception import receive
@@ -33,7 +34,7 @@ def subscribe(
     start: str | int = "now",
     deliver: str = "all",
     via: str = "auto",
-    keys: str | None = None,
+    keys: Keys = None,
 ) -> Subscription:
     """Receive `stream`; returns at once and connects when used.
 
@@ -43,12 +44,11 @@ def subscribe(
     deliver: "all", or "latest": always the newest batch with packets; packets skipped for it are declared as gaps, and what
         happened to the device between them is told all the same (but for "now" and "oldest" nothing of before the first batch).
     via: "ring" (shared memory, this machine only), "push", "notify" (fetch at one's own pace), or "auto": the best that works.
-    keys: reserved for CURVE keys; None.
+    keys: the directory of keys by which to connect encrypted (`usbcast keys`); None: what USBCAST_KEYS names, else none.
 
-    Raises UsageError for a wrong argument.
+    Raises UsageError for a wrong argument, KeysError for keys of no use.
     """
-    check_keys(keys)
-    return Subscription(receive(stream, endpoint, start, deliver, via), endpoint)
+    return Subscription(receive(stream, endpoint, start, deliver, via, keys), endpoint)
 
 
 def open_recording(path: str | Path | Sequence[str | Path]) -> Recording:
@@ -63,17 +63,10 @@ def open_recording(path: str | Path | Sequence[str | Path]) -> Recording:
     return open_files(path)
 
 
-def check_keys(keys: str | None) -> None:
-    """Raise UsageError where keys are given: encrypted connections are not there yet, and must not seem to be."""
-    if keys is not None:
-        raise UsageError(
-            f"keys is {keys!r}: this version has no encrypted connections yet; use an ssh tunnel, and None"
-        )
-
-
 __all__ = [
     "Batch",
     "ClockOffset",
+    "Credentials",
     "DeviceEvent",
     "End",
     "Event",

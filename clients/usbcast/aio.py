@@ -9,6 +9,7 @@ from types import TracebackType
 
 from usbcast.batch import Batch
 from usbcast.clocks import ClockOffset
+from usbcast.credentials import Keys
 from usbcast.digest import Event
 from usbcast.events import End
 from usbcast.reception import Reception, receive
@@ -131,10 +132,7 @@ def subscribe(
     start: str | int = "now",
     deliver: str = "all",
     via: str = "auto",
-    keys: str | None = None,
+    keys: Keys = None,
 ) -> AsyncSubscription:
     """As `usbcast.subscribe`, for `async with` and `async for`."""
-    from usbcast import check_keys
-
-    check_keys(keys)
-    return AsyncSubscription(receive(stream, endpoint, start, deliver, via))
+    return AsyncSubscription(receive(stream, endpoint, start, deliver, via, keys))

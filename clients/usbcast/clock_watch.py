@@ -15,9 +15,11 @@ from itertools import chain, repeat
 import zmq
 
 from usbcast.clocks import ClockOffset, OffsetTracker, Probe, same_clock
+from usbcast.credentials import Credentials
+from usbcast.handshake import Handshakes
 from usbcast.requests import dealer
 from usbcast_schemas.contract import CONTRACT
-from usbcast_schemas.errors import PeerError
+from usbcast_schemas.errors import AccessRefused, KeysError, PeerError
 from usbcast_schemas.places import host_id
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 from usbcast_schemas.wire import decode_reply
@@ -37,8 +39,9 @@ _SENSIBLE_NS = 1 << 62
 class ClockWatch:
     """The offset to the host that reads one stream. `follow` starts it; used by any thread. `close` it."""
 
-    def __init__(self, stream: str) -> None:
+    def __init__(self, stream: str, keys: Credentials | None = None) -> None:
         self._stream = stream
+        self._keys = keys
         self._tracker = OffsetTracker()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -84,7 +87,7 @@ class ClockWatch:
 
     def _run(self) -> None:
         assert self._wake is not None
-        asker = _Asker(self._stream, self._wake[0])
+        asker = _Asker(self._stream, self._wake[0], self._keys)
         gaps = _gaps()
         try:
             while not self._stopping:
@@ -110,10 +113,12 @@ def _gaps() -> Iterator[float]:
 class _Asker:
     """The socket, and how a probe is taken. Used by the thread alone; nothing blocks for longer than until `wake_fd`."""
 
-    def __init__(self, stream: str, wake_fd: int) -> None:
+    def __init__(self, stream: str, wake_fd: int, keys: Credentials | None) -> None:
         self._stream = stream
+        self._keys = keys
         self._wake_fd = wake_fd
         self._socket: zmq.Socket[bytes] | None = None
+        self._handshakes: Handshakes | None = None
         self._endpoint = ""
         self._last_id = 0
 
@@ -122,7 +127,11 @@ class _Asker:
         if endpoint != self._endpoint:
             self.close()
         if self._socket is None:
-            self._socket, self._endpoint = dealer(endpoint), endpoint
+            try:
+                self._socket, self._handshakes = dealer(endpoint, self._keys)
+            except (AccessRefused, KeysError):
+                return []  # the subscription itself meets the same, and says so
+            self._endpoint = endpoint
         probes: list[Probe] = []
         for _ in range(count):
             answered, probe = self._probe(self._socket)
@@ -140,9 +149,10 @@ class _Asker:
         poller.poll(int(timeout_s * 1000))
 
     def close(self) -> None:
-        if self._socket is not None:
+        if self._socket is not None and self._handshakes is not None:
+            self._handshakes.close()
             self._socket.close()
-            self._socket = None
+            self._socket = self._handshakes = None
 
     def _probe(self, socket: zmq.Socket[bytes]) -> tuple[bool, Probe | None]:
         """Whether there was an answer, and the probe if it is one."""

@@ -6,6 +6,8 @@ import contextlib
 
 import zmq
 
+from usbcast.credentials import Credentials
+from usbcast.handshake import Handshakes
 from usbcast.locate import locate
 from usbcast.requests import dealer
 from usbcast.waiting import Waiter
@@ -18,21 +20,24 @@ from usbcast_schemas.wire import decode_reply
 class Link:
     """One DEALER socket at a time, made when something is to be sent; used by one thread."""
 
-    def __init__(self, stream: str, endpoint: str | None, waiter: Waiter) -> None:
+    def __init__(self, stream: str, endpoint: str | None, waiter: Waiter, keys: Credentials | None) -> None:
         self.reached_by = ""
         """The request address that was used last."""
         self._stream = stream
         self._endpoint = endpoint
         self._waiter = waiter
+        self._keys = keys
         self._socket: zmq.Socket[bytes] | None = None
+        self._handshakes: Handshakes | None = None
         self._last_id = 0
 
     def send(self, request: pb.Request) -> int:
-        """Send `request`, if the socket takes it; return its id."""
+        """Send `request`, if the socket takes it; return its id. Raises KeysError."""
         if self._socket is None:
             self.reached_by = locate(self._stream, self._endpoint)
-            self._socket = dealer(self.reached_by)
+            self._socket, self._handshakes = dealer(self.reached_by, self._keys)
             self._waiter.add(self._socket.fileno())
+            self._waiter.add(self._handshakes.fileno())
         self._last_id += 1
         request.contract = CONTRACT
         request.request_id = self._last_id
@@ -51,16 +56,26 @@ class Link:
             return None
         return decode_reply(frames)
 
+    def check(self) -> None:
+        """Raise AccessRefused if the node does not let this client in."""
+        if self._handshakes is not None:
+            self._handshakes.check()
+
     def may_sleep(self) -> bool:
-        """Whether no reply has come meanwhile."""
-        if self._socket is None:
+        """Whether nothing has come meanwhile."""
+        if self._socket is None or self._handshakes is None:
             return True
+        if not self._handshakes.may_sleep():
+            return False
         events = self._socket.getsockopt(zmq.EVENTS)
         return not (isinstance(events, int) and events & zmq.POLLIN)
 
     def drop(self, *, linger_ms: int = 0) -> None:
         """Let go of the socket; the next request goes to where the node is then."""
-        if self._socket is not None:
+        if self._socket is not None and self._handshakes is not None:
+            self._waiter.remove(self._handshakes.fileno())
             self._waiter.remove(self._socket.fileno())
+            self._handshakes.close()
+            self._handshakes = None
             self._socket.close(linger=linger_ms)
             self._socket = None

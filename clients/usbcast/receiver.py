@@ -16,6 +16,7 @@ from itertools import count
 from usbcast.clock_watch import ClockWatch
 from usbcast.clocks import ClockOffset
 from usbcast.continuity import Continuity, Position, Wanted
+from usbcast.credentials import Keys, credentials
 from usbcast.digest import Digest, Event, Record
 from usbcast.events import Silence
 from usbcast.link import Link
@@ -70,15 +71,25 @@ def check_wish(stream: str, start: str | int | Position, deliver: str, via: str)
 
 
 class Receiver:
-    """One subscription's state. Used by one thread. Raises UsageError for a wrong argument.
+    """One subscription's state. Used by one thread. Raises UsageError for a wrong argument, KeysError for keys of no use.
 
     With a Position as its `start` it goes on where another one stood, also over a restart of the stream.
     """
 
-    def __init__(self, stream: str, endpoint: str | None, start: str | int | Position, deliver: str, via: str) -> None:
+    def __init__(
+        self,
+        stream: str,
+        endpoint: str | None,
+        start: str | int | Position,
+        deliver: str,
+        via: str,
+        keys: Keys = None,
+    ) -> None:
         check_wish(stream, start, deliver, via)
         resumed = start if isinstance(start, Position) else None
         start = "oldest" if isinstance(start, Position) else start
+        self.keys = credentials(keys)
+        """What is shown to the node; None to connect without encryption."""
         self.stream = stream
         self.waiter = Waiter()
         self.info: pb.StreamInfo | None = None
@@ -90,9 +101,9 @@ class Receiver:
         self._core = Continuity(latest=self._latest)
         if resumed is not None:
             self._core.start(resumed.epoch, resumed.next_sequence, resumed.next_number)
-        self._clock = ClockWatch(stream)
+        self._clock = ClockWatch(stream, self.keys)
         self._digest = Digest(self._core, self._clock)
-        self._link = Link(stream, endpoint, self.waiter)
+        self._link = Link(stream, endpoint, self.waiter, self.keys)
         self._way: Way | None = None
         self._describing: tuple[int, int] | None = None
         """Request id and deadline of the describe under way."""
@@ -113,15 +124,17 @@ class Receiver:
     # What the shells use
 
     def pump(self) -> None:
-        """Take what has come and do what is due. Raises StreamUnknown, VersionMismatch."""
+        """Take what has come and do what is due. Raises StreamUnknown, VersionMismatch, AccessRefused, KeysError."""
         if self._way is not None:
             self._way.pump(self)
             if self._core.out and time.monotonic_ns() < self._house_at_ns:
                 return  # what has come goes first
         now_ns = time.monotonic_ns()
         self._house_at_ns = now_ns + _HOUSEKEEPING_NS
-        if self._describing or self._fetching:
-            self._take_replies(now_ns)
+        self._link.check()
+        if self._way is not None:
+            self._way.check()
+        self._take_replies(now_ns)
         self._watch(now_ns)
         self._ask(now_ns)
 
@@ -341,6 +354,8 @@ class Receiver:
 
     def _take_reply(self, reply: pb.Reply, batches: list[EncodedBatch], now_ns: int) -> None:
         kind = reply.WhichOneof("body")
+        if kind == "error" and reply.error.code == pb.ErrorReply.CODE_FORBIDDEN:
+            raise_error(reply.error)  # also to a report: by the ring way, that may be all there is to be refused
         if self._describing and reply.request_id == self._describing[0]:
             self._describing = None
             self._describe_at_ns = now_ns + self._back_off()  # again, if this one is not to be made sense of
@@ -396,7 +411,8 @@ class Receiver:
                 if self._via == "ring":
                     raise
                 log.info("stream %s: no ring (%s), so batches are pushed", self.stream, error)
-        return PublishedWay(info, self._link.reached_by, "push" if self._via == "auto" else self._via, self.waiter)
+        via = "push" if self._via == "auto" else self._via
+        return PublishedWay(info, self._link.reached_by, via, self.waiter, self.keys)
 
     def _connect_ring(self, info: pb.StreamInfo) -> RingWay:
         way = RingWay(info, self.waiter, latest=self._latest)

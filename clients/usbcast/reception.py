@@ -6,6 +6,7 @@ from typing import Protocol
 
 from usbcast.clocks import ClockOffset
 from usbcast.continuity import Position
+from usbcast.credentials import Credentials, Keys
 from usbcast.digest import Event, Record
 from usbcast.jetstream.address import is_stored, parse
 from usbcast.receiver import Receiver, check_wish
@@ -21,6 +22,8 @@ class Reception(Protocol):
     stream: str
     info: pb.StreamInfo | None
     waiter: Waiter
+    keys: Credentials | None
+    """What is shown to a node; None without."""
 
     def pump(self) -> None: ...
     def take(self) -> Event | None: ...
@@ -44,10 +47,14 @@ class Reception(Protocol):
     def close(self) -> None: ...
 
 
-def receive(stream: str, endpoint: str | None, start: str | int | Position, deliver: str, via: str) -> Reception:
-    """Begin to receive `stream`. Raises UsageError for a wrong argument."""
+def receive(
+    stream: str, endpoint: str | None, start: str | int | Position, deliver: str, via: str, keys: Keys = None
+) -> Reception:
+    """Begin to receive `stream`. Raises UsageError for a wrong argument, KeysError for keys of no use."""
     if endpoint is None or not is_stored(endpoint):
-        return Receiver(stream, endpoint, start, deliver, via)
+        return Receiver(stream, endpoint, start, deliver, via, keys)
+    if keys is not None:
+        raise UsageError(f"keys are for nodes, and {endpoint} is a server: leave them out")
     address = parse(endpoint)
     check_wish(stream, start, deliver, via)
     if via != "auto":

@@ -8,9 +8,18 @@ from types import TracebackType
 
 import zmq
 
+from usbcast.credentials import Credentials, Keys, credentials
+from usbcast.handshake import Handshakes
 from usbcast_schemas.batch import EncodedBatch
 from usbcast_schemas.contract import CONTRACT
-from usbcast_schemas.errors import CommandFailed, NodeUnreachable, RemoteError, StreamUnknown, VersionMismatch
+from usbcast_schemas.errors import (
+    AccessRefused,
+    CommandFailed,
+    NodeUnreachable,
+    RemoteError,
+    StreamUnknown,
+    VersionMismatch,
+)
 from usbcast_schemas.sockets import set_up, split_tcp
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 from usbcast_schemas.wire import MAX_DATA_BYTES, decode_reply
@@ -18,13 +27,18 @@ from usbcast_schemas.wire import MAX_DATA_BYTES, decode_reply
 DEFAULT_TIMEOUT_S = 3.0
 
 
-def dealer(endpoint: str) -> zmq.Socket[bytes]:
-    """A socket connected to a node's request address; raise UsageError if that is no address."""
+def dealer(endpoint: str, keys: Credentials | None) -> tuple[zmq.Socket[bytes], Handshakes]:
+    """A socket connected to a node's request address, and what watches its handshakes. Raises UsageError, KeysError."""
     split_tcp(endpoint)
     socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
-    set_up(socket, max_message_bytes=MAX_DATA_BYTES)
+    try:
+        set_up(socket, max_message_bytes=MAX_DATA_BYTES)
+        handshakes = Handshakes(socket, endpoint, endpoint, keys)
+    except BaseException:
+        socket.close()
+        raise
     socket.connect(endpoint)
-    return socket
+    return socket, handshakes
 
 
 def raise_error(error: pb.ErrorReply) -> None:
@@ -33,18 +47,24 @@ def raise_error(error: pb.ErrorReply) -> None:
         pb.ErrorReply.CODE_VERSION: VersionMismatch,
         pb.ErrorReply.CODE_STREAM_UNKNOWN: StreamUnknown,
         pb.ErrorReply.CODE_DEVICE: CommandFailed,
-        pb.ErrorReply.CODE_FORBIDDEN: CommandFailed,
+        pb.ErrorReply.CODE_FORBIDDEN: AccessRefused,
     }
     raise kinds.get(error.code, RemoteError)(error.message)
 
 
 class NodeClient:
-    """Requests to one node, from one thread. Raises NodeUnreachable, StreamUnknown, CommandFailed, PeerError."""
+    """Requests to one node, from one thread; `keys` as for `usbcast.subscribe`.
 
-    def __init__(self, endpoint: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+    Raises NodeUnreachable, AccessRefused, StreamUnknown, CommandFailed, PeerError.
+    """
+
+    def __init__(self, endpoint: str, *, timeout_s: float = DEFAULT_TIMEOUT_S, keys: Keys = None) -> None:
         self.endpoint = endpoint
         self._timeout_s = timeout_s
-        self._socket = dealer(endpoint)
+        self._socket, self._handshakes = dealer(endpoint, credentials(keys))
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._handshakes.socket, zmq.POLLIN)
         self._last_id = 0
 
     def __enter__(self) -> NodeClient:
@@ -54,6 +74,7 @@ class NodeClient:
         self.close()
 
     def close(self) -> None:
+        self._handshakes.close()
         self._socket.close()
 
     def describe(self, stream: str = "") -> list[pb.StreamInfo]:
@@ -85,7 +106,7 @@ class NodeClient:
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + timeout_s
         self._socket.send(request.SerializeToString())
-        while self._socket.poll(max(0, int((deadline - time.monotonic()) * 1000))):
+        while self._await_reply(deadline):
             reply, batches = decode_reply(self._socket.recv_multipart())
             if reply.WhichOneof("body") == "error" and reply.request_id in (self._last_id, 0):
                 raise_error(reply.error)
@@ -95,3 +116,13 @@ class NodeClient:
             f"no node answered at {self.endpoint} within {timeout_s:g} s: is one running there? "
             "`usbcast serve --simulate` starts one"
         )
+
+    def _await_reply(self, deadline: float) -> bool:
+        """Wait until a reply is there; False if the time is up. Raises AccessRefused."""
+        while True:
+            ready = dict(self._poller.poll(max(0, int((deadline - time.monotonic()) * 1000))))
+            if self._socket in ready:
+                return True
+            self._handshakes.check()
+            if time.monotonic() >= deadline:
+                return False

@@ -63,7 +63,8 @@ class Subscription:
     def events(self, timeout_s: float | None = None) -> Iterator[Event]:
         """Batch, Gap, Restart, DeviceEvent, Silence and, as the last one, End.
 
-        With `timeout_s`, stops when nothing came for so long. Raises StreamUnknown, VersionMismatch, RingUnavailable.
+        With `timeout_s`, stops when nothing came for so long. Raises StreamUnknown, VersionMismatch, RingUnavailable, and
+        AccessRefused where the node does not let this client in, or not any more.
         """
         while not self._ended:
             event = self.receive(timeout_s)
@@ -171,7 +172,7 @@ class Subscription:
             )
         request.stream = self._receiver.stream
         request.timeout_ms = int(timeout_s * 1000)
-        with NodeClient(locate(self._receiver.stream, self._endpoint)) as node:
+        with NodeClient(locate(self._receiver.stream, self._endpoint), keys=self._receiver.keys) as node:
             return node.command(request)
 
     def _progress(self, deadline: float | None) -> bool:

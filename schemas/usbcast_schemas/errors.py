@@ -3,7 +3,8 @@
     UsbcastError
     ├── UsageError            you asked for something that cannot be
     │   ├── ProfileError      a device profile is wrong: key, value, what is allowed
-    │   └── ConfigError       a setting is wrong
+    │   ├── ConfigError       a setting is wrong
+    │   └── KeysError         keys are missing, malformed, or open to others
     ├── DeviceError           the device, or the way to it
     │   ├── LibusbMissing     no libusb on this machine
     │   ├── DeviceMissing     not plugged in
@@ -23,6 +24,7 @@
     │   └── VersionMismatch   another major version of the contract
     └── RemoteError           the other side cannot do what was asked
         ├── NodeUnreachable   no answer
+        ├── AccessRefused     it does not let this client in, or not do this
         ├── StreamUnknown     the node has no such stream
         ├── ClockUnknown      the clock of the reading host has not been compared with this one yet
         ├── CommandFailed     the device or the node refused a command
@@ -48,6 +50,10 @@ class ProfileError(UsageError):
 
 class ConfigError(UsageError):
     """A setting is wrong."""
+
+
+class KeysError(UsageError):
+    """Keys are missing, malformed, or open to others."""
 
 
 class DeviceError(UsbcastError):
@@ -124,6 +130,10 @@ class RemoteError(UsbcastError):
 
 class NodeUnreachable(RemoteError):
     """No node answered."""
+
+
+class AccessRefused(RemoteError):
+    """The node does not let this client in, or not do what it asked; or it is not the node that was expected."""
 
 
 class StreamUnknown(RemoteError):

@@ -19,6 +19,8 @@ class NodeRecord:
     endpoint: str
     pid: int
     streams: tuple[str, ...]
+    key: str = ""
+    """Its public key in hex; empty for a node without keys."""
 
 
 class Registration:
@@ -54,7 +56,10 @@ def _alive(directory: Path) -> Iterator[tuple[int, NodeRecord]]:
         except BlockingIOError:
             status = os.fstat(fd)
             fields = json.loads(os.read(fd, status.st_size))
-            yield status.st_mtime_ns, NodeRecord(fields["endpoint"], fields["pid"], tuple(fields["streams"]))
+            yield (
+                status.st_mtime_ns,
+                NodeRecord(fields["endpoint"], fields["pid"], tuple(fields["streams"]), fields.get("key", "")),
+            )
         else:
             path.unlink(missing_ok=True)
         finally:

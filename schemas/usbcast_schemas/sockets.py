@@ -1,15 +1,23 @@
-"""How both sides set up their ZeroMQ sockets: bounds, keepalive and reconnection, none of which is on by default."""
+"""How both sides set up their ZeroMQ sockets: bounds, keepalive, reconnection and keys, none of which is on by default."""
 
 from __future__ import annotations
 
 import re
 
 import zmq
+from zmq.utils import z85
 
 from usbcast_schemas.errors import UsageError
+from usbcast_schemas.keys import KEY_BYTES, KeyPair
 
 HIGH_WATER_MARK = 256
 """Messages per peer and direction. With batches of at most about 100 kB this bounds a slow peer to some 25 MB."""
+
+HANDSHAKE_MS = 5000
+"""Who has not said by then what ZMTP wants to hear is disconnected."""
+
+ZAP_DOMAIN = b"usbcast"
+"""Any text makes libzmq ask the authenticator about every connection, encrypted or not, and refuse what is not ZMTP 3."""
 
 _TCP = re.compile(r"tcp://(?P<host>\[[0-9A-Za-z:.%_-]+\]|[^:\[\]/]+):(?P<port>\d+)")
 
@@ -21,6 +29,7 @@ def set_up(socket: zmq.Socket[bytes], *, max_message_bytes: int) -> None:
     socket.setsockopt(zmq.RCVHWM, HIGH_WATER_MARK)
     socket.setsockopt(zmq.MAXMSGSIZE, max_message_bytes)
     socket.setsockopt(zmq.IPV6, 1)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     # ZeroMQ's own heartbeats take a full receive queue for a dead peer, cut the connection, and then abort the process
     # (https://github.com/zeromq/libzmq/issues/3937). The kernel's see a dead host whatever the application does.
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
@@ -29,6 +38,33 @@ def set_up(socket: zmq.Socket[bytes], *, max_message_bytes: int) -> None:
     socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, 3)
     socket.setsockopt(zmq.RECONNECT_IVL, 50)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
+
+
+def make_key_pair(name: str) -> KeyPair:
+    """A new Curve25519 key pair, from the system's randomness (libsodium, or tweetnacl inside libzmq)."""
+    public, secret = (_from_z85(text) for text in zmq.curve_keypair())
+    return KeyPair(public, secret, name)
+
+
+def is_pair(keys: KeyPair) -> bool:
+    """Whether the secret belongs to the public key."""
+    return _from_z85(zmq.curve_public(_to_z85(keys.secret))) == keys.public
+
+
+def guard(socket: zmq.Socket[bytes], keys: KeyPair | None) -> None:
+    """Have the authenticator asked about every peer of a socket that will be bound; with `keys`, encrypt (CURVE)."""
+    socket.setsockopt(zmq.ZAP_DOMAIN, ZAP_DOMAIN)
+    if keys is not None:
+        socket.setsockopt(zmq.CURVE_SERVER, 1)
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.public)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
+
+
+def encrypt(socket: zmq.Socket[bytes], keys: KeyPair, node: bytes) -> None:
+    """Have a socket that will connect show `keys`, and speak to nobody but the owner of the public key `node` (CURVE)."""
+    socket.setsockopt(zmq.CURVE_SERVERKEY, node)
+    socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.public)
+    socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
 
 
 def split_tcp(endpoint: str) -> tuple[str, int] | None:
@@ -55,3 +91,13 @@ def is_local(endpoint: str) -> bool:
     """Whether nobody on another machine can reach `endpoint`."""
     tcp = split_tcp(endpoint)
     return tcp is None or tcp[0].startswith("127.") or tcp[0] in ("localhost", "[::1]")
+
+
+def _from_z85(text: bytes) -> bytes:
+    key = z85.decode(text)
+    assert len(key) == KEY_BYTES
+    return key
+
+
+def _to_z85(key: bytes) -> bytes:
+    return z85.encode(key)

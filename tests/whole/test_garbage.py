@@ -131,7 +131,7 @@ def test_a_bad_request_is_answered_counted_and_named_once(
         assert peer.poll(5000)
         health = pb.Reply.FromString(peer.recv()).health
     assert dict(health.refused) == {reason: 3}
-    named = [record for record in caplog.records if "sends what is no request" in record.message]
+    named = [record for record in caplog.records if "what it sends is no request" in record.message]
     assert len(named) == (reason in ("malformed", "another version"))
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from usbcast.cli import command, convert, demo, devices, health, play, record, serve, streams, verify, watch
+from usbcast.cli import command, convert, demo, devices, health, keys, play, record, serve, streams, verify, watch
 from usbcast.cli.output import errors
 from usbcast_schemas.errors import UsageError, UsbcastError
 
@@ -59,6 +59,7 @@ app.command("play", epilog="Example: usbcast play run --speed 2 --loop")(play.pl
 app.command("verify", epilog="Example: usbcast verify run")(verify.verify)
 app.command("recover", epilog="Example: usbcast recover run-00003.mcap.part")(verify.recover)
 app.command("convert", epilog="Example: usbcast convert run --to csv")(convert.convert)
+app.add_typer(keys.app, name="keys")
 app.command("command", epilog="Example: usbcast command first-case --type 0xc0 --request 1 --length 2")(command.command)
 
 

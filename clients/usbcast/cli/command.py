@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from usbcast.cli.options import AsJson, Endpoint, hex_bytes, number
+from usbcast.cli.options import AsJson, Endpoint, Keys, hex_bytes, number
 from usbcast.cli.output import console, emit
 from usbcast.locate import locate
 from usbcast.requests import NodeClient
@@ -31,6 +31,7 @@ def command(
         float, typer.Option("--timeout", min=0.01, max=60, help="Seconds to wait for the device.")
     ] = 1.0,
     endpoint: Endpoint = None,
+    keys: Keys = None,
     as_json: AsJson = False,
 ) -> None:
     """Send a command to the device of STREAM and show its answer."""
@@ -47,7 +48,7 @@ def command(
         )  # fmt: skip
     else:
         asked.out.CopyFrom(pb.OutTransfer(endpoint=number(out or ""), data=payload))
-    with NodeClient(locate(stream, endpoint)) as node:
+    with NodeClient(locate(stream, endpoint), keys=keys) as node:
         answer = node.command(asked)
     if as_json:
         emit({"data": answer.data.hex(), "written": answer.written})

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from usbcast.cli.options import AsJson, Endpoint
+from usbcast.cli.options import AsJson, Endpoint, Keys
 from usbcast.cli.output import console, emit, ledger_table, table
 from usbcast.locate import endpoints
 from usbcast.requests import NodeClient
-from usbcast_schemas.errors import NodeUnreachable
+from usbcast_schemas.errors import AccessRefused, NodeUnreachable, RemoteError
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
@@ -18,16 +18,17 @@ from usbcast_schemas.v1 import usbcast_pb2 as pb
 def health(
     stream: Annotated[str | None, typer.Argument(help="Only this stream.")] = None,
     endpoint: Endpoint = None,
+    keys: Keys = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the ledgers, stage by stage; exit with 1 if the books of a stream do not balance."""
     nodes: dict[str, pb.HealthReply] = {}
-    silent: list[NodeUnreachable] = []
+    silent: list[RemoteError] = []
     for address in endpoints(endpoint):
         try:
-            with NodeClient(address) as node:
+            with NodeClient(address, keys=keys) as node:
                 nodes[address] = node.health()
-        except NodeUnreachable as error:
+        except (NodeUnreachable, AccessRefused) as error:
             silent.append(error)
     if not nodes:
         raise silent[0]

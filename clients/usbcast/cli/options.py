@@ -14,6 +14,12 @@ Endpoint = Annotated[
         "--endpoint", "-e", metavar="ENDPOINT", help="Address of the node; default: the nodes of this machine."
     ),
 ]
+Keys = Annotated[
+    str | None,
+    typer.Option(
+        "--keys", metavar="DIR", help="Directory of keys, for nodes that ask for them; default: USBCAST_KEYS, or none."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of tables, one object a line.")]
 
 

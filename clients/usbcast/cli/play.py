@@ -45,6 +45,9 @@ def play(
         bool, typer.Option("--original-times", help="Keep the arrival times of the recording instead of today's.")
     ] = False,
     bind: Annotated[str | None, typer.Option("--bind", metavar="ENDPOINT", help="Address for requests.")] = None,
+    keys: Annotated[
+        str | None, typer.Option("--keys", metavar="DIR", help="Let in only clients with a key that DIR allows.")
+    ] = None,
     ring_size: Annotated[str | None, typer.Option("--ring-size", metavar="SIZE", help="Bytes a ring holds.")] = None,
     linger_s: Annotated[
         float | None, typer.Option("--linger-s", help="Seconds after the end in which it goes on answering.")
@@ -61,7 +64,7 @@ def play(
     options = PlayOptions(
         speed, loop, _moment("--from", start, recording), _moment("--to", until, recording), original_times, step
     )
-    settings, _ = load_settings(None, {"bind": bind, "ring_size": ring_size, "linger_s": linger_s})
+    settings, _ = load_settings(None, {"bind": bind, "keys": keys, "ring_size": ring_size, "linger_s": linger_s})
     with stop_signals() as stopped, Node(settings) as node:
         player = Player(node, recording, options, tuple(stream or ()))
         node.start()

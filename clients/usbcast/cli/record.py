@@ -15,7 +15,7 @@ import typer
 from rich.console import Group
 from rich.live import Live
 
-from usbcast.cli.options import AsJson, Endpoint
+from usbcast.cli.options import AsJson, Endpoint, Keys
 from usbcast.cli.output import console, emit, errors, table
 from usbcast.cli.rates import Rate
 from usbcast_schemas.errors import UsageError
@@ -75,6 +75,7 @@ def record(
     trigger: Annotated[
         bool, typer.Option("--trigger", help="Trigger the recorder that waits (at BASE, if named).")
     ] = False,
+    keys: Keys = None,
     as_json: AsJson = False,
 ) -> None:
     """Record STREAM... until Ctrl-C, SIGTERM or a limit. The files say themselves what is missing: see `usbcast verify`."""
@@ -117,6 +118,7 @@ def record(
         wait,
         pre_s,
         post_s,
+        keys,
     )
     begin = resumed(base, compression) if resume else fresh(base)
     view = _View(as_json)

@@ -59,6 +59,12 @@ def serve(
     insecure: Annotated[
         bool | None, typer.Option("--insecure", help="May be reached from other machines, by anybody.")
     ] = None,
+    keys: Annotated[
+        str | None, typer.Option("--keys", metavar="DIR", help="Let in only clients with a key that DIR allows.")
+    ] = None,
+    max_connections: Annotated[
+        int | None, typer.Option("--max-connections", help="Of all clients; half of them for one address.")
+    ] = None,
     ring_size: Annotated[
         str | None, typer.Option("--ring-size", metavar="SIZE", help="Bytes a ring holds, as 64MiB.")
     ] = None,
@@ -89,7 +95,8 @@ def serve(
     from usbcast_broker.settings import load_settings
 
     flags = {
-        "bind": bind, "publish": publish, "insecure": insecure, "ring_size": ring_size, "ring_slots": ring_slots,
+        "bind": bind, "publish": publish, "insecure": insecure, "keys": keys, "max_connections": max_connections,
+        "ring_size": ring_size, "ring_slots": ring_slots,
         "batch_size": batch_size, "batch_age_ms": batch_age_ms, "linger_s": linger_s,
     }  # fmt: skip
     settings, sourced = load_settings(config, flags)

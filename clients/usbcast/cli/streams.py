@@ -9,23 +9,23 @@ from typing import Annotated, Any
 import typer
 from google.protobuf import json_format
 
-from usbcast.cli.options import AsJson, Endpoint
+from usbcast.cli.options import AsJson, Endpoint, Keys
 from usbcast.cli.output import console, emit, errors, table
 from usbcast.locate import endpoints, locate
 from usbcast.requests import NodeClient
-from usbcast_schemas.errors import NodeUnreachable
+from usbcast_schemas.errors import AccessRefused, NodeUnreachable, RemoteError
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 
-def list_streams(endpoint: Endpoint = None, as_json: AsJson = False) -> None:
+def list_streams(endpoint: Endpoint = None, keys: Keys = None, as_json: AsJson = False) -> None:
     """List the streams of the nodes on this machine, or of the one at ENDPOINT."""
     found: list[tuple[str, pb.StreamInfo]] = []
-    silent = []
+    silent: list[RemoteError] = []
     for address in endpoints(endpoint):
         try:
-            with NodeClient(address) as node:
+            with NodeClient(address, keys=keys) as node:
                 found += [(address, info) for info in node.describe()]
-        except NodeUnreachable as error:
+        except (NodeUnreachable, AccessRefused) as error:
             silent.append(error)
     if not found and silent:
         raise silent[0]
@@ -58,6 +58,7 @@ def list_streams(endpoint: Endpoint = None, as_json: AsJson = False) -> None:
 def info(
     stream: Annotated[str, typer.Argument(metavar="STREAM|FILE", help="Name of a stream, or a recording.")],
     endpoint: Endpoint = None,
+    keys: Keys = None,
     as_json: AsJson = False,
 ) -> None:
     """Show all that a node says of one stream: device, profile, fields, addresses, ring. Or what a recording holds."""
@@ -67,7 +68,7 @@ def info(
         show_recording(Path(stream), as_json)
         return
     address = locate(stream, endpoint)
-    with NodeClient(address) as node:
+    with NodeClient(address, keys=keys) as node:
         (described,) = node.describe(stream)
     if as_json:
         emit(_plain(described, address))

@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.live import Live
 
 from usbcast import Batch, DeviceEvent, End, Event, Gap, Restart, Silence, Subscription, subscribe
-from usbcast.cli.options import AsJson, Endpoint
+from usbcast.cli.options import AsJson, Endpoint, Keys
 from usbcast.cli.output import console, emit, ledger_table, table
 from usbcast.cli.rates import Rate
 from usbcast.cli.signals import stop_signals
@@ -29,12 +29,13 @@ def watch(
     via: Annotated[str, typer.Option("--via", help="auto, ring, push or notify.")] = "auto",
     latest: Annotated[bool, typer.Option("--latest", help="Always the newest; what is skipped is counted.")] = False,
     seconds: Annotated[float | None, typer.Option("--seconds", min=0.1, help="Stop after so long.")] = None,
+    keys: Keys = None,
     as_json: AsJson = False,
 ) -> None:
     """Watch STREAM until it ends or Ctrl-C; then show the books. Events as they come, a line or a table twice a second."""
     begin: str | int = int(start) if start.isdigit() else start
     deliver = "latest" if latest else "all"
-    with stop_signals() as stopped, subscribe(stream, endpoint, begin, deliver, via) as subscription:
+    with stop_signals() as stopped, subscribe(stream, endpoint, begin, deliver, via, keys) as subscription:
         deadline = time.monotonic() + CONNECT_TIMEOUT_S
         while not subscription.ready(REFRESH_S) and not stopped.is_set() and time.monotonic() < deadline:
             continue

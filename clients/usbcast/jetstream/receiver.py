@@ -8,6 +8,7 @@ import time
 from usbcast.clock_watch import ClockWatch
 from usbcast.clocks import ClockOffset
 from usbcast.continuity import Continuity, Position
+from usbcast.credentials import Credentials
 from usbcast.digest import Digest, Event, Record
 from usbcast.events import Silence
 from usbcast.jetstream.address import Address
@@ -36,6 +37,7 @@ class StoreReceiver:
 
     def __init__(self, stream: str, address: Address, start: str | int | Position, deliver: str) -> None:
         self.stream = stream
+        self.keys: Credentials | None = None
         self.info: pb.StreamInfo | None = None
         self.waiter = Waiter()
         self._address = address

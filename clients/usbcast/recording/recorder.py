@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from usbcast.continuity import Delivery, Position
+from usbcast.credentials import Keys
 from usbcast.digest import Record
 from usbcast.events import Gap
 from usbcast.locate import endpoints, locate
@@ -71,6 +72,7 @@ class RecordOptions:
     wait: bool = False
     pre_s: float | None = None
     post_s: float | None = None
+    keys: Keys = None
 
     @property
     def armed(self) -> bool:
@@ -309,7 +311,7 @@ class Recorder:
     def _described(self) -> list[str]:
         names = []
         for address in endpoints(self.options.endpoint):
-            with contextlib.suppress(NodeUnreachable), NodeClient(address) as node:
+            with contextlib.suppress(NodeUnreachable), NodeClient(address, keys=self.options.keys) as node:
                 names += [info.stream for info in node.describe()]
         return names
 
@@ -324,7 +326,7 @@ class Recorder:
         start = self._start.positions.get(name) or self.options.start
         if self.options.armed and not isinstance(start, Position):
             start = "now"
-        tap = Tap(name, self.options.endpoint, start, self.options.via)
+        tap = Tap(name, self.options.endpoint, start, self.options.via, self.options.keys)
         if self.store.path is not None:  # a newcomer: the head of this segment does not have it
             for entry in tap.head(time.time_ns()):
                 self.store.append(entry)
@@ -338,7 +340,8 @@ class Recorder:
         elif tap.info is not None:
             with contextlib.suppress(RemoteError):
                 begin_ns, begin_realtime_ns = time.monotonic_ns(), time.time_ns()
-                with NodeClient(locate(tap.stream, self.options.endpoint), timeout_s=CLOCK_TIMEOUT_S) as node:
+                address = locate(tap.stream, self.options.endpoint)
+                with NodeClient(address, timeout_s=CLOCK_TIMEOUT_S, keys=self.options.keys) as node:
                     answer = node.clock()
                 round_trip_ns = time.monotonic_ns() - begin_ns
                 middle_ns = begin_realtime_ns + round_trip_ns // 2

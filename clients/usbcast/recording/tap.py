@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from usbcast.continuity import Delivery, Position
+from usbcast.credentials import Keys
 from usbcast.digest import Record
 from usbcast.events import Gap, Restart, Silence
 from usbcast.reception import Reception, receive
@@ -33,7 +34,7 @@ _EXCUSED_NS = 2_000_000_000
 class Tap:
     """Used by one thread. `take` gives records, `entries` makes of them what is written."""
 
-    def __init__(self, stream: str, endpoint: str | None, start: str | Position, via: str) -> None:
+    def __init__(self, stream: str, endpoint: str | None, start: str | Position, via: str, keys: Keys = None) -> None:
         self.stream = stream
         self.position: Position | None = start if isinstance(start, Position) else None
         self.durable = self.position
@@ -49,7 +50,8 @@ class Tap:
         self._endpoint = endpoint
         self._start = start
         self._via = via
-        self._receiver = receive(stream, endpoint, start, "all", via)
+        self._keys = keys
+        self._receiver = receive(stream, endpoint, start, "all", via, keys)
         self._again_ns = 0
         self._skipped: tuple[int, int, int] | None = None
         """Epoch, first and next sequence of packets that are not wanted."""
@@ -70,7 +72,8 @@ class Tap:
             # The node came back without the stream, as one does that waits for its device.
             self._again_ns = now_ns + _AGAIN_NS
             self._receiver.close()
-            self._receiver = receive(self.stream, self._endpoint, self.position or self._start, "all", self._via)
+            start = self.position or self._start
+            self._receiver = receive(self.stream, self._endpoint, start, "all", self._via, self._keys)
 
     def take(self) -> Record | None:
         return self._receiver.take_record()

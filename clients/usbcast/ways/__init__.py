@@ -34,6 +34,9 @@ class Way(Protocol):
     def pump(self, sink: Sink) -> None:
         """Take what has come, until the sink is full; never wait."""
 
+    def check(self) -> None:
+        """Raise AccessRefused if the node does not let this client in."""
+
     def may_sleep(self) -> bool:
         """Ask to be woken; False if something has come meanwhile."""
 

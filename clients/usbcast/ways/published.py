@@ -7,6 +7,8 @@ from pathlib import Path
 
 import zmq
 
+from usbcast.credentials import Credentials
+from usbcast.handshake import Handshakes
 from usbcast.waiting import Waiter
 from usbcast.ways import Sink
 from usbcast_schemas.batch import decode_batch
@@ -23,7 +25,9 @@ class PublishedWay:
 
     can_fetch = True
 
-    def __init__(self, info: pb.StreamInfo, reached_by: str, via: str, waiter: Waiter) -> None:
+    def __init__(
+        self, info: pb.StreamInfo, reached_by: str, via: str, waiter: Waiter, keys: Credentials | None
+    ) -> None:
         endpoint = data_endpoint(info, reached_by)
         self.via = via
         self.heard_ns = time.monotonic_ns()
@@ -37,11 +41,18 @@ class PublishedWay:
             self._socket.subscribe(self._data)
         self._socket.subscribe(self._notify)
         try:
+            self._handshakes = Handshakes(self._socket, endpoint, reached_by, keys)
+        except BaseException:
+            self._socket.close()
+            raise
+        try:
             self._socket.connect(endpoint)
         except zmq.ZMQError as error:
+            self._handshakes.close()
             self._socket.close()
             raise WireError(f"the node at {reached_by} publishes at {endpoint!r}: {error.strerror}") from None
         self._waiter.add(self._socket.fileno())
+        self._waiter.add(self._handshakes.fileno())
 
     def pump(self, sink: Sink) -> None:
         while not sink.full:
@@ -62,12 +73,19 @@ class PublishedWay:
             except PeerError as error:
                 sink.malformed(error)
 
+    def check(self) -> None:
+        self._handshakes.check()
+
     def may_sleep(self) -> bool:
+        if not self._handshakes.may_sleep():
+            return False
         events = self._socket.getsockopt(zmq.EVENTS)
         return not (isinstance(events, int) and events & zmq.POLLIN)
 
     def close(self) -> None:
+        self._waiter.remove(self._handshakes.fileno())
         self._waiter.remove(self._socket.fileno())
+        self._handshakes.close()
         self._socket.close()
 
 

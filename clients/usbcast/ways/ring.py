@@ -92,6 +92,9 @@ class RingWay:
             self._take(slot, sink)
         self._at = newest
 
+    def check(self) -> None:
+        """Nothing to be refused by: the system lets this user read, and the link hears what the node says."""
+
     def may_sleep(self) -> bool:
         return self._at >= self._seen_head and self._ring.will_sleep(self._seen_head)
 

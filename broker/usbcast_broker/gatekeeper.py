@@ -1,0 +1,296 @@
+"""The gatekeeper: the one thread that lets peers in or not, counts and names those refused, and keeps the list of keys current.
+
+It answers libzmq about every connection, hears from the monitors of both sockets what becomes of them, and looks at the
+list of clients several times a second. Nothing that a peer does may end it: without it nobody gets in.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import struct
+import threading
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import zmq
+
+from usbcast_broker import admission
+from usbcast_broker.admission import Admission
+from usbcast_broker.connections import LOCAL, Connections, EndedBy, make_room
+from usbcast_broker.doorbell import PollableDoorbell
+from usbcast_broker.refusals import Refusals
+from usbcast_schemas.errors import KeysError, WireError
+from usbcast_schemas.keyring import Keyring
+from usbcast_schemas.keys import KeyPair, short_text
+from usbcast_schemas.sockets import guard
+
+log = logging.getLogger(__name__)
+
+REQUESTS, DATA = "requests", "data"
+"""A node's two sockets."""
+
+LOOK_S = 0.2
+"""A revoked key is noticed so soon at the latest, and so is a peer that talks to the data port."""
+
+MAX_SAID_BYTES = 64 * 1024
+"""What a subscriber may send to the data port: its handshake and its subscriptions. One thousand of these fit in."""
+
+GONE = "gone before the handshake was over"
+STALLED = "stalled in the handshake"
+BROKEN = "broken handshake"
+NOT_ZMTP = "not ZMTP, or too long"
+NO_KEYS_HERE = "encrypted, and this node has no keys"
+OTHER_NODE = "encrypted for a node with another key"
+TOO_MANY = "too many connections"
+TALKS = "talks to the data port"
+NO_DESCRIPTOR = "no descriptor left"
+
+_ZAP = "inproc://zeromq.zap.01"
+_EVENT = struct.Struct("=HI")
+_EVENTS = (
+    zmq.EVENT_ACCEPTED
+    | zmq.EVENT_ACCEPT_FAILED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+)
+_MAX_EVENTS = 10_000
+"""libzmq's thread waits for room beyond it: a flood of connections is slowed, and memory stays bounded."""
+
+
+@dataclass(slots=True)
+class _Monitor:
+    """What has been heard of one socket."""
+
+    which: str
+    socket: zmq.Socket[bytes]
+    failed: str | None = None
+    """Why the handshake failed of the connection whose end is told next."""
+    keys_refused: int = 0
+    """Connections that libzmq is about to end as their keys were refused, which has been counted."""
+
+
+class Gatekeeper:
+    """Starts, stops and serves one thread. All public calls are for other threads.
+
+    Start it before the sockets are bound, and stop it after they are closed: a monitor that loses its reader stops libzmq.
+    """
+
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], keyring: Keyring | None, refusals: Refusals, max_connections: int
+    ) -> None:
+        """Raises KeysError where the keys are of no use."""
+        self._context = context
+        self._keyring = keyring
+        self._refusals = refusals
+        self.own: KeyPair | None = keyring.own() if keyring else None
+        self.admission = Admission(self.own, keyring.clients() if keyring else None)
+        """Who may do what, as of now. Replaced as a whole, so any thread may look."""
+        self._seen = self._stamp()
+        self._connections = Connections(make_room(max_connections))
+        self._bell = PollableDoorbell()
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        self._ready: Future[None] = Future()
+        self.problem: BaseException | None = None
+        """Why nobody is let in any more, which should never be."""
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="usbcast-gatekeeper", daemon=True)
+        self._thread.start()
+        self._ready.result()
+
+    def stop(self) -> None:
+        """Return when the thread is gone."""
+        self._stopping = True
+        self._bell.ring()
+        if self._thread is not None:
+            self._thread.join()
+        self._connections.close()
+        self._bell.close()
+
+    def guard(self, socket: zmq.Socket[bytes], which: str) -> None:
+        """Have the peers of `socket` pass here. Its own thread calls this before it binds, and `release` before it closes."""
+        guard(socket, self.own)
+        socket.monitor(_address(which), _EVENTS)
+
+    @staticmethod
+    def release(socket: zmq.Socket[bytes]) -> None:
+        socket.disable_monitor()
+
+    def cut(self, which: str, fd: int) -> None:
+        """End one connection."""
+        self._connections.cut(which, fd)
+
+    def _run(self) -> None:
+        zap: zmq.Socket[bytes] = self._context.socket(zmq.REP)
+        zap.setsockopt(zmq.LINGER, 0)
+        monitors = [self._listen(which) for which in (REQUESTS, DATA)]
+        try:
+            zap.bind(_ZAP)
+            self._ready.set_result(None)
+            self._serve(zap, monitors)
+        except BaseException as error:
+            self.problem = error
+            if not self._ready.done():
+                self._ready.set_exception(error)
+                return
+            log.exception("nobody is let in any more")
+            raise
+        finally:
+            zap.close()
+            for monitor in monitors:
+                monitor.socket.close()
+
+    def _listen(self, which: str) -> _Monitor:
+        socket: zmq.Socket[bytes] = self._context.socket(zmq.PAIR)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.RCVHWM, _MAX_EVENTS)
+        socket.connect(_address(which))
+        return _Monitor(which, socket)
+
+    def _serve(self, zap: zmq.Socket[bytes], monitors: list[_Monitor]) -> None:
+        poller = zmq.Poller()
+        for socket in (zap, *(monitor.socket for monitor in monitors)):
+            poller.register(socket, zmq.POLLIN)
+        poller.register(self._bell.fileno(), zmq.POLLIN)
+        look_at_s = 0.0
+        while not self._stopping:
+            poller.poll(int(LOOK_S * 1000))
+            self._bell.quiet()
+            self._answer(zap)
+            for monitor in monitors:
+                self._hear(monitor)
+            if time.monotonic() >= look_at_s:
+                look_at_s = time.monotonic() + LOOK_S
+                self._look()
+
+    # Who comes in
+
+    def _answer(self, zap: zmq.Socket[bytes]) -> None:
+        """Answer what libzmq has asked; always, as a question without an answer holds up its connection."""
+        for _ in range(100):
+            try:
+                frames = zap.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            try:
+                zap.send_multipart(self._decide(frames))
+            except Exception:
+                log.exception("could not decide about a connection, so it is refused")
+                request_id = frames[1] if len(frames) > 1 else b""
+                zap.send_multipart([admission.ZAP_VERSION, request_id, admission.FAILED, b"", b"", b""])
+
+    def _decide(self, frames: list[bytes]) -> list[bytes]:
+        try:
+            question = admission.parse_question(frames)
+        except WireError as error:
+            log.error("libzmq asks what is no question: %s", error)
+            request_id = frames[1] if len(frames) > 1 else b""
+            return [admission.ZAP_VERSION, request_id, admission.FAILED, b"", b"", b""]
+        self._refresh()
+        refusal = self.admission.may_enter(question.mechanism, question.key)
+        if refusal is None:
+            return admission.answer(question, admission.ADMITTED)
+        self._refusals.refuse(refusal.reason, refusal.who, f"{refusal.sentence} (from {question.address})")
+        return admission.answer(question, admission.REFUSED, refusal.reason)
+
+    def _refresh(self) -> None:
+        """Read the list of clients again if it has changed; whoever lost the right to read loses what still comes."""
+        if self._keyring is None or (stamp := self._stamp()) == self._seen:
+            return
+        self._seen = stamp
+        try:
+            later = Admission(self.own, self._keyring.clients())
+        except KeysError as error:
+            log.error("the list of clients cannot be used, so the former one stays in force: %s", error)
+            return
+        lost = self.admission.lost_to(later)
+        self.admission = later
+        log.info("the list of clients has changed")
+        if lost:
+            names = ", ".join(short_text(client.public, client.name) for client in lost)
+            cut = self._connections.cut_all(DATA)
+            log.warning("revoked %s; all %d subscribers have to show their keys again", names, cut)
+
+    def _stamp(self) -> tuple[int, int, int]:
+        """What changes when the list of clients does."""
+        if self._keyring is None:
+            return (0, 0, 0)
+        try:
+            status = self._keyring.clients_file.stat()
+        except OSError:
+            return (0, 0, 0)
+        return (status.st_mtime_ns, status.st_size, status.st_ino)
+
+    # What becomes of them
+
+    def _hear(self, monitor: _Monitor) -> None:
+        for _ in range(_MAX_EVENTS):
+            try:
+                frames = monitor.socket.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            event, value = _EVENT.unpack_from(frames[0])
+            self._take(monitor, event, value)
+
+    def _take(self, monitor: _Monitor, event: int, value: int) -> None:
+        if event == zmq.EVENT_ACCEPTED:
+            peer, stays = self._connections.add(monitor.which, value)
+            if not stays:
+                self._refusals.refuse(
+                    TOO_MANY,
+                    peer,
+                    f"there are {len(self._connections)} already; max_connections is {self._connections.most}, "
+                    "half of it for one address",
+                )
+        elif event == zmq.EVENT_DISCONNECTED:
+            self._ended(monitor, value)
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            monitor.keys_refused += 1
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+            monitor.failed = self._protocol_failure(value)
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+            timed_out = value in (errno.EAGAIN, errno.ETIMEDOUT)
+            monitor.failed = STALLED if timed_out else GONE
+        elif event == zmq.EVENT_ACCEPT_FAILED:
+            self._refusals.refuse(NO_DESCRIPTOR, "a peer", f"it could not connect: {os.strerror(value)}")
+
+    def _protocol_failure(self, code: int) -> str:
+        if code == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
+            return admission.NO_KEY if self.own else NO_KEYS_HERE
+        if code == zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC:
+            return OTHER_NODE
+        return BROKEN
+
+    def _ended(self, monitor: _Monitor, fd: int) -> None:
+        failed, monitor.failed = monitor.failed, None
+        found = self._connections.remove(monitor.which, fd)
+        if found is None:
+            return
+        peer, ended_by = found
+        if ended_by is EndedBy.CUT:
+            return  # counted when it was cut
+        if failed is not None:
+            # Whoever looks whether somebody listens at a local socket leaves it like that; it is nobody else's business.
+            if peer != LOCAL or failed != GONE:
+                self._refusals.refuse(failed, peer, failed)
+        elif ended_by is EndedBy.LIBZMQ:
+            if monitor.keys_refused:
+                monitor.keys_refused -= 1
+            else:
+                self._refusals.refuse(NOT_ZMTP, peer, "what it sends is not ZMTP 3, or a message that is too long")
+
+    def _look(self) -> None:
+        self._refresh()
+        for fd, peer in self._connections.talkative(DATA, MAX_SAID_BYTES):
+            self._connections.cut(DATA, fd)
+            self._refusals.refuse(TALKS, peer, f"it sent more than {MAX_SAID_BYTES} bytes to where it can only listen")
+
+
+def _address(which: str) -> str:
+    return f"inproc://usbcast-{which}"

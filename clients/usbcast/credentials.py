@@ -1,0 +1,76 @@
+"""Credentials: what a client shows to a node, and which key the node must have to be believed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from usbcast_schemas.errors import AccessRefused, KeysError
+from usbcast_schemas.keyring import Keyring
+from usbcast_schemas.keys import KeyPair, key_text
+from usbcast_schemas.registry import NodeRecord, local_nodes
+from usbcast_schemas.sockets import is_local, split_tcp
+
+VARIABLE = "USBCAST_KEYS"
+
+
+class Credentials:
+    """The keys of one directory, for connecting. Raises KeysError."""
+
+    def __init__(self, directory: str | Path) -> None:
+        self._ring = Keyring(Path(directory))
+        self.own: KeyPair = self._ring.own()
+
+    @property
+    def directory(self) -> Path:
+        return self._ring.directory
+
+    def node_key(self, endpoint: str) -> bytes:
+        """The public key that the node at this request address must have.
+
+        Raises KeysError where none is known, AccessRefused if the node is known to have none.
+        """
+        known = self._ring.nodes().get(endpoint)
+        if known is not None:
+            return known
+        # What a node of this user says of itself, in a directory that only this user may enter, is as good.
+        for record in local_nodes():
+            if _stands_at(record, endpoint):
+                if record.key:
+                    return bytes.fromhex(record.key)
+                raise AccessRefused(
+                    f"the node at {endpoint} has no keys, and you gave those in {self.directory}: "
+                    "connect without (no --keys, no USBCAST_KEYS), or start the node with --keys"
+                )
+        if is_local(endpoint):
+            return self.own.public  # on the same machine, what is started with the same keys
+        raise KeysError(
+            f"the key of the node at {endpoint} is not known, so it could be anybody: have `usbcast keys show` run where "
+            f"the node is, then: usbcast keys trust {endpoint} KEY --keys {self.directory}"
+        )
+
+    def ask_to_be_let_in(self) -> str:
+        """What the owner of a node has to run, so that this client may read."""
+        return f"usbcast keys allow {key_text(self.own.public)} --name {self.own.name} --keys DIR"
+
+
+Keys = str | Path | Credentials | None
+"""How callers give keys: the directory; None for the one that USBCAST_KEYS names, if it names one."""
+
+
+def credentials(keys: Keys) -> Credentials | None:
+    """The credentials meant by `keys`; None to connect without. Raises KeysError."""
+    if isinstance(keys, Credentials):
+        return keys
+    directory = keys if keys is not None else os.environ.get(VARIABLE) or None
+    return None if directory is None else Credentials(directory)
+
+
+def _stands_at(record: NodeRecord, endpoint: str) -> bool:
+    """Whether `endpoint` is a name for the address of a node of this machine."""
+    if record.endpoint == endpoint:
+        return True
+    told, asked = split_tcp(record.endpoint), split_tcp(endpoint)
+    if told is None or asked is None or told[1] != asked[1] or not is_local(endpoint):
+        return False
+    return is_local(record.endpoint) or told[0] in ("*", "0.0.0.0", "[::]")
