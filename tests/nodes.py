@@ -9,15 +9,18 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import usbcast
 import usbcast.aio
 from usbcast import Batch, DeviceEvent, End, Event, Gap, Restart, Silence
+from usbcast.bridge.bridge import Bridge
+from usbcast.bridge.options import BridgeOptions, parse_upstream
 from usbcast_broker.node import Node
+from usbcast_broker.outlet import Outlet
 from usbcast_broker.pacer import NotificationPacer
-from usbcast_broker.pipeline import Pipeline
+from usbcast_broker.pipeline import Line, Pipeline
 from usbcast_broker.settings import NodeSettings
 from usbcast_broker.simulator import SimulatedDevice, SimulatorBackend, SimulatorConfig, make_packets
 from usbcast_broker.simulator.profile import profile_of
@@ -41,17 +44,32 @@ def eventually(condition: Callable[[], T], what: str = "", timeout_s: float = DE
     return found
 
 
+HOPS: list[str] = []
+"""How each bridge between the node that `serving` makes and its subscribers receives; none, unless a test says so."""
+
+
 @dataclass
 class Served:
-    """A node of one stream, and the device under it."""
+    """A node of one stream, the device under it, and the bridges before it; a subscriber talks to the last of them."""
 
     node: Node
     pipeline: Pipeline
     device: SimulatedDevice
+    bridges: list[Node] = field(default_factory=list)
+
+    @property
+    def last(self) -> Node:
+        """The node that subscribers talk to."""
+        return self.bridges[-1] if self.bridges else self.node
+
+    @property
+    def outlet(self) -> Outlet:
+        """What subscribers read from."""
+        return self.bridges[-1].pipelines[0].outlet if self.bridges else self.pipeline.outlet
 
     @property
     def endpoint(self) -> str:
-        return self.node.endpoint
+        return self.last.endpoint
 
     @property
     def stream(self) -> str:
@@ -59,13 +77,13 @@ class Served:
 
     @property
     def published(self) -> int:
-        """How many packets have got a sequence."""
-        return self.pipeline.outlet.next_sequence
+        """How many packets with a sequence have come to where subscribers read."""
+        return self.outlet.next_sequence
 
     @property
     def oldest(self) -> int:
         """The oldest sequence that the ring holds."""
-        return self.pipeline.outlet.oldest_sequence
+        return self.outlet.oldest_sequence
 
     def wait_published(self, packets: int) -> None:
         eventually(lambda: self.published >= packets, f"{packets} packets published, it is {self.published}")
@@ -87,7 +105,7 @@ def quick_profile(config: SimulatorConfig, stream: str) -> Profile:
     return parse_profile(f"{profile_of(config, stream).toml}\n[transfer]\ntimeout_ms = 20\n", stream)
 
 
-def hurry(pipeline: Pipeline) -> None:
+def hurry(pipeline: Line) -> None:
     """Who joins an idle stream waits for its next heartbeat; let that come sooner."""
     pipeline.outlet.pacer = NotificationPacer(heartbeat_ns=100_000_000)
 
@@ -107,15 +125,37 @@ def serving(
     """
     config = SimulatorConfig(**device)
     simulated = SimulatedDevice(config)
-    with Node(settings or small()) as node:
+    settings = settings or small()
+    # With bridges between, it is the last one that has the small ring a test may want.
+    before = replace(settings, ring_size=max(settings.ring_size, 1 << 25), ring_slots=65536) if HOPS else settings
+    with Node(before) as node, contextlib.ExitStack() as stack:
         pipeline = add_device(
             node, profile or quick_profile(config, stream), stream=stream, backend=SimulatorBackend([simulated])
         )
         hurry(pipeline)
         node.start()
         served = Served(node, pipeline, simulated)
+        for hop, via in enumerate(HOPS, 1):
+            of_hop = settings if hop == len(HOPS) else before
+            served.bridges.append(stack.enter_context(bridging(served.endpoint, settings=of_hop, via=via)))
         with _ending(served) if ends else contextlib.nullcontext():
             yield served
+
+
+@contextmanager
+def bridging(*endpoints: str, settings: NodeSettings | None = None, **options: Any) -> Iterator[Node]:
+    """A bridge of all streams of the nodes at `endpoints`, on a free port; options as of BridgeOptions."""
+    upstreams = tuple(parse_upstream(endpoint) for endpoint in endpoints)
+    with Node(settings or small()) as node:
+        bridge = Bridge(node, BridgeOptions(upstreams, **options))
+        with contextlib.ExitStack() as stack:
+            stack.callback(bridge.stop)
+            bridge.connect()
+            for relay in node.pipelines:
+                hurry(relay)
+            node.start()
+            bridge.watch()
+            yield node
 
 
 @contextmanager

@@ -19,7 +19,13 @@ FOLDERS = {"usbcast_schemas": "schemas", "usbcast_broker": "broker", "usbcast": 
 LAYERS = ("usbcast_schemas", "usbcast_broker", "usbcast")
 """A package may import itself and those before it."""
 
-USES_THE_BROKER = ("usbcast.cli", "usbcast.demo", "usbcast.recording.player", "usbcast.recording.restamp")
+USES_THE_BROKER = (
+    "usbcast.bridge",
+    "usbcast.cli",
+    "usbcast.demo",
+    "usbcast.recording.player",
+    "usbcast.recording.restamp",
+)
 """In usbcast, only these may: what runs a node, and the player, which is a feed of one."""
 
 ONLY_IN = {

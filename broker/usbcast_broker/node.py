@@ -18,12 +18,12 @@ from usbcast_broker.batcher import Batcher
 from usbcast_broker.framing import Assembler
 from usbcast_broker.gatekeeper import Gatekeeper
 from usbcast_broker.host_queue import HostQueue
-from usbcast_broker.outlet import Description, Outlet
+from usbcast_broker.outlet import Description, Outlet, Source
 from usbcast_broker.pipeline import Feed, Line, Pipeline
 from usbcast_broker.publisher import Publisher
 from usbcast_broker.reading_host import reading_host_of
 from usbcast_broker.refusals import Refusals
-from usbcast_broker.relay import Relay, RelayQueue
+from usbcast_broker.relay import Relay, RelayFeed, RelayQueue
 from usbcast_broker.service import ReplayService
 from usbcast_broker.settings import NodeSettings
 from usbcast_schemas.errors import ConfigError, DeviceError
@@ -68,6 +68,7 @@ class Node:
         self.last_health: list[pb.StreamHealth] = []
         """The books as they stood when the node had stopped."""
         self._bound: list[str] = []
+        self._registration: Registration | None = None
         self._stopped = False
         self._cleanup = contextlib.ExitStack()
         self._context = zmq.Context()
@@ -95,11 +96,7 @@ class Node:
             raise ConfigError(
                 f"two streams are to be called {name!r}: give each profile a name of its own ([stream] name)"
             )
-        if profile.largest_packet * 4 > settings.ring_size:
-            raise ConfigError(
-                f"stream {name!r} has packets of up to {profile.largest_packet} bytes and ring_size is "
-                f"{settings.ring_size}: a ring must hold at least four, so give --ring-size {profile.largest_packet * 4}"
-            )
+        self._check_room(name, profile.largest_packet)
         # The feed's thread knocks; there is no feed before there is the pipeline.
         queue = HostQueue(settings.host_queue_size, lambda: self._publisher.knock(pipeline))
         outlet = self._outlet(
@@ -113,18 +110,35 @@ class Node:
             )
         )
         batcher = Batcher(outlet.epoch, max_bytes=settings.batch_size, max_age_ns=int(settings.batch_age_ms * 1e6))
+        self._cleanup.callback(outlet.close)
         pipeline = Pipeline(make_feed(queue), queue, Assembler(profile), batcher, outlet)
         self.pipelines.append(pipeline)
         return pipeline
 
     def add_relay(
-        self, description: Description, make_feed: Callable[[RelayQueue], Feed], *, epoch: int | None = None
+        self,
+        description: Description,
+        make_feed: Callable[[RelayQueue], RelayFeed],
+        *,
+        epoch: int | None = None,
+        source: Source | None = None,
     ) -> Relay:
-        """Add a stream whose batches `make_feed` brings encoded, of `epoch` if they have one already. Before `start`."""
+        """Add a stream whose batches `make_feed` brings encoded, of `epoch` if they have one already. Also while it runs.
+
+        Raises ConfigError, RingUnavailable.
+        """
+        if any(line.outlet.stream == description.stream for line in self.pipelines):
+            raise ConfigError(f"this node has a stream {description.stream!r} already")
+        self._check_room(description.stream, description.packet_size)
         queue = RelayQueue(lambda: self._publisher.knock(relay))
-        outlet = self._outlet(description, epoch)
-        relay = Relay(make_feed(queue), queue, outlet)
+        outlet = self._outlet(description, epoch, source)
+        relay = Relay(make_feed(queue), queue, outlet, self._outlet)
+        self._cleanup.callback(self._close_outlet, relay)
         self.pipelines.append(relay)
+        if self._registration is not None:
+            self._service.adopt(relay)
+            relay.feed.start()
+            self._register()
         return relay
 
     def start(self) -> None:
@@ -138,9 +152,7 @@ class Node:
             for pipeline in self.pipelines:
                 pipeline.feed.start()
             self._service.admit()
-            streams = tuple(pipeline.outlet.stream for pipeline in self.pipelines)
-            key = key_text(self._gatekeeper.own.public) if self._gatekeeper.own else ""
-            self._cleanup.callback(Registration(NodeRecord(self.endpoint, os.getpid(), streams, key)).close)
+            self._register()
         except BaseException:
             self.stop("the node could not start")
             raise
@@ -192,11 +204,37 @@ class Node:
                 return f"{what} has stopped: {error}"
         return ""
 
-    def _outlet(self, description: Description, epoch: int | None = None) -> Outlet:
+    def _check_room(self, stream: str, packet_size: int) -> None:
+        if packet_size * 4 > self.settings.ring_size:
+            raise ConfigError(
+                f"stream {stream!r} has packets of up to {packet_size} bytes and ring_size is "
+                f"{self.settings.ring_size}: a ring must hold at least four, so give --ring-size {packet_size * 4}"
+            )
+
+    def _outlet(self, description: Description, epoch: int | None = None, source: Source | None = None) -> Outlet:
         ring_bytes, ring_slots = self.settings.ring_size, self.settings.ring_slots
-        outlet = Outlet(description, self._rings, ring_bytes=ring_bytes, ring_slots=ring_slots, epoch=epoch)
-        self._cleanup.callback(outlet.close)
-        return outlet
+        return Outlet(
+            description, self._rings, ring_bytes=ring_bytes, ring_slots=ring_slots, epoch=epoch, source=source
+        )
+
+    def _register(self) -> None:
+        """Let local clients find this node, with all the streams that it has now."""
+        streams = tuple(pipeline.outlet.stream for pipeline in self.pipelines)
+        key = key_text(self._gatekeeper.own.public) if self._gatekeeper.own else ""
+        record = NodeRecord(self.endpoint, os.getpid(), streams, key)
+        before, self._registration = self._registration, Registration(record)
+        if before is None:
+            self._cleanup.callback(self._unregister)
+        else:
+            before.close()
+
+    def _unregister(self) -> None:
+        if self._registration is not None:
+            self._registration.close()
+
+    @staticmethod
+    def _close_outlet(relay: Relay) -> None:
+        relay.outlet.close()  # that of its last epoch
 
     def _start_publisher(self) -> list[str]:
         local = f"ipc://{runtime_directory()}/data-{os.getpid()}-{os.urandom(4).hex()}"
@@ -218,6 +256,8 @@ class Node:
         info.host_id = host_id()
         info.reader_host_id = reading_host_of(pipeline.feed).host_id
         info.attached = pipeline.feed.attached
+        if pipeline.outlet.source is not None:
+            info.source_silent_ns = pipeline.outlet.source_silent_ns(time.monotonic_ns())
         info.node_version = self._version
         info.node_pid = os.getpid()
         info.started_realtime_ns = self._started_realtime_ns

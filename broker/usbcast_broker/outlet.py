@@ -28,6 +28,15 @@ class Description:
     nominal_rate_hz: float = 0.0
 
 
+@dataclass(slots=True)
+class Source:
+    """Where a stream comes from that another node serves, and whether that one is heard."""
+
+    endpoint: str
+    silent_since_ns: int | None = None
+    """On the monotonic clock; None while it is heard."""
+
+
 class Outlet:
     """Written to by the publisher's thread alone; described to any thread."""
 
@@ -39,6 +48,7 @@ class Outlet:
         ring_bytes: int = DEFAULT_DATA_BYTES,
         ring_slots: int = DEFAULT_SLOTS,
         epoch: int | None = None,
+        source: Source | None = None,
     ) -> None:
         self.description = description
         self.stream = check_stream_name(description.stream)
@@ -50,7 +60,10 @@ class Outlet:
         self.next_sequence = 0
         self.next_number = 0
         self.ended = False
-        self.ring = RingWriter(ring_directory, self.stream, self.epoch, data_bytes=ring_bytes, slots=ring_slots)
+        self.source = source
+        self.ring = RingWriter(
+            ring_directory, self.stream, self.epoch, data_bytes=ring_bytes, slots=ring_slots, copy=epoch is not None
+        )
 
     def store(self, batch: Encoded) -> None:
         """Put `batch` into the ring and wake the readers that sleep."""
@@ -66,8 +79,17 @@ class Outlet:
 
     @property
     def oldest_sequence(self) -> int:
-        oldest = self.ring.oldest
+        try:
+            oldest = self.ring.oldest
+        except ValueError:  # its epoch is just over, and the ring was closed while we looked
+            oldest = None
         return self.next_sequence if oldest is None else oldest.first_sequence
+
+    def source_silent_ns(self, monotonic_ns: int) -> int:
+        """For how long nothing was heard of where the stream comes from; 0 while it is."""
+        if self.source is None or self.source.silent_since_ns is None:
+            return 0
+        return max(1, monotonic_ns - self.source.silent_since_ns)
 
     def notification(self, realtime_ns: int, monotonic_ns: int) -> bytes:
         return pb.Notification(
@@ -79,6 +101,7 @@ class Outlet:
             sent_realtime_ns=realtime_ns,
             sent_monotonic_ns=monotonic_ns,
             ended=self.ended,
+            source_silent_ns=self.source_silent_ns(monotonic_ns) or None,
         ).SerializeToString()
 
     def describe(self, device: DeviceIdentity | None) -> pb.StreamInfo:
@@ -100,6 +123,7 @@ class Outlet:
             next_sequence=self.next_sequence,
             next_number=self.next_number,
             ended=self.ended,
+            source=self.source.endpoint if self.source else None,
         )
 
     def close(self) -> None:

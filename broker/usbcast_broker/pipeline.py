@@ -48,8 +48,16 @@ class Feed(Protocol):
 class Line(Protocol):
     """What publisher, replay service and node know of a stream's way: a pipeline from a device, or a relay."""
 
-    feed: Feed
-    outlet: Outlet
+    @property
+    def feed(self) -> Feed: ...
+
+    @property
+    def outlet(self) -> Outlet:
+        """That of the current epoch."""
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is to be published."""
 
     def turn(self, publish: Callable[[Encoded], None]) -> bool: ...
 
@@ -95,6 +103,10 @@ class Pipeline:
             if rest is not None:
                 self._publish([rest], publish)
         return bool(items)
+
+    @property
+    def over(self) -> bool:
+        return self.outlet.ended
 
     @property
     def waiting_bytes(self) -> int:

@@ -117,7 +117,7 @@ class Publisher:
     def end(self, pipeline: Line, reason: str) -> None:
         """Publish what the stopped feed of `pipeline` has left, and the end of its stream; idempotent."""
         with self._turning:
-            if self._socket is not None and not pipeline.outlet.ended:
+            if self._socket is not None and not pipeline.over:
                 pipeline.end(reason, lambda batch: self._send(pipeline.outlet.data_topic, batch))
         self._doorbell.ring()
 
@@ -147,14 +147,15 @@ class Publisher:
 
     def _turn(self, pipeline: Line) -> bool:
         """Publish what has accumulated in `pipeline`; the lock is held."""
-        outlet = pipeline.outlet
+        topic = pipeline.outlet.data_topic
         # A feed that hung may wake up after its stream has ended; nothing follows an end.
-        busy = not outlet.ended and pipeline.turn(lambda batch: self._send(outlet.data_topic, batch))
+        busy = not pipeline.over and pipeline.turn(lambda batch: self._send(topic, batch))
         now_ns = time.monotonic_ns()
+        outlet = pipeline.outlet
         if busy:
             outlet.moderation.turned(now_ns)
         if outlet.pacer.take(now_ns):
-            outlet.ring.beat(now_ns)
+            outlet.ring.beat(now_ns, outlet.source_silent_ns(now_ns))
             self._hear()
             if self._audience.wants(outlet.notify_topic):
                 self._send_frames(outlet.notify_topic, outlet.notification(time.time_ns(), now_ns))

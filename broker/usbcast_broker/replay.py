@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from usbcast_schemas.batch import decode_batch
 from usbcast_schemas.errors import RingTorn
 from usbcast_schemas.ring import RingReader, Slot
 from usbcast_schemas.v1 import usbcast_pb2 as pb
@@ -45,6 +46,9 @@ def fetch(
             at = max(at + 1, ring.tail)  # overwritten while we were here; the next one shows how much that was
             continue
         if until_sequence is not None and _lies_beyond(found, until_sequence):
+            if expected < until_sequence:  # what is missing in front of it is part of what was asked
+                lost += _missing(expected, until_sequence, ring, found)
+                expected = until_sequence
             break
         if found.number < from_number:
             at += 1
@@ -58,7 +62,7 @@ def fetch(
             at = max(at + 1, ring.tail)
             continue
         if found.first_sequence > expected:
-            lost.append(_gone(expected, found.first_sequence))
+            lost += _missing(expected, found.first_sequence, ring, found)
         expected = max(expected, found.end_sequence)
         batches.append(raw)
         spent += len(raw)
@@ -110,6 +114,33 @@ def newest(
 
 def _lies_beyond(slot: Slot, until_sequence: int) -> bool:
     return slot.first_sequence > until_sequence or (slot.first_sequence == until_sequence and slot.packet_count > 0)
+
+
+def _missing(first: int, until: int, ring: RingReader, behind: Slot) -> list[pb.LostRange]:
+    """What of [first, until) the batch behind it tells of itself, and the rest as overwritten."""
+    lost: list[pb.LostRange] = []
+    try:
+        holes = decode_batch(ring.read(behind)).holes
+    except RingTorn:
+        holes = ()
+    for hole in holes:
+        end = min(until, hole.first_sequence + hole.count)
+        if end <= first or hole.first_sequence >= until:
+            continue
+        if hole.first_sequence > first:
+            lost.append(_gone(first, hole.first_sequence))
+            first = hole.first_sequence
+        lost.append(
+            pb.LostRange(
+                first_sequence=first,
+                count=end - first,
+                stage=hole.stage,
+                reason=hole.reason,
+                on_purpose=hole.on_purpose,
+            )
+        )
+        first = end
+    return lost if first >= until else [*lost, _gone(first, until)]
 
 
 def _gone(first: int, until: int) -> pb.LostRange:

@@ -16,11 +16,12 @@ from usbcast_broker.binding import bind
 from usbcast_broker.doorbell import PollableDoorbell
 from usbcast_broker.gatekeeper import REQUESTS, Gatekeeper
 from usbcast_broker.memory import resident_bytes
+from usbcast_broker.outlet import Outlet
 from usbcast_broker.pipeline import Line
 from usbcast_broker.reading_host import reading_host_of
 from usbcast_broker.refusals import Refusals
 from usbcast_schemas.contract import CONTRACT
-from usbcast_schemas.errors import PeerError, UsbcastError, VersionMismatch
+from usbcast_schemas.errors import PeerError, RingUnavailable, UsbcastError, VersionMismatch
 from usbcast_schemas.keys import short_text
 from usbcast_schemas.ring import RingReader
 from usbcast_schemas.sockets import set_up
@@ -46,6 +47,29 @@ class Refused(UsbcastError):
         self.code = code
 
 
+class _Served:
+    """One stream, and the ring of its current epoch as any other reader reads it."""
+
+    def __init__(self, line: Line) -> None:
+        self.line = line
+        self._of = line.outlet
+        self.ring = RingReader(self._of.ring.path, self._of.ring.nonce)
+
+    def current(self) -> tuple[Outlet, RingReader]:
+        """The outlet and a reader of its ring. Raises Refused while a new epoch is just beginning."""
+        outlet = self.line.outlet
+        if outlet is not self._of:
+            try:
+                ring = RingReader(outlet.ring.path, outlet.ring.nonce)
+            except RingUnavailable as error:
+                raise Refused(
+                    pb.ErrorReply.CODE_BUSY, f"stream {outlet.stream!r} is beginning a new epoch: {error}"
+                ) from None
+            self.ring.close()
+            self.ring, self._of = ring, outlet
+        return self._of, self.ring
+
+
 class ReplayService:
     """Starts, stops and serves one thread. All public calls are for other threads."""
 
@@ -64,7 +88,8 @@ class ReplayService:
         self._describe = describe
         self._health = health
         self._node = node
-        self._streams: dict[str, tuple[Line, RingReader]] = {}
+        self._streams: dict[str, _Served] = {}
+        """Replaced as a whole, never changed: its thread may be going through it."""
         self._bell = PollableDoorbell()
         self._answers: deque[tuple[list[bytes], pb.Reply]] = deque()
         self._waiting = 0
@@ -81,11 +106,14 @@ class ReplayService:
     def start(self, pipelines: Sequence[Line], endpoint: str) -> str:
         """Bind to `endpoint`; return it as bound. Requests wait until `admit`. Raises EndpointTaken."""
         for pipeline in pipelines:
-            ring = pipeline.outlet.ring
-            self._streams[pipeline.outlet.stream] = (pipeline, RingReader(ring.path, ring.nonce))
+            self.adopt(pipeline)
         self._thread = threading.Thread(target=self._run, args=(endpoint,), name="usbcast-service", daemon=True)
         self._thread.start()
         return self._bound.result()
+
+    def adopt(self, pipeline: Line) -> None:
+        """Answer for this stream too."""
+        self._streams = {**self._streams, pipeline.outlet.stream: _Served(pipeline)}
 
     def admit(self) -> None:
         """Begin to answer, now that there is all that the answers speak of."""
@@ -98,8 +126,8 @@ class ReplayService:
         self._bell.ring()
         if self._thread is not None:
             self._thread.join()
-        for _, ring in self._streams.values():
-            ring.close()
+        for served in self._streams.values():
+            served.ring.close()
         self._bell.close()
 
     def reports(self, stream: str) -> list[pb.SubscriptionReport]:
@@ -196,14 +224,14 @@ class ReplayService:
             return None, []
         if kind == "describe":
             wanted = [self._stream(request.describe.stream)] if request.describe.stream else self._streams.values()
-            infos = [self._describe(pipeline) for pipeline, _ in wanted]
+            infos = [self._describe(served.line) for served in wanted]
             return pb.Reply(described=pb.DescribeReply(streams=infos)), []
         if kind == "clock":
             return pb.Reply(clock=self._clock(request.clock)), []
         if kind == "health":
             return self._health_reply(), []
-        pipeline, _ = self._stream(request.command.stream)
-        self._later(envelope, request.request_id, pipeline.feed.command(request.command))
+        line = self._stream(request.command.stream).line
+        self._later(envelope, request.request_id, line.feed.command(request.command))
         return None, []
 
     def _clock(self, request: pb.ClockRequest) -> pb.ClockReply:
@@ -214,7 +242,7 @@ class ReplayService:
             received_monotonic_ns=monotonic_ns,
         )
         if request.stream:
-            reader = reading_host_of(self._stream(request.stream)[0].feed)
+            reader = reading_host_of(self._stream(request.stream).line.feed)
             if reader.ahead_ns is not None:
                 reply.reader_ahead_ns, reply.reader_uncertainty_ns = reader.ahead_ns, reader.uncertainty_ns
         reply.replied_realtime_ns, reply.replied_monotonic_ns = time.time_ns(), time.monotonic_ns()
@@ -222,8 +250,7 @@ class ReplayService:
 
     def _fetch(self, request: pb.FetchRequest) -> tuple[pb.Reply, list[bytes]]:
         self.last_fetch_monotonic = time.monotonic()
-        pipeline, ring = self._stream(request.stream)
-        outlet = pipeline.outlet
+        outlet, ring = self._stream(request.stream).current()
         if request.HasField("epoch") and request.epoch != outlet.epoch:
             raise Refused(
                 pb.ErrorReply.CODE_EPOCH_OVER,
@@ -257,7 +284,7 @@ class ReplayService:
         )
         return pb.Reply(fetched=reply), fetched.batches
 
-    def _stream(self, name: str) -> tuple[Line, RingReader]:
+    def _stream(self, name: str) -> _Served:
         try:
             return self._streams[name]
         except KeyError:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from usbcast.events import Gap, Restart
+from usbcast.events import Gap, Restart, gap_of_hole
 from usbcast_schemas.batch import EncodedBatch
 
 OVERWRITTEN = "overwritten in the ring"
@@ -27,6 +27,8 @@ class Delivery:
     batch: EncodedBatch
     gaps: tuple[Gap, ...] = ()
     skip: int = 0
+    told: tuple[Gap, ...] = ()
+    """Those of the gaps that the batch itself tells of; whoever passes it on need not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +243,7 @@ class Continuity:
         if self._next_number is None:
             # Not joined yet: the first batch may be cut by the start; for "oldest" a fetch says what is the first.
             return self.first_sequence is not None and batch.first_sequence <= self.next_sequence
-        return batch.number <= self._next_number
+        return batch.number <= self._next_number or (bool(batch.holes) and batch.first_number <= self._next_number)
 
     def _release(self) -> None:
         """Accept the held batches as far as they follow."""
@@ -277,20 +279,45 @@ class Continuity:
                 self.out.append(Delivery(batch))
                 self._next_number = batch.number + 1
             return
-        gaps: tuple[Gap, ...] = ()
-        missing = batch.first_sequence - self.next_sequence
-        if missing > 0:
-            gaps = (Gap(self.next_sequence, batch.first_sequence - 1, missing, stage, reason),)
-        elif self._next_number is not None and batch.number > self._next_number and missing == 0:
-            # Only batches without packets are missing: no packet is lost, but something that was said of the device is.
-            gaps = (Gap(batch.first_sequence, batch.first_sequence - 1, 0, stage, f"device events {reason}"),)
-        self.out.append(Delivery(batch, gaps, max(0, -missing)))
+        skip = max(0, self.next_sequence - batch.first_sequence)
+        told = self._told_by(batch) if batch.holes else ()
+        self.out.append(Delivery(batch, self._gaps_before(batch, told, reason, stage), skip, told))
         self.next_sequence = batch.end_sequence
         self._next_number = batch.number + 1
 
     def _lose_until(self, sequence: int, stage: str, reason: str) -> None:
         first, self.next_sequence = self.next_sequence, sequence
         self.out.append(Gap(first, sequence - 1, sequence - first, stage, reason))
+
+    def _told_by(self, batch: EncodedBatch) -> tuple[Gap, ...]:
+        """What of the holes that `batch` tells of lies before us."""
+        here, joined = self.next_sequence, self._next_number is not None
+        return tuple(
+            gap_of_hole(hole, max(here, hole.first_sequence))
+            for hole in batch.holes
+            if hole.first_sequence + hole.count > here or (joined and not hole.count and hole.first_sequence >= here)
+        )
+
+    def _gaps_before(self, batch: EncodedBatch, told: tuple[Gap, ...], reason: str, stage: str) -> tuple[Gap, ...]:
+        """All that is missing between the cursor and `batch`, in order: what is told of, and the rest for `reason`."""
+        gaps: list[Gap] = []
+        here = self.next_sequence
+        for gap in told:
+            if gap.first > here:
+                gaps.append(Gap(here, gap.first - 1, gap.first - here, stage, reason))
+            gaps.append(gap)
+            here = gap.last + 1
+        if batch.first_sequence > here:
+            gaps.append(Gap(here, batch.first_sequence - 1, batch.first_sequence - here, stage, reason))
+        elif (
+            self._next_number is not None
+            and batch.first_number > self._next_number
+            and len(gaps) == len(told)
+            and batch.first_sequence == here
+        ):
+            # Only batches without packets are missing: no packet is lost, but something that was said of the device is.
+            gaps.append(Gap(here, here - 1, 0, stage, f"device events {reason}"))
+        return tuple(gaps)
 
     def _skip_waiting(self) -> None:
         """Drop what waits in `out` for something newer; what it carried beside packets stays."""

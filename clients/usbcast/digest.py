@@ -141,7 +141,11 @@ class Digest:
         self._gaps.append(gap)
 
     def _lose(self, gap: Gap) -> None:
-        self.books.lose(f"{gap.stage}: {gap.reason}", gap.count)
+        if gap.on_purpose:
+            self.books.overhead += gap.count
+            self.books.count(f"left out: {gap.reason}", gap.count)
+        else:
+            self.books.lose(f"{gap.stage}: {gap.reason}", gap.count)
 
     def _deliver(self, batch: EncodedBatch, packets: int) -> None:
         self.books.leave(packets)

@@ -35,6 +35,8 @@ class Gap:
     reason: str
     size_bytes: int = 0
     at_least: bool = False
+    on_purpose: bool = False
+    """A bridge left them out as it was told to: nothing is lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,8 @@ class Silence:
     """No message and no heartbeat for so long: the node is gone or hung, or the way to it is cut. Reconnecting goes on."""
 
     duration_ns: int
+    upstream: bool = False
+    """The node is a bridge and answers, but hears nothing itself from where it has the stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,12 @@ class End:
 
 def gap_of_loss(loss: pb.Loss, at_sequence: int) -> Gap:
     return Gap(at_sequence, at_sequence - 1, loss.packets, STAGES[loss.stage], loss.reason, loss.bytes, loss.at_least)
+
+
+def gap_of_hole(hole: pb.LostRange, first: int) -> Gap:
+    """What is behind `first` of a hole that a batch tells of."""
+    until = hole.first_sequence + hole.count
+    return Gap(first, until - 1, until - first, STAGES[hole.stage], hole.reason, on_purpose=hole.on_purpose)
 
 
 def device_event(message: pb.DeviceEvent) -> DeviceEvent:

@@ -118,7 +118,7 @@ class Receiver:
         self._fetch_at_ns = 0
         self._report_at_ns = 0
         self._answered_ns = time.monotonic_ns()
-        self._silent = False
+        self._silent = self._source_silent = False
         self._named_malformed = False
 
     # What the shells use
@@ -169,6 +169,23 @@ class Receiver:
     def silent(self) -> bool:
         """Whether the node has given no sign of life for so long that it was told as Silence."""
         return self._silent
+
+    @property
+    def position(self) -> Position | None:
+        """Where this subscription stands, with all that waits to be taken behind it; None before it has joined."""
+        return self._core.position
+
+    @property
+    def behind(self) -> int:
+        """How many packets are known to exist and have not come."""
+        return max(0, self._core.known_until - self._core.next_sequence)
+
+    @property
+    def silent_ns(self) -> int:
+        """For how long the node, or the one behind it, has been silent; 0 while all is well."""
+        if self._silent:
+            return time.monotonic_ns() - self._heard_ns()
+        return self._way.source_silent_ns if self._way else 0
 
     @property
     def via(self) -> str:
@@ -264,6 +281,14 @@ class Receiver:
             self._silent = True
             self._digest.say(Silence(now_ns - self._heard_ns()))
             self._describe_soon(now_ns)
+        if self._way is None:
+            return
+        source_silent_ns = self._way.source_silent_ns
+        if source_silent_ns and not self._source_silent:
+            self._digest.say(Silence(source_silent_ns, upstream=True))
+        self._source_silent = bool(source_silent_ns)
+        if self._way.over:  # a bridge goes on in another ring when its upstream begins a new epoch
+            self._describe_soon(now_ns + _HOUSEKEEPING_NS)
 
     def _describe_soon(self, now_ns: int) -> None:
         if self._describe_at_ns is None:

@@ -25,7 +25,8 @@ Buffer = bytes | memoryview
 _HEAD = Struct("<BIBIBQBQBQBI")
 _TAGS = (0x0D, 0x15, 0x19, 0x21, 0x29, 0x35)
 _ONE_ARRIVAL = Struct("<BBIBBqBBq")
-_ENDS, _COUNTS, _REALTIMES, _MONOTONICS, _LOSS, _EVENT, _END, _PAYLOAD = 0x3A, 0x42, 0x4A, 0x52, 0x5A, 0x62, 0x6A, 0x7A
+_ENDS, _COUNTS, _REALTIMES, _MONOTONICS, _LOSS, _EVENT, _END = 0x3A, 0x42, 0x4A, 0x52, 0x5A, 0x62, 0x6A
+_HOLE, _PAYLOAD = 0x72, 0x7A
 
 MAX_BATCH_BYTES = 16 * 1024 * 1024
 """No batch is larger; a receiver may refuse one that is."""
@@ -58,6 +59,12 @@ class EncodedBatch:
     events: Sequence[pb.DeviceEvent]
     end: pb.StreamEnd | None
     payload: memoryview
+    holes: Sequence[pb.LostRange] = ()
+
+    @property
+    def first_number(self) -> int:
+        """The first of the batch numbers that this batch stands for: those that its holes swallowed, and its own."""
+        return self.number - sum(hole.batches for hole in self.holes) if self.holes else self.number
 
     @property
     def end_sequence(self) -> int:
@@ -78,13 +85,14 @@ def encode_batch(
     losses: Sequence[pb.Loss] = (),
     events: Sequence[pb.DeviceEvent] = (),
     end: pb.StreamEnd | None = None,
+    holes: Sequence[pb.LostRange] = (),
 ) -> bytes:
     """Write a PacketBatch. `payload` is the packets' bytes in as many pieces as they come in."""
     return b"".join(
         encode_parts(
             epoch=epoch, number=number, first_sequence=first_sequence, packet_count=packet_count,
             packet_size=packet_size, payload=payload, packet_ends=packet_ends, arrivals=arrivals,
-            losses=losses, events=events, end=end,
+            losses=losses, events=events, end=end, holes=holes,
         )
     )  # fmt: skip
 
@@ -102,6 +110,7 @@ def encode_parts(
     losses: Sequence[pb.Loss] = (),
     events: Sequence[pb.DeviceEvent] = (),
     end: pb.StreamEnd | None = None,
+    holes: Sequence[pb.LostRange] = (),
 ) -> list[Buffer]:
     """As `encode_batch`, not joined: what stands before the payload, then the pieces of the payload as they were given."""
     t = _TAGS
@@ -124,8 +133,9 @@ def encode_parts(
         parts.append(_column(_COUNTS, "I", 4, arrivals.packets))
         parts.append(_column(_REALTIMES, "q", 8, arrivals.realtime_ns))
         parts.append(_column(_MONOTONICS, "q", 8, arrivals.monotonic_ns))
-    if losses or events or end is not None:
-        for tag, messages in ((_LOSS, losses), (_EVENT, events), (_END, () if end is None else (end,))):
+    if losses or events or end is not None or holes:
+        ended = () if end is None else (end,)
+        for tag, messages in ((_LOSS, losses), (_EVENT, events), (_END, ended), (_HOLE, holes)):
             for message in messages:
                 body = message.SerializeToString(deterministic=True)
                 parts.append(bytes((tag,)) + _varint(len(body)) + body)
@@ -188,7 +198,7 @@ def _in_place(raw: Buffer) -> EncodedBatch | None:
     return _checked(
         EncodedBatch(
             raw, epoch, number, first, count, packet_size, rest.ends, rest.arrivals,
-            tuple(rest.losses), tuple(rest.events), rest.end, payload,
+            tuple(rest.losses), tuple(rest.events), rest.end, payload, tuple(rest.holes),
         )
     )  # fmt: skip
 
@@ -202,6 +212,7 @@ class _Rest:
     losses: list[pb.Loss] = field(default_factory=list)
     events: list[pb.DeviceEvent] = field(default_factory=list)
     end: pb.StreamEnd | None = None
+    holes: list[pb.LostRange] = field(default_factory=list)
 
 
 def _walk(raw: Buffer, at: int, rest: _Rest) -> int | None:
@@ -227,6 +238,8 @@ def _walk(raw: Buffer, at: int, rest: _Rest) -> int | None:
             rest.events.append(pb.DeviceEvent.FromString(bytes(raw[at : at + length])))
         elif tag == _END and rest.end is None:
             rest.end = pb.StreamEnd.FromString(bytes(raw[at : at + length]))
+        elif tag == _HOLE:
+            rest.holes.append(pb.LostRange.FromString(bytes(raw[at : at + length])))
         else:
             return None
         at += length
@@ -267,6 +280,7 @@ def _by_library(raw: Buffer) -> EncodedBatch:
             tuple(message.events),
             message.end if message.HasField("end") else None,
             memoryview(message.payload),
+            tuple(message.holes),
         )
     )
 
@@ -292,7 +306,22 @@ def _checked(batch: EncodedBatch) -> EncodedBatch:
         )
     if sum(arrivals.packets) != count:
         raise WireError(f"the arrivals of a batch speak of {sum(arrivals.packets)} packets and it holds {count}")
+    if batch.holes:
+        _check_holes(batch)
     return batch
+
+
+def _check_holes(batch: EncodedBatch) -> None:
+    until = 0
+    for hole in batch.holes:
+        if hole.first_sequence < until:
+            raise WireError(f"the holes of batch {batch.number} overlap at sequence {hole.first_sequence}")
+        until = hole.first_sequence + hole.count
+    if until > batch.first_sequence or batch.first_number < 0:
+        raise WireError(
+            f"the holes of batch {batch.number} reach up to sequence {until} and down to batch {batch.first_number}, "
+            f"and it begins at {batch.first_sequence}"
+        )
 
 
 def _column(tag: int, code: str, width: int, values: Sequence[int]) -> bytes:

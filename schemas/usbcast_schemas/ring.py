@@ -39,7 +39,7 @@ SKIPPED_LOOKED_AT = 2048
 
 # Words of the header. Each of the last four has a cache line of its own: other processes write or poll it.
 _MAGIC, _NONCE, _EPOCH, _SLOTS, _DATA_BYTES, _FLAGS = range(6)
-_HEAD, _TAIL, _WAITING, _HEARTBEAT, _STATE = 16, 17, 24, 32, 33
+_HEAD, _TAIL, _WAITING, _HEARTBEAT, _STATE, _SOURCE_SILENT = 16, 17, 24, 32, 33, 34
 _FLAG_CHECKSUMS = 1
 _STATE_LIVE, _STATE_CLOSED = 0, 1
 
@@ -91,14 +91,17 @@ class RingWriter:
         data_bytes: int = DEFAULT_DATA_BYTES,
         slots: int = DEFAULT_SLOTS,
         checksums: bool = not STORES_ARE_ORDERED,
+        copy: bool = False,
     ) -> None:
         if data_bytes < 4096 or data_bytes % 8 or slots < 2:
             raise ConfigError(
                 f"a ring of {data_bytes} bytes and {slots} slots cannot be: at least 4096 bytes, in multiples of 8, and 2 slots"
             )
-        self.path = directory / f"{stream}-{epoch:016x}.ring"
-        self.wake_path = directory / f"{stream}-{epoch:016x}.wake"
         self.nonce = secrets.randbits(64)
+        # A bridge on the machine of its upstream has a ring of the same stream and epoch.
+        name = f"{stream}-{epoch:016x}-{self.nonce:016x}" if copy else f"{stream}-{epoch:016x}"
+        self.path = directory / f"{name}.ring"
+        self.wake_path = directory / f"{name}.wake"
         self.data_bytes = data_bytes
         self.checksums = checksums
         self._slots = slots
@@ -182,9 +185,12 @@ class RingWriter:
                 os.read(self._wake_fd, 1 << 20)
                 os.write(self._wake_fd, b"\0")
 
-    def beat(self, monotonic_ns: int) -> None:
-        """Say that the writer lives."""
+    def beat(self, monotonic_ns: int, source_silent_ns: int = 0) -> None:
+        """Say that the writer lives; and, of a bridge, for how long it has heard nothing of where the stream comes from."""
+        if self._map.closed:
+            return
         self._words[_HEARTBEAT] = monotonic_ns
+        self._words[_SOURCE_SILENT] = source_silent_ns
 
     def close(self) -> None:
         """Say that nothing more will come, wake everybody, remove the files. Readers keep what they have mapped."""
@@ -247,6 +253,10 @@ class RingReader:
     @property
     def heartbeat_monotonic_ns(self) -> int:
         return self._words[_HEARTBEAT]
+
+    @property
+    def source_silent_ns(self) -> int:
+        return self._words[_SOURCE_SILENT]
 
     def slot(self, slot: int) -> Slot | None:
         """What the table says of `slot`, or None if it is not held (any more, or yet)."""

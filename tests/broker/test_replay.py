@@ -234,3 +234,27 @@ def test_a_slot_that_was_damaged_is_passed_over(directory: Path) -> None:
     assert [(lost.first_sequence, lost.count) for lost in fetched.lost] == [(2, 3)]
     model.reader.close()
     model.writer.close()
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ((0, None), [(0, 2, "ring"), (2, 7, "bridge")]),
+        ((4, 9), [(4, 5, "bridge")]),
+        ((4, 6), [(4, 2, "bridge")]),
+        ((0, 2), [(0, 2, "ring")]),
+        ((0, 1), [(0, 1, "ring")]),
+        ((9, None), []),
+    ],
+)
+def test_what_a_batch_tells_of_holes_is_told_of_the_range(
+    ring: Model, asked: tuple[int, int | None], told: list[tuple[int, int, str]]
+) -> None:
+    hole = pb.LostRange(first_sequence=2, count=7, stage=pb.STAGE_BRIDGE, reason="upstream: gone", batches=3)
+    raw = encode_batch(epoch=1, number=5, first_sequence=9, packet_count=0, packet_size=0, payload=(), holes=[hole])
+    ring.writer.write(raw, number=5, first_sequence=9, packet_count=0)
+    fetched = replay.fetch(ring.reader, from_sequence=asked[0], until_sequence=asked[1])
+    names = {pb.STAGE_RING: "ring", pb.STAGE_BRIDGE: "bridge"}
+    assert [(lost.first_sequence, lost.count, names[lost.stage]) for lost in fetched.lost] == told
+    assert fetched.batches == ([raw] if asked[1] in (None, 9) else [])
+    assert fetched.complete

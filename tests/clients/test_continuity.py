@@ -280,3 +280,76 @@ def test_the_hold_buffer_is_bounded_and_what_it_refuses_is_fetched() -> None:
     app.take()
     assert app.delivered == list(range(500))
     assert app.lost == []
+
+
+def hole(first_number: int, number: int, first: int, until: int, reason: str = "upstream: gone") -> EncodedBatch:
+    """A batch that stands for the numbers from `first_number` to `number`, and tells of [first, until)."""
+    told = pb.LostRange(
+        first_sequence=first, count=until - first, stage=pb.STAGE_BRIDGE, reason=reason, batches=number - first_number
+    )
+    return decode_batch(
+        encode_batch(
+            epoch=1, number=number, first_sequence=until, packet_count=0, packet_size=0, payload=(), holes=[told]
+        )
+    )
+
+
+@settings(max_examples=300, deadline=None)
+@given(counts=counts, keep=st.integers(1, 40), data=st.data())
+def test_a_hole_that_is_told_of_is_a_gap_and_not_fetched(counts, keep, data: st.DataObject) -> None:
+    """Some batches in a row are gone for everybody: whatever is lost on the way, the account comes out."""
+    whole = stream(counts)
+    begin = data.draw(st.integers(0, len(counts) - 1), "hole begins")
+    until = data.draw(st.integers(begin + 1, len(counts)), "hole ends")
+    first, after = whole[begin].first_sequence, whole[until - 1].end_sequence
+    told = hole(begin, until - 1, first, after)
+    node = Node([*whole[:begin], told, *whole[until:]], keep)
+    core = Continuity()
+    app = Application(core)
+    core.start(1, 0, 0)
+    for fresh in node.made:
+        node.published += 1
+        if data.draw(st.booleans(), "comes"):
+            core.live(fresh)
+        if data.draw(st.booleans(), "fetch"):
+            node.fetch(core, 2)
+        if data.draw(st.booleans(), "take"):
+            app.take()
+    core.known(1, whole[-1].end_sequence, len(counts))
+    for _ in range(100):
+        node.fetch(core, 2)
+    assert core.wanted() is None, "what is gone is not asked for again and again"
+    app.take()
+    assert sorted([*app.delivered, *app.lost]) == list(range(sum(counts)))
+    assert set(range(first, after)) <= set(app.lost)
+    if keep > len(node.made):
+        assert app.lost == list(range(first, after))
+        assert app.numbers == [*range(begin), *range(until - 1, len(counts))]
+
+
+def test_of_a_hole_a_late_one_is_told_what_lies_before_it() -> None:
+    for start, expected in ((0, [(0, 1, "ring"), (2, 8, "bridge")]), (5, [(5, 8, "bridge")]), (9, []), (12, [])):
+        core = Continuity()
+        core.start(1, start)
+        core.known(1, 12, 9)
+        wanted = core.wanted()
+        if wanted is not None:
+            core.fetching(wanted)
+            core.fetched(1, [hole(3, 7, 2, 9), batch(8, 9, 3)], complete=True)
+        gaps = [gap for item in core.out if isinstance(item, Delivery) for gap in item.gaps]
+        assert [(gap.first, gap.last, gap.stage) for gap in gaps] == expected
+        assert core.wanted() is None
+
+
+def test_a_hole_without_packets_is_told_as_it_is() -> None:
+    core = Continuity()
+    core.start(1, 0, 0)
+    core.live(batch(0, 0, 2))
+    core.live(hole(1, 3, 2, 2, "upstream: device events overwritten in the ring"))
+    core.live(batch(4, 2, 2))
+    assert core.wanted() is None
+    _, told, last = core.out
+    assert isinstance(told, Delivery)
+    assert isinstance(last, Delivery)
+    assert [(gap.count, gap.stage) for gap in told.gaps] == [(0, "bridge")]
+    assert last.gaps == ()

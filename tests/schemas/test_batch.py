@@ -56,10 +56,20 @@ def batches(draw: st.DrawFn) -> dict:
         draw(st.lists(i64, min_size=n, max_size=n)),
     )
     split = draw(st.integers(0, total))
+    edges = sorted(draw(st.lists(st.integers(0, 2**63), max_size=6)))
+    number = draw(u64)
+    holes = [
+        pb.LostRange(
+            first_sequence=begin, count=until - begin, stage=pb.STAGE_BRIDGE, reason=draw(text),
+            batches=number // 4, on_purpose=draw(st.booleans()),
+        )
+        for begin, until in zip(edges[::2], edges[1::2], strict=False)
+    ]  # fmt: skip
     return {
         "epoch": draw(u64),
-        "number": draw(u64),
-        "first_sequence": draw(st.integers(0, 2**63)),
+        "number": number,
+        "first_sequence": draw(st.integers(edges[-1] if edges else 0, 2**63)),
+        "holes": holes,
         "packet_count": count,
         "packet_size": size,
         "payload": [payload[:split], payload[split:]],
@@ -75,7 +85,7 @@ def figures(batch: EncodedBatch) -> tuple:
     return (
         batch.epoch, batch.number, batch.first_sequence, batch.packet_count, batch.packet_size, list(batch.packet_ends),
         *(list(c) for c in (batch.arrivals.packets, batch.arrivals.realtime_ns, batch.arrivals.monotonic_ns)),
-        list(batch.losses), list(batch.events), batch.end, bytes(batch.payload),
+        list(batch.losses), list(batch.events), batch.end, list(batch.holes), bytes(batch.payload),
     )  # fmt: skip
 
 
@@ -183,7 +193,7 @@ def test_golden_vector(name: str) -> None:
             epoch=batch.epoch, number=batch.number, first_sequence=batch.first_sequence,
             packet_count=batch.packet_count, packet_size=batch.packet_size, payload=[batch.payload],
             packet_ends=batch.packet_ends, arrivals=batch.arrivals, losses=batch.losses, events=batch.events,
-            end=batch.end,
+            end=batch.end, holes=batch.holes,
         )  # fmt: skip
         assert again == raw
 
@@ -218,3 +228,21 @@ def test_its_first_fields_tell_whether_it_says_something(varying: bool, transfer
     assert bears_remarks(raw[:-1]) in (True, said != "nothing")
     assert bears_remarks(b"\x99" + raw[1:]), "what is not understood may say anything"
     assert bears_remarks(b"")
+
+
+@pytest.mark.parametrize(
+    ("holes", "complaint"),
+    [
+        ([(5, 3, 0), (7, 1, 0)], "the holes of batch 4 overlap at sequence 7"),
+        ([(5, 6, 0)], "the holes of batch 4 reach up to sequence 11 and down to batch 4, and it begins at 10"),
+        ([(5, 5, 5)], "the holes of batch 4 reach up to sequence 10 and down to batch -1"),
+    ],
+)
+def test_holes_that_cannot_be(holes: list[tuple[int, int, int]], complaint: str) -> None:
+    raw = encode_batch(
+        epoch=1, number=4, first_sequence=10, packet_count=0, packet_size=0, payload=(),
+        holes=[pb.LostRange(first_sequence=first, count=count, batches=batches) for first, count, batches in holes],
+    )  # fmt: skip
+    for read in (decode_batch, _by_library):
+        with pytest.raises(WireError, match=complaint):
+            read(raw)

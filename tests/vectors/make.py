@@ -73,6 +73,16 @@ def main() -> None:
             ),
         ],
     )  # fmt: skip
+    batch(
+        "batch-hole",
+        [],
+        holes=[
+            pb.LostRange(
+                first_sequence=900, count=100, stage=pb.STAGE_BRIDGE, reason="upstream: overwritten in the ring",
+                batches=4,
+            )
+        ],
+    )  # fmt: skip
     batch("batch-end", [], end=pb.StreamEnd(reason="done", packets=1000, realtime_ns=T))
     save(
         "notification",

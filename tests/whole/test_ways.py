@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import zlib
 
+import nodes
 import numpy as np
 import pytest
 from nodes import (
@@ -35,6 +36,16 @@ from usbcast_schemas.v1 import usbcast_pb2 as pb
 SIZE = 112
 
 pytestmark = pytest.mark.parametrize("via", WAYS)
+
+
+@pytest.fixture(
+    autouse=True,
+    params=[(), pytest.param(("push", "auto"), marks=pytest.mark.slow)],
+    ids=["the node itself", "behind two bridges"],
+)
+def hops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can tell a bridge from the node that has the device."""
+    monkeypatch.setattr(nodes, "HOPS", list(request.param))
 
 
 def overwritten_ring() -> NodeSettings:
@@ -113,7 +124,7 @@ def test_from_now_on_means_from_ready_on_however_late_one_looks(via: str) -> Non
 def test_from_the_oldest_on_a_late_joiner_has_all_that_the_ring_holds(via: str) -> None:
     with serving(rate_hz=0, packets=30_000, settings=overwritten_ring(), ends=True) as served:
         served.wait_published(30_000)
-        eventually(lambda: served.pipeline.outlet.ended)
+        eventually(lambda: served.outlet.ended)
         oldest = served.oldest
         assert 0 < oldest < 30_000
         account = take_to_end("events", served, via, begin=oldest, start="oldest")
@@ -162,7 +173,7 @@ def test_from_a_sequence_that_never_comes(via: str, ended: bool) -> None:
     """The stream ends before it gets there: the end is told all the same."""
     with serving(rate_hz=2000, packets=200, ends=True) as served:
         if ended:
-            eventually(lambda: served.pipeline.outlet.ended)
+            eventually(lambda: served.outlet.ended)
         account = take_to_end("events", served, via, start=100_000)
         assert account.end == End("the device has no more", 200)
         assert (account.delivered, account.gaps) == (0, [])
@@ -252,7 +263,7 @@ def test_what_a_batch_offers(via: str) -> None:
                 assert (np.diff(times) >= 0).all()
             assert begun_ns - 60e9 < batch.times_ns[0] <= batch.times_ns[-1] < begun_ns
             assert batch.monotonic_ns[-1] < time.monotonic_ns()
-            assert (batch.packet_size, batch.epoch) == (SIZE, served.pipeline.outlet.epoch)
+            assert (batch.packet_size, batch.epoch) == (SIZE, served.outlet.epoch)
             with pytest.raises(UsageError, match="the profile gives no nominal rate"):
                 batch.times_ns_dejittered()
         numbers = [batch.number for batch in account.batches]

@@ -162,6 +162,7 @@ def test_golden_batches_are_read_and_written_as_the_document_says(path: Path) ->
     assert [n for n, _, _ in batch.arrivals] == list(fields.arrival_packets)
     assert batch.losses == list(fields.lost_before)
     assert batch.events == list(fields.events)
+    assert batch.holes == list(fields.holes)
     assert (batch.end is not None) == fields.HasField("end")
     assert wire.write_batch(fields) == raw
 

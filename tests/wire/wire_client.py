@@ -59,6 +59,11 @@ class Batch:
     losses: list[pb.Loss]
     events: list[pb.DeviceEvent]
     end: pb.StreamEnd | None
+    holes: list[pb.LostRange]
+
+    @property
+    def first_number(self) -> int:
+        return self.number - sum(hole.batches for hole in self.holes)
 
     @property
     def end_sequence(self) -> int:
@@ -82,14 +87,14 @@ def in_place(raw: bytes) -> tuple[Any, ...] | None:
     if values[0::2] != HEAD_TAGS:
         return None
     columns: dict[int, tuple[int, ...]] = dict.fromkeys(COLUMNS, ())
-    lists: dict[int, list[bytes]] = {0x5A: [], 0x62: [], 0x6A: []}
+    lists: dict[int, list[bytes]] = {0x5A: [], 0x62: [], 0x6A: [], 0x72: []}
     at, before = HEAD.size, 0
     while at < len(raw):
         tag = raw[at]
         size, begin = varint(raw, at + 1)
         body = raw[begin : begin + size]
         at = begin + size
-        if tag < before or (tag == before and tag not in (0x5A, 0x62)) or len(body) != size:
+        if tag < before or (tag == before and tag not in (0x5A, 0x62, 0x72)) or len(body) != size:
             return None
         before = tag
         if tag in COLUMNS:
@@ -100,7 +105,8 @@ def in_place(raw: bytes) -> tuple[Any, ...] | None:
             losses = [pb.Loss.FromString(one) for one in lists[0x5A]]
             events = [pb.DeviceEvent.FromString(one) for one in lists[0x62]]
             ends = [pb.StreamEnd.FromString(one) for one in lists[0x6A]]
-            return (*values[1::2], *columns.values(), losses, events, ends[0] if ends else None, body)
+            holes = [pb.LostRange.FromString(one) for one in lists[0x72]]
+            return (*values[1::2], *columns.values(), losses, events, ends[0] if ends else None, holes, body)
         else:
             return None
     return None
@@ -113,12 +119,13 @@ def by_parser(raw: bytes) -> tuple[Any, ...]:
         raise Refused(str(error)) from None
     head = (b.contract, b.packet_count, b.epoch, b.number, b.first_sequence, b.packet_size)
     columns = (b.packet_ends, b.arrival_packets, b.arrival_realtime_ns, b.arrival_monotonic_ns)
-    return (*head, *columns, list(b.lost_before), list(b.events), b.end if b.HasField("end") else None, b.payload)
+    end = b.end if b.HasField("end") else None
+    return (*head, *columns, list(b.lost_before), list(b.events), end, list(b.holes), b.payload)
 
 
 def check_batch(
     raw: bytes, contract: int, count: int, epoch: int, number: int, first: int, size: int, ends: Any,
-    arrived: Any, realtime: Any, monotonic: Any, losses: Any, events: Any, end: Any, payload: bytes,
+    arrived: Any, realtime: Any, monotonic: Any, losses: Any, events: Any, end: Any, holes: Any, payload: bytes,
 ) -> Batch:  # fmt: skip
     check_version(contract)
     if size:
@@ -133,7 +140,11 @@ def check_batch(
     if not len(arrived) == len(realtime) == len(monotonic) or sum(arrived) != count:
         raise Refused("the arrivals do not fit")
     arrivals = list(zip(arrived, realtime, monotonic, strict=True))
-    return Batch(raw, epoch, number, first, packets, arrivals, losses, events, end)
+    edges = [edge for hole in holes for edge in (hole.first_sequence, hole.first_sequence + hole.count)]
+    batch = Batch(raw, epoch, number, first, packets, arrivals, losses, events, end, holes)
+    if sorted(edges) != edges or (edges and edges[-1] > first) or batch.first_number < 0:
+        raise Refused("the holes do not fit")
+    return batch
 
 
 def write_batch(fields: pb.PacketBatch) -> bytes:
@@ -145,7 +156,8 @@ def write_batch(fields: pb.PacketBatch) -> bytes:
     for (tag, code), column in zip(COLUMNS.items(), columns, strict=True):
         if column:
             raw += delimited(tag, struct.pack(f"<{len(column)}{code}", *column))
-    for tag, messages in ((0x5A, f.lost_before), (0x62, f.events), (0x6A, [f.end] if f.HasField("end") else [])):
+    ends = [f.end] if f.HasField("end") else []
+    for tag, messages in ((0x5A, f.lost_before), (0x62, f.events), (0x6A, ends), (0x72, f.holes)):
         for message in messages:
             raw += delimited(tag, message.SerializeToString(deterministic=True))
     return raw + delimited(0x7A, f.payload)
@@ -312,7 +324,7 @@ class Cursor:
         if not self.is_current(batch.epoch, batch.first_sequence, batch.number):
             return
         self.know(batch.epoch, batch.end_sequence, batch.number + 1)
-        if self.next_number is None or batch.number > self.next_number:
+        if self.next_number is None or batch.first_number > self.next_number:
             self.held.append(batch)
         else:
             self.accept(batch)
@@ -343,7 +355,7 @@ class Cursor:
         self.release()
 
     def release(self) -> None:
-        while self.held and self.next_number is not None and self.held[0].number <= self.next_number:
+        while self.held and self.next_number is not None and self.held[0].first_number <= self.next_number:
             self.accept(self.held.popleft())
 
     def accept(self, batch: Batch) -> None:

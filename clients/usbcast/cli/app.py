@@ -9,7 +9,21 @@ from typing import Annotated
 
 import typer
 
-from usbcast.cli import command, convert, demo, devices, health, keys, play, record, serve, streams, verify, watch
+from usbcast.cli import (
+    bridge,
+    command,
+    convert,
+    demo,
+    devices,
+    health,
+    keys,
+    play,
+    record,
+    serve,
+    streams,
+    verify,
+    watch,
+)
 from usbcast.cli.output import errors
 from usbcast_schemas.errors import UsageError, UsbcastError
 
@@ -56,6 +70,7 @@ app.command("record", epilog="Example: usbcast record first-case --output run   
     record.record
 )
 app.command("play", epilog="Example: usbcast play run --speed 2 --loop")(play.play)
+app.command("bridge", epilog="Example: usbcast bridge tcp://127.0.0.1:5570 --bind tcp://127.0.0.1:5580")(bridge.bridge)
 app.command("verify", epilog="Example: usbcast verify run")(verify.verify)
 app.command("recover", epilog="Example: usbcast recover run-00003.mcap.part")(verify.recover)
 app.command("convert", epilog="Example: usbcast convert run --to csv")(convert.convert)

@@ -68,6 +68,7 @@ def stream_as_plain(found: pb.StreamHealth) -> dict[str, Any]:
         "attached": found.attached,
         "ended": found.ended,
         "problem": found.problem,
+        **({"source": found.source, "source_silent_s": found.source_silent_ns / 1e9} if found.source else {}),
         "ledgers": {ledger.stage: Ledger.from_proto(ledger).to_json() for ledger in found.ledgers},
         "subscriptions": [
             {
@@ -99,7 +100,8 @@ def show_stream(found: pb.StreamHealth) -> None:
     """The tables of one stream."""
     ledgers = [Ledger.from_proto(ledger) for ledger in found.ledgers]
     state = "ended" if found.ended else "attached" if found.attached else "detached"
-    console.print(ledger_table(f"{found.stream} ({state})", ledgers))
+    source = f", from {found.source}" if found.source else ""
+    console.print(ledger_table(f"{found.stream} ({state}{source})", ledgers))
     if found.problem:
         console.print(f"  {found.problem}", markup=False)
     if found.subscriptions:

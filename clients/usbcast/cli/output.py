@@ -58,6 +58,15 @@ def ledger_table(title: str, ledgers: Iterable[Ledger]) -> Table:
     )
 
 
+def show_settings(sourced: list[Any], as_json: bool) -> None:
+    """Each setting and where it came from."""
+    if as_json:
+        emit({item.name: {"value": item.value, "source": item.source} for item in sourced})
+    else:
+        rows = [(item.name, str(item.value), item.source, item.says) for item in sourced]
+        console.print(table("Settings", ("setting", "value", "from", "what it is"), rows))
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "NO"

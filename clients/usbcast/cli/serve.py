@@ -16,7 +16,7 @@ from rich.table import Table
 from usbcast.cli import probing
 from usbcast.cli.health import show_stream, stream_as_plain
 from usbcast.cli.options import AsJson
-from usbcast.cli.output import console, emit, errors, table
+from usbcast.cli.output import console, emit, errors, show_settings, table
 from usbcast.cli.rates import Rate
 from usbcast.cli.signals import stop_signals
 from usbcast_schemas.errors import UsageError
@@ -101,7 +101,7 @@ def serve(
     }  # fmt: skip
     settings, sourced = load_settings(config, flags)
     if show_config:
-        _show_config(sourced, as_json)
+        show_settings(sourced, as_json)
         return
     if bool(profiles) == simulate:
         raise UsageError("say which device to serve: one or more PROFILEs (a file, or first-case), or --simulate")
@@ -219,11 +219,3 @@ def _say_farewell(node: Node, reason: str, as_json: bool) -> None:
     console.print(reason, markup=False)
     for found in health:
         show_stream(found)
-
-
-def _show_config(sourced: list[Any], as_json: bool) -> None:
-    if as_json:
-        emit({item.name: {"value": item.value, "source": item.source} for item in sourced})
-    else:
-        rows = [(item.name, str(item.value), item.source, item.says) for item in sourced]
-        console.print(table("Settings", ("setting", "value", "from", "what it is"), rows))

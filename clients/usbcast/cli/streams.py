@@ -118,4 +118,6 @@ def device_text(device: pb.DeviceInfo) -> str:
 def _state(info: pb.StreamInfo) -> str:
     if info.ended:
         return "ended"
+    if info.source_silent_ns:
+        return f"{info.source} silent for {info.source_silent_ns / 1e9:.0f} s"
     return "attached" if info.attached else "detached"

@@ -17,6 +17,7 @@ from usbcast_broker.outlet import Description
 from usbcast_broker.relay import Relay, RelayQueue
 from usbcast_schemas.batch import EncodedBatch
 from usbcast_schemas.errors import CommandFailed, UsageError
+from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 AHEAD_NS = 2_000_000
@@ -63,6 +64,9 @@ class PlayedFeed:
             CommandFailed(f"stream {request.stream!r} is played from a recording: there is no device to command")
         )
         return answer
+
+    def ledgers(self) -> tuple[Ledger, ...]:
+        return ()  # the recording has its own
 
     @property
     def identity(self) -> DeviceIdentity | None:

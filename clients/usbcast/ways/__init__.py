@@ -44,4 +44,12 @@ class Way(Protocol):
     def heard_ns(self) -> int:
         """When the node last gave a sign of life, on this host's monotonic clock."""
 
+    @property
+    def source_silent_ns(self) -> int:
+        """For how long the node, a bridge, has heard nothing of where it has the stream from; 0 if it hears."""
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will come by this way, whatever the node has to say."""
+
     def close(self) -> None: ...

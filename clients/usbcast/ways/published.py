@@ -24,6 +24,7 @@ class PublishedWay:
     """via="push" subscribes to data and notifications (a lost tail is noticed by the latter), via="notify" to the latter."""
 
     can_fetch = True
+    over = False
 
     def __init__(
         self, info: pb.StreamInfo, reached_by: str, via: str, waiter: Waiter, keys: Credentials | None
@@ -31,6 +32,7 @@ class PublishedWay:
         endpoint = data_endpoint(info, reached_by)
         self.via = via
         self.heard_ns = time.monotonic_ns()
+        self.source_silent_ns = 0
         self._waiter = waiter
         self._data = data_topic(info.stream)
         self._notify = notify_topic(info.stream)
@@ -67,6 +69,7 @@ class PublishedWay:
                     sink.live(decode_batch(body))
                 elif topic == self._notify:
                     news = decode_notification(body)
+                    self.source_silent_ns = news.source_silent_ns
                     sink.known(news.epoch, news.next_sequence, news.next_number, ended=news.ended)
                 else:
                     raise WireError(f"a message came on the topic {topic[:100]!r}, which was not subscribed to")

@@ -61,6 +61,14 @@ class RingWay:
         # What is still to be read speaks for the node, however late this reader is.
         return time.monotonic_ns() if self._at < self._ring.head else self._ring.heartbeat_monotonic_ns
 
+    @property
+    def source_silent_ns(self) -> int:
+        return self._ring.source_silent_ns
+
+    @property
+    def over(self) -> bool:
+        return self._ring.closed_by_writer and self._at >= self._ring.head
+
     def pump(self, sink: Sink) -> None:
         ring = self._ring
         self._seen_head = ring.head

@@ -98,7 +98,7 @@ class StreamEnd(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., packets: _Optional[int] = ..., realtime_ns: _Optional[int] = ...) -> None: ...
 
 class PacketBatch(_message.Message):
-    __slots__ = ("contract", "packet_count", "epoch", "number", "first_sequence", "packet_size", "packet_ends", "arrival_packets", "arrival_realtime_ns", "arrival_monotonic_ns", "lost_before", "events", "end", "payload")
+    __slots__ = ("contract", "packet_count", "epoch", "number", "first_sequence", "packet_size", "packet_ends", "arrival_packets", "arrival_realtime_ns", "arrival_monotonic_ns", "lost_before", "events", "end", "holes", "payload")
     CONTRACT_FIELD_NUMBER: _ClassVar[int]
     PACKET_COUNT_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -112,6 +112,7 @@ class PacketBatch(_message.Message):
     LOST_BEFORE_FIELD_NUMBER: _ClassVar[int]
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     END_FIELD_NUMBER: _ClassVar[int]
+    HOLES_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     contract: int
     packet_count: int
@@ -126,11 +127,12 @@ class PacketBatch(_message.Message):
     lost_before: _containers.RepeatedCompositeFieldContainer[Loss]
     events: _containers.RepeatedCompositeFieldContainer[DeviceEvent]
     end: StreamEnd
+    holes: _containers.RepeatedCompositeFieldContainer[LostRange]
     payload: bytes
-    def __init__(self, contract: _Optional[int] = ..., packet_count: _Optional[int] = ..., epoch: _Optional[int] = ..., number: _Optional[int] = ..., first_sequence: _Optional[int] = ..., packet_size: _Optional[int] = ..., packet_ends: _Optional[_Iterable[int]] = ..., arrival_packets: _Optional[_Iterable[int]] = ..., arrival_realtime_ns: _Optional[_Iterable[int]] = ..., arrival_monotonic_ns: _Optional[_Iterable[int]] = ..., lost_before: _Optional[_Iterable[_Union[Loss, _Mapping]]] = ..., events: _Optional[_Iterable[_Union[DeviceEvent, _Mapping]]] = ..., end: _Optional[_Union[StreamEnd, _Mapping]] = ..., payload: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, contract: _Optional[int] = ..., packet_count: _Optional[int] = ..., epoch: _Optional[int] = ..., number: _Optional[int] = ..., first_sequence: _Optional[int] = ..., packet_size: _Optional[int] = ..., packet_ends: _Optional[_Iterable[int]] = ..., arrival_packets: _Optional[_Iterable[int]] = ..., arrival_realtime_ns: _Optional[_Iterable[int]] = ..., arrival_monotonic_ns: _Optional[_Iterable[int]] = ..., lost_before: _Optional[_Iterable[_Union[Loss, _Mapping]]] = ..., events: _Optional[_Iterable[_Union[DeviceEvent, _Mapping]]] = ..., end: _Optional[_Union[StreamEnd, _Mapping]] = ..., holes: _Optional[_Iterable[_Union[LostRange, _Mapping]]] = ..., payload: _Optional[bytes] = ...) -> None: ...
 
 class Notification(_message.Message):
-    __slots__ = ("contract", "epoch", "oldest_sequence", "next_sequence", "next_number", "sent_realtime_ns", "sent_monotonic_ns", "ended")
+    __slots__ = ("contract", "epoch", "oldest_sequence", "next_sequence", "next_number", "sent_realtime_ns", "sent_monotonic_ns", "ended", "source_silent_ns")
     CONTRACT_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     OLDEST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
@@ -139,6 +141,7 @@ class Notification(_message.Message):
     SENT_REALTIME_NS_FIELD_NUMBER: _ClassVar[int]
     SENT_MONOTONIC_NS_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_SILENT_NS_FIELD_NUMBER: _ClassVar[int]
     contract: int
     epoch: int
     oldest_sequence: int
@@ -147,7 +150,8 @@ class Notification(_message.Message):
     sent_realtime_ns: int
     sent_monotonic_ns: int
     ended: bool
-    def __init__(self, contract: _Optional[int] = ..., epoch: _Optional[int] = ..., oldest_sequence: _Optional[int] = ..., next_sequence: _Optional[int] = ..., next_number: _Optional[int] = ..., sent_realtime_ns: _Optional[int] = ..., sent_monotonic_ns: _Optional[int] = ..., ended: bool = ...) -> None: ...
+    source_silent_ns: int
+    def __init__(self, contract: _Optional[int] = ..., epoch: _Optional[int] = ..., oldest_sequence: _Optional[int] = ..., next_sequence: _Optional[int] = ..., next_number: _Optional[int] = ..., sent_realtime_ns: _Optional[int] = ..., sent_monotonic_ns: _Optional[int] = ..., ended: bool = ..., source_silent_ns: _Optional[int] = ...) -> None: ...
 
 class Field(_message.Message):
     __slots__ = ("name", "type", "offset", "big_endian", "unit", "scale", "zero")
@@ -178,7 +182,7 @@ class Ring(_message.Message):
     def __init__(self, path: _Optional[str] = ..., wake_path: _Optional[str] = ..., nonce: _Optional[int] = ...) -> None: ...
 
 class StreamInfo(_message.Message):
-    __slots__ = ("contract", "stream", "epoch", "device", "profile_name", "profile_toml", "fields", "packet_size", "nominal_rate_hz", "data_endpoints", "ring", "host_id", "oldest_sequence", "next_sequence", "next_number", "attached", "ended", "node_version", "node_pid", "started_realtime_ns", "ring_bytes", "reader_host_id", "batch_bytes")
+    __slots__ = ("contract", "stream", "epoch", "device", "profile_name", "profile_toml", "fields", "packet_size", "nominal_rate_hz", "data_endpoints", "ring", "host_id", "oldest_sequence", "next_sequence", "next_number", "attached", "ended", "node_version", "node_pid", "started_realtime_ns", "ring_bytes", "reader_host_id", "batch_bytes", "source", "source_silent_ns")
     CONTRACT_FIELD_NUMBER: _ClassVar[int]
     STREAM_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -202,6 +206,8 @@ class StreamInfo(_message.Message):
     RING_BYTES_FIELD_NUMBER: _ClassVar[int]
     READER_HOST_ID_FIELD_NUMBER: _ClassVar[int]
     BATCH_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_SILENT_NS_FIELD_NUMBER: _ClassVar[int]
     contract: int
     stream: str
     epoch: int
@@ -225,7 +231,9 @@ class StreamInfo(_message.Message):
     ring_bytes: int
     reader_host_id: str
     batch_bytes: int
-    def __init__(self, contract: _Optional[int] = ..., stream: _Optional[str] = ..., epoch: _Optional[int] = ..., device: _Optional[_Union[DeviceInfo, _Mapping]] = ..., profile_name: _Optional[str] = ..., profile_toml: _Optional[str] = ..., fields: _Optional[_Iterable[_Union[Field, _Mapping]]] = ..., packet_size: _Optional[int] = ..., nominal_rate_hz: _Optional[float] = ..., data_endpoints: _Optional[_Iterable[str]] = ..., ring: _Optional[_Union[Ring, _Mapping]] = ..., host_id: _Optional[str] = ..., oldest_sequence: _Optional[int] = ..., next_sequence: _Optional[int] = ..., next_number: _Optional[int] = ..., attached: bool = ..., ended: bool = ..., node_version: _Optional[str] = ..., node_pid: _Optional[int] = ..., started_realtime_ns: _Optional[int] = ..., ring_bytes: _Optional[int] = ..., reader_host_id: _Optional[str] = ..., batch_bytes: _Optional[int] = ...) -> None: ...
+    source: str
+    source_silent_ns: int
+    def __init__(self, contract: _Optional[int] = ..., stream: _Optional[str] = ..., epoch: _Optional[int] = ..., device: _Optional[_Union[DeviceInfo, _Mapping]] = ..., profile_name: _Optional[str] = ..., profile_toml: _Optional[str] = ..., fields: _Optional[_Iterable[_Union[Field, _Mapping]]] = ..., packet_size: _Optional[int] = ..., nominal_rate_hz: _Optional[float] = ..., data_endpoints: _Optional[_Iterable[str]] = ..., ring: _Optional[_Union[Ring, _Mapping]] = ..., host_id: _Optional[str] = ..., oldest_sequence: _Optional[int] = ..., next_sequence: _Optional[int] = ..., next_number: _Optional[int] = ..., attached: bool = ..., ended: bool = ..., node_version: _Optional[str] = ..., node_pid: _Optional[int] = ..., started_realtime_ns: _Optional[int] = ..., ring_bytes: _Optional[int] = ..., reader_host_id: _Optional[str] = ..., batch_bytes: _Optional[int] = ..., source: _Optional[str] = ..., source_silent_ns: _Optional[int] = ...) -> None: ...
 
 class DescribeRequest(_message.Message):
     __slots__ = ("stream",)
@@ -334,16 +342,20 @@ class DescribeReply(_message.Message):
     def __init__(self, streams: _Optional[_Iterable[_Union[StreamInfo, _Mapping]]] = ...) -> None: ...
 
 class LostRange(_message.Message):
-    __slots__ = ("first_sequence", "count", "stage", "reason")
+    __slots__ = ("first_sequence", "count", "stage", "reason", "batches", "on_purpose")
     FIRST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    BATCHES_FIELD_NUMBER: _ClassVar[int]
+    ON_PURPOSE_FIELD_NUMBER: _ClassVar[int]
     first_sequence: int
     count: int
     stage: Stage
     reason: str
-    def __init__(self, first_sequence: _Optional[int] = ..., count: _Optional[int] = ..., stage: _Optional[_Union[Stage, str]] = ..., reason: _Optional[str] = ...) -> None: ...
+    batches: int
+    on_purpose: bool
+    def __init__(self, first_sequence: _Optional[int] = ..., count: _Optional[int] = ..., stage: _Optional[_Union[Stage, str]] = ..., reason: _Optional[str] = ..., batches: _Optional[int] = ..., on_purpose: bool = ...) -> None: ...
 
 class Gap(_message.Message):
     __slots__ = ("contract", "epoch", "lost", "next_number")
@@ -452,7 +464,7 @@ class SubscriptionReport(_message.Message):
     def __init__(self, name: _Optional[str] = ..., via: _Optional[str] = ..., ledger: _Optional[_Union[Ledger, _Mapping]] = ..., lag_ns: _Optional[int] = ..., next_sequence: _Optional[int] = ..., age_ns: _Optional[int] = ...) -> None: ...
 
 class StreamHealth(_message.Message):
-    __slots__ = ("stream", "epoch", "ledgers", "subscriptions", "discrepancies", "attached", "ended", "problem")
+    __slots__ = ("stream", "epoch", "ledgers", "subscriptions", "discrepancies", "attached", "ended", "problem", "source", "source_silent_ns")
     STREAM_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     LEDGERS_FIELD_NUMBER: _ClassVar[int]
@@ -461,6 +473,8 @@ class StreamHealth(_message.Message):
     ATTACHED_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
     PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_SILENT_NS_FIELD_NUMBER: _ClassVar[int]
     stream: str
     epoch: int
     ledgers: _containers.RepeatedCompositeFieldContainer[Ledger]
@@ -469,7 +483,9 @@ class StreamHealth(_message.Message):
     attached: bool
     ended: bool
     problem: str
-    def __init__(self, stream: _Optional[str] = ..., epoch: _Optional[int] = ..., ledgers: _Optional[_Iterable[_Union[Ledger, _Mapping]]] = ..., subscriptions: _Optional[_Iterable[_Union[SubscriptionReport, _Mapping]]] = ..., discrepancies: _Optional[_Iterable[str]] = ..., attached: bool = ..., ended: bool = ..., problem: _Optional[str] = ...) -> None: ...
+    source: str
+    source_silent_ns: int
+    def __init__(self, stream: _Optional[str] = ..., epoch: _Optional[int] = ..., ledgers: _Optional[_Iterable[_Union[Ledger, _Mapping]]] = ..., subscriptions: _Optional[_Iterable[_Union[SubscriptionReport, _Mapping]]] = ..., discrepancies: _Optional[_Iterable[str]] = ..., attached: bool = ..., ended: bool = ..., problem: _Optional[str] = ..., source: _Optional[str] = ..., source_silent_ns: _Optional[int] = ...) -> None: ...
 
 class HealthReply(_message.Message):
     __slots__ = ("streams", "refused", "node_memory_bytes", "node_version", "node_pid")

@@ -1,0 +1,125 @@
+"""The bridge: streams of other nodes on a node of its own, those that appear later too."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+
+from usbcast.bridge.feed import BridgedFeed, From, describe
+from usbcast.bridge.options import BridgeOptions, UpstreamAddress
+from usbcast.requests import NodeClient
+from usbcast_broker.node import Node
+from usbcast_broker.outlet import Source
+from usbcast_broker.relay import RelayQueue
+from usbcast_schemas.errors import ConfigError, NodeUnreachable, UsageError, UsbcastError
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 2.0
+"""How often an upstream is asked for streams that it did not have before."""
+
+MAX_STREAMS = 256
+"""Of one bridge. Each has a thread, a connection and a ring."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bridged:
+    """One stream of a bridge."""
+
+    upstream: UpstreamAddress
+    stream: str
+    """As the upstream calls it."""
+    local: str
+
+
+class Bridge:
+    """Use it around a node: `connect`, start the node, `watch`; at the end `stop`, then stop the node."""
+
+    def __init__(self, node: Node, options: BridgeOptions) -> None:
+        self._node = node
+        self._options = options
+        self._adding = threading.Lock()
+        self._stopping = threading.Event()
+        self._watchers: list[threading.Thread] = []
+        self._said: set[str] = set()
+        self.streams: dict[str, Bridged] = {}
+        """By the name that they have here."""
+
+    def connect(self, *, wait: bool = False) -> None:
+        """Add the streams that the upstreams have now; with `wait`, what is not there may come later.
+
+        Raises NodeUnreachable, UsageError where no stream is wanted, ConfigError where two would have one name.
+        """
+        for upstream in self._options.upstreams:
+            try:
+                self._look(upstream)
+            except NodeUnreachable as error:
+                if not wait:
+                    raise NodeUnreachable(f"{error}; --wait starts the bridge all the same") from None
+                log.warning("%s", error)
+        if not self.streams and not wait:
+            raise UsageError(
+                f"no stream of {', '.join(upstream.endpoint for upstream in self._options.upstreams)} is called "
+                f"{' or '.join(self._options.streams)}: `usbcast list -e ENDPOINT` shows what there is; "
+                "--wait starts the bridge all the same"
+            )
+
+    def watch(self) -> None:
+        """From now on, add streams as they appear."""
+        for upstream in self._options.upstreams:
+            watcher = threading.Thread(target=self._watch, args=(upstream,), name="usbcast-bridge-watch", daemon=True)
+            watcher.start()
+            self._watchers.append(watcher)
+
+    def stop(self) -> None:
+        """Add nothing any more; the node is stopped by whoever has it."""
+        self._stopping.set()
+        for watcher in self._watchers:
+            watcher.join()
+
+    def _watch(self, upstream: UpstreamAddress) -> None:
+        while not self._stopping.wait(LOOK_S):
+            try:
+                self._look(upstream)
+            except UsbcastError as error:
+                self._say_once(str(error))
+
+    def _look(self, upstream: UpstreamAddress) -> None:
+        """Add the streams of `upstream` that are wanted and not there yet."""
+        with NodeClient(upstream.endpoint, timeout_s=LOOK_S) as client:
+            described = client.describe()
+        for info in described:
+            if self._options.wants(info.stream) and not self._stopping.is_set():
+                with self._adding:
+                    self._add(upstream, info)
+
+    def _add(self, upstream: UpstreamAddress, info: pb.StreamInfo) -> None:
+        local = upstream.local(info.stream)
+        there = self.streams.get(local)
+        if there == Bridged(upstream, info.stream, local):
+            return
+        if there is not None:
+            raise ConfigError(
+                f"{there.upstream.endpoint} and {upstream.endpoint} both have a stream that would be called {local!r} "
+                f"here: give the streams of one of them a name in front, as in lab={upstream.endpoint}"
+            )
+        if len(self.streams) >= MAX_STREAMS:
+            raise ConfigError(f"a bridge has {MAX_STREAMS} streams at the most: choose some of them with --streams")
+        options = self._options
+        source = Source(upstream.endpoint)
+        which = From(upstream.endpoint, info.stream, local, options.start, options.via, options.commands)
+
+        def make_feed(queue: RelayQueue) -> BridgedFeed:
+            return BridgedFeed(which, info, queue, source)
+
+        self._node.add_relay(describe(local, info), make_feed, epoch=info.epoch, source=source)
+        self.streams[local] = Bridged(upstream, info.stream, local)
+
+    def _say_once(self, sentence: str) -> None:
+        if sentence not in self._said:
+            if len(self._said) >= MAX_STREAMS:
+                self._said.clear()
+            self._said.add(sentence)
+            log.warning("%s", sentence)

@@ -1,0 +1,81 @@
+"""What a bridge passes on, pure: the batches of its upstream as they are, and in the place of what it cannot have, why.
+
+A hole is told in a batch without packets that takes the numbers of the batches which are gone. So it stands in the ring, is
+sent and fetched like any other, and every subscriber learns the same of it, whenever it joins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from usbcast.continuity import Delivery
+from usbcast.events import Gap
+from usbcast_broker.batcher import Encoded
+from usbcast_schemas.batch import encode_batch
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+LEFT_OUT = "left out on purpose"
+
+
+class Carrier(Protocol):
+    """Makes of one epoch of an upstream what the bridge publishes."""
+
+    epoch: int
+    """Of what it makes."""
+
+    def deliver(self, delivery: Delivery) -> list[Encoded]:
+        """A batch came, with the gaps before it."""
+
+    def lose(self, gap: Gap, until_number: int | None = None) -> list[Encoded]:
+        """Packets will not come, in batches up to `until_number`, if that is known."""
+
+
+class Whole:
+    """Every batch as it is."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+        self._next_number: int | None = None
+
+    def deliver(self, delivery: Delivery) -> list[Encoded]:
+        batch = delivery.batch
+        made = []
+        missed = [gap for gap in delivery.gaps if gap not in delivery.told]
+        if missed:
+            made = self._hole(missed, batch.first_number)
+        self._next_number = batch.number + 1
+        return [*made, Encoded(batch.raw, batch.number, batch.first_sequence, batch.packet_count)]
+
+    def lose(self, gap: Gap, until_number: int | None = None) -> list[Encoded]:
+        if until_number is None:  # the epoch is over, and nothing follows that could tell
+            until_number = (self._next_number or 0) + 1
+        return self._hole([gap], until_number)
+
+    def _hole(self, gaps: Sequence[Gap], until_number: int) -> list[Encoded]:
+        """A batch that tells of `gaps` and stands for the numbers from the next one up to `until_number`."""
+        number = until_number - 1
+        first_number = number if self._next_number is None else self._next_number
+        if number < first_number:
+            return []  # no number is free for it: then the upstream has told of them itself
+        self._next_number = until_number
+        return [hole_batch(self.epoch, number, number - first_number, gaps)]
+
+
+def hole_batch(epoch: int, number: int, batches: int, gaps: Sequence[Gap]) -> Encoded:
+    """A batch without packets in the place of those that are gone, `batches` of them beside its own number."""
+    holes = [hole_of(gap) for gap in gaps]
+    holes[0].batches = batches
+    until = gaps[-1].last + 1
+    raw = encode_batch(
+        epoch=epoch, number=number, first_sequence=until, packet_count=0, packet_size=0, payload=(), holes=holes
+    )
+    return Encoded(raw, number, until, 0)
+
+
+def hole_of(gap: Gap) -> pb.LostRange:
+    """What subscribers are told of a gap that this bridge has."""
+    reason = gap.reason if gap.on_purpose else f"upstream: {gap.reason}"
+    return pb.LostRange(
+        first_sequence=gap.first, count=gap.count, stage=pb.STAGE_BRIDGE, reason=reason, on_purpose=gap.on_purpose
+    )

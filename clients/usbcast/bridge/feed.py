@@ -1,0 +1,353 @@
+"""The feed of one bridged stream: a thread that receives it and offers its batches, as they are, to the relay of a node."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from usbcast.bridge.carrier import Carrier, Whole
+from usbcast.continuity import Delivery, Position
+from usbcast.digest import Record
+from usbcast.events import Gap, Restart
+from usbcast.receiver import Receiver
+from usbcast.requests import NodeClient
+from usbcast_broker.batcher import Encoded
+from usbcast_broker.doorbell import PollableDoorbell
+from usbcast_broker.flow import DeviceIdentity
+from usbcast_broker.outlet import Description, Source
+from usbcast_broker.reading_host import ReadingHost
+from usbcast_broker.relay import RelayQueue, Renewal
+from usbcast_schemas.errors import CommandFailed, UsbcastError
+from usbcast_schemas.ledger import Ledger
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+TURN_RECORDS = 64
+"""So many are taken before the upstream is listened to again."""
+
+FULL_S = 0.005
+"""How long to wait where the publisher has not taken what was offered."""
+
+TROUBLE_S = 1.0
+"""How long to wait where the upstream answers and does not have the stream."""
+
+DESCRIBED_S = 3.0
+"""How long a new epoch waits for its description, before it begins with that of the last one."""
+
+MAX_COMMANDS = 64
+"""Commands of one stream that wait for the upstream."""
+
+
+@dataclass(frozen=True, slots=True)
+class From:
+    """Which stream a feed has, and from where."""
+
+    endpoint: str
+    stream: str
+    """As the upstream calls it."""
+    local: str
+    start: str
+    via: str
+    commands: bool
+
+
+class BridgedFeed:
+    """Stands for the device of one stream. Started and stopped by the node; its state is read by any thread."""
+
+    def __init__(self, which: From, info: pb.StreamInfo, queue: RelayQueue, source: Source) -> None:
+        self._which = which
+        self._info = info
+        self._queue = queue
+        self._source = source
+        self._carrier: Carrier = Whole(info.epoch)
+        self._bell = PollableDoorbell()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        """Guards the receiver and the books, so that these can be told of from one moment."""
+        self._receiver: Receiver | None = None
+        self._position: Position | None = None
+        self._made: deque[Encoded | Renewal] = deque()
+        """On its way into the queue."""
+        self._last: set[int] = set()
+        """Numbers among them that end their epoch."""
+        self._restart: tuple[Restart, float] | None = None
+        """A restart that waits for its description, and until when."""
+        self._books = Ledger("bridge", "packets")
+        self._former = Ledger("upstream", "packets")
+        """The books of receivers that were given up."""
+        self._trouble = ""
+        self._trouble_until_s = 0.0
+        self._attached = info.attached
+        self._counters = {"batches": 0, "bytes": 0, "outages": 0}
+        self._commander = ThreadPoolExecutor(1, thread_name_prefix="usbcast-bridge-commands")
+        self._commanding = 0
+
+    # What a node uses
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name=f"usbcast-bridge-{self._which.local}", daemon=True)
+        self._thread.start()
+
+    def stop(self, *, drain: bool = True) -> None:  # noqa: ARG002 - what the upstream holds stays there
+        if self._stopping.is_set():
+            return
+        self._stopping.set()
+        self._bell.ring()
+        if self._thread is not None:
+            self._thread.join()
+        self._commander.shutdown(cancel_futures=True)
+        self._bell.close()
+
+    def command(self, request: pb.CommandRequest) -> Future[pb.CommandReply]:
+        """Have the upstream's device do it, in order with other commands."""
+        refusal = ""
+        if not self._which.commands:
+            refusal = f"the bridge passes no commands on to {self._which.endpoint}"
+        elif self._commanding >= MAX_COMMANDS:
+            refusal = f"{MAX_COMMANDS} commands wait for {self._which.endpoint}: try again"
+        elif self._stopping.is_set():
+            refusal = "the bridge is stopping"
+        if refusal:
+            refused: Future[pb.CommandReply] = Future()
+            refused.set_exception(CommandFailed(refusal))
+            return refused
+        forwarded = pb.CommandRequest()
+        forwarded.CopyFrom(request)
+        forwarded.stream = self._which.stream
+        self._commanding += 1
+        answer = self._commander.submit(self._forward, forwarded)
+        answer.add_done_callback(self._answered)
+        return answer
+
+    @property
+    def identity(self) -> DeviceIdentity | None:
+        device = self._info.device
+        if not device.ByteSize():
+            return None
+        return DeviceIdentity(
+            device.vendor_id, device.product_id, device.serial, device.manufacturer, device.product, device.bus_path
+        )
+
+    @property
+    def attached(self) -> bool:
+        """Whether the device is, as far as is known."""
+        return self._attached and self._source.silent_since_ns is None
+
+    @property
+    def problem(self) -> str:
+        since_ns = self._source.silent_since_ns
+        if since_ns is None:
+            return self._trouble
+        silent_s = (time.monotonic_ns() - since_ns) / 1e9
+        return self._trouble or f"nothing is heard of {self._which.endpoint} for {silent_s:.0f} s: reconnecting goes on"
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        return self._counters
+
+    def reading_host(self) -> ReadingHost:
+        """The host that reads the device: the upstream's, or one behind that."""
+        receiver = self._receiver
+        clock = receiver.clock if receiver is not None else None
+        return ReadingHost(
+            self._info.reader_host_id or self._info.host_id,
+            clock.ahead_ns(time.time_ns()) if clock is not None else None,
+            clock.uncertainty_ns if clock is not None else 0,
+        )
+
+    def ledgers(self) -> Sequence[Ledger]:
+        """What came of the upstream, and what became of it here."""
+        with self._lock:
+            upstream = Ledger.from_proto(self._former.to_proto())
+            if self._receiver is not None:
+                _add(upstream, self._receiver.ledger())
+                self._books.counters["behind"] = self._receiver.behind
+                self._books.counters["lag_us"] = self._receiver.lag_ns // 1000
+            self._books.held = sum(item.packet_count for item in self._made if isinstance(item, Encoded))
+            self._books.counters.update(self._counters)
+            return upstream, Ledger.from_proto(self._books.to_proto())
+
+    # The thread
+
+    def _run(self) -> None:
+        which = self._which
+        self._receive_from(which.start)
+        try:
+            while not self._stopping.is_set():
+                with self._lock:
+                    busy = self._turn()
+                if not busy:
+                    self._rest()
+        except BaseException as error:
+            log.exception("stream %s: the bridge has stopped", which.local)
+            self._trouble = f"the bridge has stopped: {error}"
+            raise
+        finally:
+            with self._lock:
+                self._give_up()
+
+    def _receive_from(self, start: str | Position) -> None:
+        self._receiver = Receiver(self._which.stream, self._which.endpoint, start, "all", self._which.via)
+        self._receiver.waiter.add(self._bell.fileno())
+
+    def _give_up(self) -> None:
+        """Let go of the receiver; its books stay."""
+        if self._receiver is not None:
+            _add(self._former, self._receiver.ledger())
+            self._former.held = 0
+            self._receiver.waiter.remove(self._bell.fileno())
+            self._receiver.close()
+            self._receiver = None
+
+    def _turn(self) -> bool:
+        """Take what has come and pass it on; True if there may be more at once."""
+        if self._receiver is None:
+            if time.monotonic() < self._trouble_until_s:
+                return False
+            self._receive_from(self._position or self._which.start)
+        receiver = self._receiver
+        assert receiver is not None
+        try:
+            receiver.pump()
+        except UsbcastError as error:
+            # The upstream answers, but not with the stream: it waits for its device, or is of another version.
+            self._say(str(error))
+            self._note_silence(1)
+            self._give_up()
+            return False
+        silent_ns = receiver.silent_ns
+        if silent_ns or receiver.info is not None:
+            self._note_silence(silent_ns)
+        if receiver.info is not None and receiver.info is not self._info:
+            self._describe(receiver.info)
+        for _ in range(TURN_RECORDS):
+            if not self._offer():
+                return False
+            if self._restart is not None:
+                if not self._may_begin(receiver):
+                    return False
+                continue
+            record = receiver.take_record()
+            if record is None:
+                return False
+            self._take(record)
+        return True
+
+    def _rest(self) -> None:
+        """Wait until there is something to do."""
+        receiver = self._receiver
+        if receiver is None:
+            self._stopping.wait(TROUBLE_S / 10)
+        elif self._made:
+            self._stopping.wait(FULL_S)
+        elif (rest_s := receiver.rest_s()) > 0 and receiver.may_sleep():
+            receiver.waiter.wait(min(rest_s, 0.02) if self._restart else rest_s)
+
+    def _take(self, record: Record) -> None:
+        match record:
+            case Delivery():
+                batch = record.batch
+                if batch.epoch != self._carrier.epoch:
+                    self._begin(batch.epoch)
+                self._books.enter(batch.packet_count)
+                self._position = Position(batch.epoch, batch.end_sequence, batch.number + 1)
+                self._counters["batches"] += 1
+                self._counters["bytes"] += len(batch.raw)
+                for event in batch.events:
+                    if event.kind in (pb.DeviceEvent.KIND_ATTACHED, pb.DeviceEvent.KIND_DETACHED):
+                        self._attached = event.kind == pb.DeviceEvent.KIND_ATTACHED
+                made = self._carrier.deliver(record)
+                if batch.end is not None:
+                    self._last.add(batch.number)
+                self._made.extend(made)
+            case Gap():
+                self._made.extend(self._carrier.lose(record))
+            case Restart():
+                self._restart = record, time.monotonic() + DESCRIBED_S
+            case _:
+                pass  # silence is looked at all the time
+
+    def _may_begin(self, receiver: Receiver) -> bool:
+        """Begin the epoch that waits, if there is its description, or none comes."""
+        assert self._restart is not None
+        restart, until_s = self._restart
+        described = receiver.info is not None and receiver.info.epoch == restart.new_epoch
+        if not described and time.monotonic() < until_s:
+            return False
+        self._restart = None
+        self._position = Position(restart.new_epoch, 0, 0)
+        self._begin(restart.new_epoch)
+        return True
+
+    def _begin(self, epoch: int) -> None:
+        log.info("stream %s: %s has begun epoch %016x", self._which.local, self._which.endpoint, epoch)
+        self._carrier = Whole(epoch)
+        self._made.append(Renewal(self._carrier.epoch, describe(self._which.local, self._info)))
+
+    def _offer(self) -> bool:
+        """Give on what was made; False if the publisher has no room for it now."""
+        while self._made:
+            item = self._made[0]
+            if isinstance(item, Renewal):
+                if not self._queue.renew(item):
+                    return False
+            else:
+                if not self._queue.offer(item, last=item.number in self._last):
+                    return False
+                self._last.discard(item.number)
+                self._books.leave(item.packet_count)
+            self._made.popleft()
+        return True
+
+    def _describe(self, info: pb.StreamInfo) -> None:
+        self._info = info
+        self._attached = info.attached
+        self._trouble = ""
+
+    def _say(self, sentence: str) -> None:
+        if sentence != self._trouble:
+            log.warning("stream %s: %s", self._which.local, sentence)
+        self._trouble = sentence
+        self._trouble_until_s = time.monotonic() + TROUBLE_S
+
+    def _note_silence(self, silent_ns: int) -> None:
+        if not silent_ns:
+            if self._source.silent_since_ns is not None:
+                log.warning("stream %s: %s is heard again", self._which.local, self._which.endpoint)
+            self._source.silent_since_ns = None
+        elif self._source.silent_since_ns is None:
+            self._source.silent_since_ns = time.monotonic_ns() - silent_ns
+            self._counters["outages"] += 1
+            log.warning("stream %s: nothing is heard of %s any more", self._which.local, self._which.endpoint)
+
+    def _forward(self, request: pb.CommandRequest) -> pb.CommandReply:
+        with NodeClient(self._which.endpoint) as node:
+            return node.command(request)
+
+    def _answered(self, _answer: Future[pb.CommandReply]) -> None:
+        self._commanding -= 1
+
+
+def describe(local: str, info: pb.StreamInfo) -> Description:
+    """The description of an upstream's stream, as it is called here."""
+    return Description(
+        local, info.profile_name, info.profile_toml, tuple(info.fields), info.packet_size, info.nominal_rate_hz
+    )
+
+
+def _add(total: Ledger, books: Ledger) -> None:
+    """Add the books of one receiver to those of all before it."""
+    total.entered += books.entered
+    total.left += books.left
+    total.overhead += books.overhead
+    total.held += books.held
+    for mine, theirs in ((total.lost, books.lost), (total.counters, books.counters)):
+        for name, n in theirs.items():
+            mine[name] = mine.get(name, 0) + n

@@ -1,0 +1,64 @@
+"""What a bridge is told: which nodes it has its streams from, which streams, and how much of each."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from dataclasses import dataclass
+
+from usbcast_schemas.contract import check_stream_name
+from usbcast_schemas.errors import UsageError
+from usbcast_schemas.sockets import split_tcp
+
+STARTS = ("oldest", "now")
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamAddress:
+    """A node to have streams from; with a `name`, they are called `name-stream` here."""
+
+    endpoint: str
+    name: str = ""
+
+    def local(self, stream: str) -> str:
+        """What `stream` is called here. Raises UsageError if that makes no name."""
+        return check_stream_name(f"{self.name}-{stream}" if self.name else stream)
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeOptions:
+    """Everything about a bridge that is not about a node."""
+
+    upstreams: tuple[UpstreamAddress, ...]
+    streams: tuple[str, ...] = ("*",)
+    """Names or patterns, as the upstream calls them."""
+    start: str = "oldest"
+    via: str = "auto"
+    commands: bool = True
+    """Whether commands of subscribers are passed on to the device."""
+
+    def __post_init__(self) -> None:
+        if not self.upstreams:
+            raise UsageError("say where the streams are to come from: usbcast bridge tcp://HOST:PORT")
+        if self.start not in STARTS:
+            raise UsageError(f"--start is {self.start!r}: {' or '.join(STARTS)} is allowed")
+        seen = set()
+        for upstream in self.upstreams:
+            if upstream in seen:
+                raise UsageError(f"{upstream.endpoint} is named twice")
+            seen.add(upstream)
+
+    def wants(self, stream: str) -> bool:
+        return any(fnmatch.fnmatchcase(stream, pattern) for pattern in self.streams)
+
+
+def parse_upstream(text: str) -> UpstreamAddress:
+    """`tcp://HOST:PORT`, or `NAME=tcp://HOST:PORT`. Raises UsageError."""
+    name, found, endpoint = text.rpartition("=")
+    if found and not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,30}", name):
+        raise UsageError(
+            f"{name!r} cannot stand before the names of streams: use 1 to 31 of a-z, 0-9, '_' and '-', beginning with "
+            "a letter or digit"
+        )
+    split_tcp(endpoint)
+    return UpstreamAddress(endpoint, name)

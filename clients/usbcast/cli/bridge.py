@@ -1,0 +1,171 @@
+"""`usbcast bridge`: serve the streams of other nodes here, with a ring and a replay service of one's own."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.live import Live
+from rich.table import Table
+
+from usbcast.cli.health import show_stream, stream_as_plain
+from usbcast.cli.options import AsJson
+from usbcast.cli.output import console, emit, errors, show_settings, table
+from usbcast.cli.rates import Rate
+from usbcast.cli.signals import stop_signals
+
+if TYPE_CHECKING:
+    from usbcast.bridge.bridge import Bridge
+    from usbcast_broker.node import Node
+
+REFRESH_S = 0.25
+
+
+def bridge(
+    upstreams: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME=]ENDPOINT...", help="Nodes to have streams from; NAME- is put before their names."
+        ),
+    ] = None,
+    streams: Annotated[
+        list[str] | None, typer.Option("--streams", metavar="PATTERN", help="Which, as 'imu*'; may be repeated.")
+    ] = None,
+    start: Annotated[
+        str, typer.Option("--start", help="oldest: all that the upstream's ring holds; or now.")
+    ] = "oldest",
+    via: Annotated[str, typer.Option("--via", help="auto, ring, push or notify.")] = "auto",
+    commands: Annotated[
+        bool, typer.Option("--commands/--no-commands", help="Pass commands of subscribers on to the device.")
+    ] = True,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Start though an upstream or a stream is not there yet.")
+    ] = False,
+    bind: Annotated[str | None, typer.Option("--bind", metavar="ENDPOINT", help="Address for requests.")] = None,
+    publish: Annotated[str | None, typer.Option("--publish", metavar="ENDPOINT", help="Address of the data.")] = None,
+    insecure: Annotated[
+        bool | None, typer.Option("--insecure", help="May be reached from other machines, by anybody.")
+    ] = None,
+    ring_size: Annotated[
+        str | None, typer.Option("--ring-size", metavar="SIZE", help="Bytes a ring holds, as 64MiB.")
+    ] = None,
+    ring_slots: Annotated[
+        int | None, typer.Option("--ring-slots", help="Batches that a ring holds at the most.")
+    ] = None,
+    linger_s: Annotated[
+        float | None, typer.Option("--linger-s", help="Seconds an ended bridge goes on answering.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Settings in TOML.")] = None,
+    show_config: Annotated[
+        bool, typer.Option("--show-config", help="Say each setting and where it came from; exit.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Serve the streams of the nodes at ENDPOINT... here: same packets, sequences and events, each received once."""
+    from usbcast.bridge.bridge import Bridge
+    from usbcast.bridge.options import BridgeOptions, parse_upstream
+    from usbcast_broker.node import Node
+    from usbcast_broker.settings import load_settings
+
+    flags = {
+        "bind": bind, "publish": publish, "insecure": insecure, "ring_size": ring_size, "ring_slots": ring_slots,
+        "linger_s": linger_s,
+    }  # fmt: skip
+    settings, sourced = load_settings(config, flags)
+    if show_config:
+        show_settings(sourced, as_json)
+        return
+    options = BridgeOptions(
+        tuple(parse_upstream(text) for text in upstreams or ()), tuple(streams or ("*",)), start, via, commands
+    )
+    with stop_signals() as stopped, Node(settings) as node:
+        bridged = Bridge(node, options)
+        with contextlib.closing(_Stopping(bridged)):
+            bridged.connect(wait=wait)
+            node.start()
+            bridged.watch()
+            reason = _run(node, bridged, stopped, as_json)
+        node.stop(reason, linger_s=settings.linger_s, hurry=stopped)
+        _say_farewell(node, reason, as_json)
+
+
+class _Stopping:
+    """Stops adding streams when closed, so that the node has all of them when it stops."""
+
+    def __init__(self, bridged: Bridge) -> None:
+        self.close = bridged.stop
+
+
+def _run(node: Node, bridged: Bridge, stopped: threading.Event, as_json: bool) -> str:
+    """Stay until told to stop; return why it ended."""
+    if as_json:
+        emit(
+            {
+                "event": "serving",
+                "endpoint": node.endpoint,
+                "data": node.data_endpoints,
+                "streams": list(bridged.streams),
+                "upstreams": {name: stream.upstream.endpoint for name, stream in bridged.streams.items()},
+            }
+        )
+    else:
+        names = ", ".join(bridged.streams) or "nothing yet"
+        console.print(f"bridging [bold]{names}[/bold] at {node.endpoint}  (Ctrl-C stops)", highlight=False)
+    view = _View(node, bridged) if console.is_terminal and not as_json else None
+    with Live(view.table(), console=console, auto_refresh=False) if view else contextlib.nullcontext() as live:
+        while not stopped.wait(REFRESH_S):
+            if node.problem:
+                errors.print(f"usbcast: {node.problem}", style="red", markup=False)
+                return node.problem
+            if view and live:
+                live.update(view.table(), refresh=True)
+    return "the bridge was stopped"
+
+
+class _View:
+    """The live table of a bridge."""
+
+    def __init__(self, node: Node, bridged: Bridge) -> None:
+        self._node = node
+        self._bridged = bridged
+        self._rates: dict[str, Rate] = {}
+
+    def table(self) -> Table:
+        rows = []
+        for found in self._node.health():
+            books = {ledger.stage: ledger for ledger in found.ledgers}
+            rate = self._rates.setdefault(found.stream, Rate()).at(books["outlet"].left, time.monotonic())
+            rows.append(
+                (
+                    found.stream,
+                    found.source,
+                    rate,
+                    books["outlet"].left,
+                    sum(n for ledger in found.ledgers for n in ledger.lost.values()),
+                    sum(ledger.overhead for ledger in found.ledgers),
+                    books["bridge"].counters["behind"],
+                    books["bridge"].counters["lag_us"] / 1000,
+                    len(found.subscriptions),
+                    not found.discrepancies,
+                    found.problem,
+                )
+            )
+        columns = (
+            "stream", "upstream", "packets/s", "packets", "lost", "left out", "behind", "lag ms", "subscribers",
+            "balanced", "problem",
+        )  # fmt: skip
+        return table("", columns, rows)
+
+
+def _say_farewell(node: Node, reason: str, as_json: bool) -> None:
+    if as_json:
+        streams = {found.stream: stream_as_plain(found) for found in node.last_health}
+        emit({"event": "ended", "reason": reason, "streams": streams})
+        return
+    console.print(reason, markup=False)
+    for found in node.last_health:
+        show_stream(found)
