@@ -88,7 +88,7 @@ class Bridge:
 
     def _look(self, upstream: UpstreamAddress) -> None:
         """Add the streams of `upstream` that are wanted and not there yet."""
-        with NodeClient(upstream.endpoint, timeout_s=LOOK_S) as client:
+        with NodeClient(upstream.endpoint, timeout_s=LOOK_S, keys=self._options.keys) as client:
             described = client.describe()
         for info in described:
             if self._options.wants(info.stream) and not self._stopping.is_set():
@@ -109,7 +109,7 @@ class Bridge:
             raise ConfigError(f"a bridge has {MAX_STREAMS} streams at the most: choose some of them with --streams")
         options = self._options
         source = Source(upstream.endpoint)
-        which = From(upstream.endpoint, info.stream, local, options.start, options.via, options.commands)
+        which = From(upstream.endpoint, info.stream, local, options.start, options.via, options.commands, options.keys)
 
         def make_feed(queue: RelayQueue) -> BridgedFeed:
             return BridgedFeed(which, info, queue, source)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from usbcast.bridge.carrier import Carrier, Whole
 from usbcast.continuity import Delivery, Position
+from usbcast.credentials import Keys
 from usbcast.digest import Record
 from usbcast.events import Gap, Restart
 from usbcast.receiver import Receiver
@@ -55,6 +56,7 @@ class From:
     start: str
     via: str
     commands: bool
+    keys: Keys
 
 
 class BridgedFeed:
@@ -194,7 +196,8 @@ class BridgedFeed:
                 self._give_up()
 
     def _receive_from(self, start: str | Position) -> None:
-        self._receiver = Receiver(self._which.stream, self._which.endpoint, start, "all", self._which.via)
+        which = self._which
+        self._receiver = Receiver(which.stream, which.endpoint, start, "all", which.via, which.keys)
         self._receiver.waiter.add(self._bell.fileno())
 
     def _give_up(self) -> None:
@@ -328,7 +331,7 @@ class BridgedFeed:
             log.warning("stream %s: nothing is heard of %s any more", self._which.local, self._which.endpoint)
 
     def _forward(self, request: pb.CommandRequest) -> pb.CommandReply:
-        with NodeClient(self._which.endpoint) as node:
+        with NodeClient(self._which.endpoint, keys=self._which.keys) as node:
             return node.command(request)
 
     def _answered(self, _answer: Future[pb.CommandReply]) -> None:

@@ -6,6 +6,7 @@ import fnmatch
 import re
 from dataclasses import dataclass
 
+from usbcast.credentials import Keys
 from usbcast_schemas.contract import check_stream_name
 from usbcast_schemas.errors import UsageError
 from usbcast_schemas.sockets import split_tcp
@@ -36,6 +37,8 @@ class BridgeOptions:
     via: str = "auto"
     commands: bool = True
     """Whether commands of subscribers are passed on to the device."""
+    keys: Keys = None
+    """Those by which to connect to the upstreams; the node's own settings say whom it lets in."""
 
     def __post_init__(self) -> None:
         if not self.upstreams:

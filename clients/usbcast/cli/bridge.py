@@ -50,6 +50,18 @@ def bridge(
     insecure: Annotated[
         bool | None, typer.Option("--insecure", help="May be reached from other machines, by anybody.")
     ] = None,
+    keys: Annotated[
+        str | None, typer.Option("--keys", metavar="DIR", help="Let in only clients with a key that DIR allows.")
+    ] = None,
+    upstream_keys: Annotated[
+        str | None,
+        typer.Option(
+            "--upstream-keys", metavar="DIR", help="Keys for upstreams that ask for them; default: USBCAST_KEYS."
+        ),
+    ] = None,
+    max_connections: Annotated[
+        int | None, typer.Option("--max-connections", help="Of all clients; half of them for one address.")
+    ] = None,
     ring_size: Annotated[
         str | None, typer.Option("--ring-size", metavar="SIZE", help="Bytes a ring holds, as 64MiB.")
     ] = None,
@@ -72,15 +84,20 @@ def bridge(
     from usbcast_broker.settings import load_settings
 
     flags = {
-        "bind": bind, "publish": publish, "insecure": insecure, "ring_size": ring_size, "ring_slots": ring_slots,
-        "linger_s": linger_s,
+        "bind": bind, "publish": publish, "insecure": insecure, "keys": keys, "max_connections": max_connections,
+        "ring_size": ring_size, "ring_slots": ring_slots, "linger_s": linger_s,
     }  # fmt: skip
     settings, sourced = load_settings(config, flags)
     if show_config:
         show_settings(sourced, as_json)
         return
     options = BridgeOptions(
-        tuple(parse_upstream(text) for text in upstreams or ()), tuple(streams or ("*",)), start, via, commands
+        tuple(parse_upstream(text) for text in upstreams or ()),
+        tuple(streams or ("*",)),
+        start,
+        via,
+        commands,
+        upstream_keys,
     )
     with stop_signals() as stopped, Node(settings) as node:
         bridged = Bridge(node, options)
