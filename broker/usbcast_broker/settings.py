@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from usbcast_broker.host_queue import DEFAULT_MAX_BYTES as HOST_QUEUE_BYTES
 from usbcast_schemas.contract import DEFAULT_ENDPOINT
 from usbcast_schemas.errors import ConfigError
 from usbcast_schemas.ring import DEFAULT_DATA_BYTES, DEFAULT_SLOTS
+from usbcast_schemas.toml import parse_toml
 
 
 def _setting(default: Any, says: str) -> Any:
@@ -98,7 +98,7 @@ def parse_size(text: str) -> int:
     if found is None:
         raise ValueError(text)
     number, unit, binary = found.groups()
-    if "." in number and not unit:
+    if len(number) > 20 or ("." in number and not unit):
         raise ValueError(text)
     base = 1024 if binary else 1000
     return int(float(number) * base ** {"": 0, "k": 1, "K": 1, "M": 2, "G": 3}[unit])
@@ -106,12 +106,12 @@ def parse_size(text: str) -> int:
 
 def _read_toml(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return parse_toml(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the settings {file}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file} is not TOML: byte {error.start} is not UTF-8; save it as UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise ConfigError(f"{file} is not TOML: {error}") from None
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 
 from usbcast.batch import Batch
 from usbcast.clocks import ClockOffset
+from usbcast.commands import Commands
 from usbcast.credentials import Keys
 from usbcast.digest import Event
 from usbcast.events import End
@@ -17,13 +19,19 @@ from usbcast.subscription import CONNECT_TIMEOUT_S
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
+log = logging.getLogger(__name__)
+
+Listener = Callable[[Event], Awaitable[object] | object]
+
 
 class AsyncSubscription:
     """One stream, received in an event loop; waits for a descriptor and then takes all there is."""
 
-    def __init__(self, receiver: Reception) -> None:
+    def __init__(self, receiver: Reception, endpoint: str | None) -> None:
         self._receiver = receiver
+        self._commands = Commands(receiver.stream, endpoint, receiver.keys)
         self._ended = False
+        self._listening: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> AsyncSubscription:
         return self
@@ -31,6 +39,9 @@ class AsyncSubscription:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
+        if self._listening is not None:
+            self._listening.cancel()
+            await asyncio.gather(self._listening, return_exceptions=True)
         self._receiver.close()
 
     async def __aiter__(self) -> AsyncIterator[Batch]:
@@ -90,6 +101,48 @@ class AsyncSubscription:
         """
         return self._receiver.clock
 
+    async def command(
+        self,
+        request_type: int,
+        request: int,
+        value: int = 0,
+        index: int = 0,
+        *,
+        data: bytes = b"",
+        length: int = 0,
+        timeout_s: float = 1.0,
+    ) -> bytes:
+        """A control transfer to the device while it streams; return what it answered.
+
+        Bit 7 of `request_type` (bmRequestType) says that up to `length` bytes are read, else `data` is written.
+        Raises CommandFailed, NodeUnreachable.
+        """
+        return await asyncio.to_thread(
+            self._commands.command, request_type, request, value, index, data=data, length=length, timeout_s=timeout_s
+        )
+
+    async def write(self, endpoint: int, data: bytes, *, timeout_s: float = 1.0) -> int:
+        """Send `data` to an OUT endpoint of the device; return how many bytes it took. Raises as `command` does."""
+        return await asyncio.to_thread(self._commands.write, endpoint, data, timeout_s=timeout_s)
+
+    def listen(self, listener: Listener) -> asyncio.Task[None]:
+        """Call `listener`, plain or async, with every event until the stream ends, in a task of its own.
+
+        Await the task for the end; it raises what the listener raised. Cancel it to stop.
+        """
+        self._listening = asyncio.create_task(self._listen(listener), name="usbcast-listener")
+        return self._listening
+
+    async def _listen(self, listener: Listener) -> None:
+        try:
+            async for event in self.events():
+                answer = listener(event)
+                if isinstance(answer, Awaitable):
+                    await answer
+        except Exception as error:
+            log.error("the listener has stopped: %s", error, exc_info=error)
+            raise
+
     async def _progress(self, deadline: float | None) -> bool:
         receiver = self._receiver
         receiver.pump()
@@ -135,4 +188,4 @@ def subscribe(
     keys: Keys = None,
 ) -> AsyncSubscription:
     """As `usbcast.subscribe`, for `async with` and `async for`."""
-    return AsyncSubscription(receive(stream, endpoint, start, deliver, via, keys))
+    return AsyncSubscription(receive(stream, endpoint, start, deliver, via, keys), endpoint)

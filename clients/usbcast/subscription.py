@@ -10,13 +10,11 @@ from types import TracebackType
 
 from usbcast.batch import Batch
 from usbcast.clocks import ClockOffset
+from usbcast.commands import Commands
 from usbcast.digest import Event
 from usbcast.events import End
-from usbcast.jetstream.address import is_stored, parse
-from usbcast.locate import locate
 from usbcast.reception import Reception
-from usbcast.requests import NodeClient
-from usbcast_schemas.errors import NodeUnreachable, UsageError
+from usbcast_schemas.errors import NodeUnreachable
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
@@ -36,6 +34,7 @@ class Subscription:
     def __init__(self, receiver: Reception, endpoint: str | None) -> None:
         self._receiver = receiver
         self._endpoint = endpoint
+        self._commands = Commands(receiver.stream, endpoint, receiver.keys)
         self._ended = False
         self._closed = False
         self._listening: Listening | None = None
@@ -150,30 +149,18 @@ class Subscription:
         Bit 7 of `request_type` (bmRequestType) says that up to `length` bytes are read, else `data` is written.
         Raises CommandFailed, NodeUnreachable.
         """
-        control = pb.ControlTransfer(
-            request_type=request_type, request=request, value=value, index=index, data=data, length=length
+        return self._commands.command(
+            request_type, request, value, index, data=data, length=length, timeout_s=timeout_s
         )
-        return self._command(pb.CommandRequest(control=control), timeout_s).data
 
     def write(self, endpoint: int, data: bytes, *, timeout_s: float = 1.0) -> int:
         """Send `data` to an OUT endpoint of the device; return how many bytes it took. Raises as `command` does."""
-        return self._command(pb.CommandRequest(out=pb.OutTransfer(endpoint=endpoint, data=data)), timeout_s).written
+        return self._commands.write(endpoint, data, timeout_s=timeout_s)
 
     def listen(self, listener: Listener) -> Listening:
         """Call `listener` with every event, from a thread of its own, until the stream ends or the result is stopped."""
         self._listening = Listening(self, listener)
         return self._listening
-
-    def _command(self, request: pb.CommandRequest, timeout_s: float) -> pb.CommandReply:
-        if self._endpoint is not None and is_stored(self._endpoint):
-            raise UsageError(
-                f"{parse(self._endpoint)} stores what a device has sent and does not reach the device: "
-                "send commands to its node"
-            )
-        request.stream = self._receiver.stream
-        request.timeout_ms = int(timeout_s * 1000)
-        with NodeClient(locate(self._receiver.stream, self._endpoint), keys=self._receiver.keys) as node:
-            return node.command(request)
 
     def _progress(self, deadline: float | None) -> bool:
         """Pump once and wait if there was nothing; False if the deadline has passed."""

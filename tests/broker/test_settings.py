@@ -69,7 +69,7 @@ def test_sizes(text: str, size_bytes: int) -> None:
     assert parse_size(text) == size_bytes
 
 
-@pytest.mark.parametrize("text", ["", "-1", "1e6", "64TiB", "MiB", "6 4", "0x10", "1..5k", "64MiBs", "5.5"])
+@pytest.mark.parametrize("text", ["", "-1", "1e6", "64TiB", "MiB", "6 4", "0x10", "1..5k", "64MiBs", "5.5", "1" * 400])
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         parse_size(text)
@@ -102,6 +102,8 @@ def test_a_bad_value_in_the_environment(environment: dict[str, str], sentence: s
         ("batch_age_ms = true", "batch_age_ms is True (from {file}): a number is allowed"),
         ("bind = 5570", "bind is 5570 (from {file}): a text is allowed"),
         ("bind = ", "{file} is not TOML: "),
+        ("ring_size = " + "1" * 5000, "{file} is not TOML: it has a number of thousands of digits"),
+        ("ring_size = 0x" + "f" * 5000, "{file} is not TOML: ring_size is a number of 20000 bits"),
     ],
 )
 def test_a_bad_value_in_the_file(file: Path, text: str, sentence: str) -> None:

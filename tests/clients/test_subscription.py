@@ -264,6 +264,67 @@ def test_asyncio_offers_the_same(served: Served) -> None:
     asyncio.run(main())
 
 
+def test_asyncio_commands_while_it_streams(served: Served) -> None:
+    async def main() -> None:
+        async with usbcast.aio.subscribe("sim", served.endpoint) as subscription:
+            assert await subscription.ready()
+            assert await subscription.command(0x40, 1, index=16, data=b"hello") == b""
+            reads = (subscription.command(0xC0, 1, index=16, length=n) for n in range(1, 6))
+            assert await asyncio.gather(*reads) == [b"hello"[:n] for n in range(1, 6)]
+            assert await subscription.write(0x02, b"abc") == 3
+            with pytest.raises(CommandFailed, match="has no OUT endpoint 0x01 in use; it has 0x02"):
+                await subscription.write(0x01, b"abc")
+            assert isinstance(await subscription.receive(5), Batch)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", ["plain", "async"])
+def test_an_asyncio_listener_gets_every_event(kind: str) -> None:
+    async def main(served: Served) -> Account:
+        account = Account(0)
+
+        async def later(event: Event) -> None:
+            await asyncio.sleep(0)
+            account.take(event)
+
+        async with usbcast.aio.subscribe("sim", served.endpoint, start=0) as subscription:
+            await asyncio.wait_for(subscription.listen(account.take if kind == "plain" else later), 20)
+        return account
+
+    with serving(rate_hz=1000, packets=200, ends=True) as served:
+        account = asyncio.run(main(served))
+        assert account.delivered == 200
+        assert isinstance(account.events[-1], End)
+
+
+def test_an_asyncio_listener_stops_when_it_raises_is_cancelled_or_left_behind(served: Served) -> None:
+    seen: list[Event] = []
+
+    def raises(event: Event) -> None:
+        raise KeyError("mine")
+
+    async def main() -> None:
+        async with usbcast.aio.subscribe("sim", served.endpoint) as subscription:
+            with pytest.raises(KeyError, match="mine"):
+                await asyncio.wait_for(subscription.listen(raises), 20)
+        async with usbcast.aio.subscribe("sim", served.endpoint) as subscription:
+            task = subscription.listen(seen.append)
+            while not seen:
+                await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            count = len(seen)
+            assert await subscription.receive(5) is not None, "the subscription goes on"
+            assert len(seen) == count
+        async with usbcast.aio.subscribe("sim", served.endpoint) as subscription:
+            left = subscription.listen(seen.append)
+        assert left.done()
+
+    asyncio.run(main())
+
+
 def test_a_task_that_is_cancelled_while_it_waits(served: Served) -> None:
     async def main() -> None:
         async with usbcast.aio.subscribe("imu", NOWHERE) as subscription:

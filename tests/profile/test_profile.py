@@ -338,7 +338,12 @@ def test_all_problems_in_one_message() -> None:
     ("text", "said"),
     [
         ("[stream\nname = 1", "not valid TOML: Expected ']' at the end of a table declaration (at line 1, column 8)"),
-        ("a = " + "[" * 5000, "not a profile: its arrays are nested too deeply"),
+        ("a = " + "[" * 5000, "not valid TOML: its arrays are nested too deeply"),
+        ("a = " + "1" * 5000, "not valid TOML: it has a number of thousands of digits"),
+        (
+            "[[b]]\na = [1, 0x" + "f" * 5000 + "]",
+            "not valid TOML: b[0].a[1] is a number of 20000 bits, and at most 128 are allowed",
+        ),
         ("#" * 65537, f"the profile is 65537 bytes long: up to {MAX_PROFILE_BYTES} is allowed"),
     ],
 )

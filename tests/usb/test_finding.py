@@ -62,10 +62,36 @@ def test_after_it_was_away_it_is_the_same_one() -> None:
     assert way.open().serial == "A"
     backend.devices[0].unplug()
     backend.devices[1].plug()
-    with pytest.raises(DeviceMissing, match="with serial A is plugged in, only one at 99-2 with serial B"):
+    with pytest.raises(DeviceMissing) as caught:
         way.open()
+    assert str(caught.value) == (
+        "no USB device 1209:0001 with serial A is plugged in, only one at 99-2 with serial B; "
+        "plug it in again, or another one in its place (99-1)"
+    )
     backend.devices[0].plug()
     assert way.open().serial == "A"
+    way.close()
+
+
+@pytest.mark.parametrize("wanted", [{}, {"serial": "A"}, {"bus_path": "99-1"}, {"product": "another thing"}])
+def test_another_one_in_the_very_place_takes_its_part_unless_the_profile_names_the_serial(
+    wanted: dict[str, str],
+) -> None:
+    backend = Backend(twin("A", wanted.get("product", "simulated device")), twin("B"))
+    a, b = backend.devices
+    b.unplug()
+    way = transport(backend, **wanted)
+    assert way.open().serial == "A"
+    a.unplug()
+    backend.devices = (b, a)
+    b.plug()
+    if "serial" in wanted or "product" in wanted:
+        with pytest.raises(DeviceMissing, match="only one at 99-1 with serial B"):
+            way.open()
+        a.plug()
+        assert (way.open().serial, way.open().bus_path) == ("A", "99-2")
+    else:
+        assert (way.open().serial, way.open().bus_path) == ("B", "99-1")
     way.close()
 
 

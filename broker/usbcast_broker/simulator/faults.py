@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from usbcast_schemas.errors import ConfigError
 from usbcast_schemas.profile.problems import shown
+from usbcast_schemas.toml import parse_toml
 
 Kind = Literal["unplug", "stall", "overflow", "short_read", "zero_length", "garbage", "drop", "burst", "silence"]
 
@@ -68,11 +68,9 @@ def load_faults(path: str | Path) -> tuple[Fault, ...]:
 def parse_faults(text: str, origin: str) -> tuple[Fault, ...]:
     """The faults that `text` lists; `origin` names it in what ConfigError says."""
     try:
-        tables = tomllib.loads(text)
-    except ValueError as error:  # TOMLDecodeError, or a number of thousands of digits
+        tables = parse_toml(text)
+    except ValueError as error:
         raise ConfigError(f"{origin}: not valid TOML: {error}") from None
-    except RecursionError:
-        raise ConfigError(f"{origin}: not a faults file: its arrays are nested too deeply") from None
     problems = [f"{key} is not a key of a faults file: only [[fault]] tables are" for key in tables if key != "fault"]
     entries = tables.get("fault", [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):

@@ -55,12 +55,36 @@ def find_device(
 ) -> usb.core.Device:
     """The device that `wanted` describes or, after it was away, the one that it was `before`.
 
+    Where `wanted` names no serial number, another one at the very place of the former has taken that one's part; one
+    that stands elsewhere has not, whoever else uses it.
+
     Raises DeviceMissing, DeviceForbidden if its serial number cannot be read, and UsageError for more than one.
     """
     serial = wanted.serial or (before.serial if before else "")
     same_numbers = list(_plugged_in(backend, wanted))
-    found, unreadable = [], []
-    for device in same_numbers:
+    found, unreadable = _fitting(same_numbers, wanted, serial, system)
+    if not found and not unreadable and before and before.bus_path and not wanted.serial:
+        there = [device for device in same_numbers if bus_path(device) == before.bus_path]
+        found, unreadable = _fitting(there, wanted, "", system)
+    if not found and unreadable:
+        raise _why_unreadable(unreadable[0], system)
+    if not found:
+        raise DeviceMissing(_missing(wanted, serial, same_numbers, before, system))
+    if len(found) > 1 and before:
+        found = [device for device in found if bus_path(device) == before.bus_path] or found
+    if len(found) > 1:
+        raise UsageError(_ambiguous(wanted, found, system))
+    device: usb.core.Device = found[0]
+    return device
+
+
+def _fitting(
+    devices: list[usb.core.Device], wanted: DeviceMatch, serial: str, system: System
+) -> tuple[list[usb.core.Device], list[usb.core.Device]]:
+    """Those of `devices` that are as wanted, and those of which that cannot be told."""
+    found: list[usb.core.Device] = []
+    unreadable: list[usb.core.Device] = []
+    for device in devices:
         if wanted.bus_path and bus_path(device) != wanted.bus_path:
             continue
         wishes = [("serial_number", serial), ("product", wanted.product or "")]
@@ -69,16 +93,7 @@ def find_device(
             found.append(device)
         elif any(text is None for text, _ in texts):
             unreadable.append(device)
-    if not found and unreadable:
-        raise _why_unreadable(unreadable[0], system)
-    if not found:
-        raise DeviceMissing(_missing(wanted, serial, same_numbers, system))
-    if len(found) > 1 and before:
-        found = [device for device in found if bus_path(device) == before.bus_path] or found
-    if len(found) > 1:
-        raise UsageError(_ambiguous(wanted, found, system))
-    device = found[0]
-    return device
+    return found, unreadable
 
 
 def name_of(vendor_id: int, product_id: int, serial: str = "", path: str = "") -> str:
@@ -108,7 +123,9 @@ def _why_unreadable(device: usb.core.Device, system: System) -> DeviceError:
     return DeviceMissing(f"{name} does not tell its serial number; leave serial out of the profile, or give bus_path")
 
 
-def _missing(wanted: DeviceMatch, serial: str, others: list[usb.core.Device], system: System) -> str:
+def _missing(
+    wanted: DeviceMatch, serial: str, others: list[usb.core.Device], before: DeviceIdentity | None, system: System
+) -> str:
     wishes = [
         f"{what} {wish}"
         for what, wish in (("serial", serial), ("bus path", wanted.bus_path), ("product", wanted.product))
@@ -118,6 +135,9 @@ def _missing(wanted: DeviceMatch, serial: str, others: list[usb.core.Device], sy
     sentence = f"no USB device {wanted.vendor_id:04x}:{wanted.product_id:04x}{with_} is plugged in"
     if others:
         there = ", ".join(_told(device, system) for device in others)
+        if before and not wanted.serial and not wanted.bus_path:
+            instead = f", or another one in its place ({before.bus_path})" if before.bus_path else ""
+            return f"{sentence}, only {there}; plug it in again{instead}"
         return f"{sentence}, only {there}; correct the profile, or plug it in"
     return f"{sentence}; plug it in, and see what there is with: usbcast devices"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from usbcast_schemas.errors import ProfileError
 from usbcast_schemas.profile.contradictions import contradictions
 from usbcast_schemas.profile.model import Profile
 from usbcast_schemas.profile.problems import sentences
+from usbcast_schemas.toml import parse_toml
 
 MAX_PROFILE_BYTES = 65536
 """The text goes to every subscriber with the description of its stream."""
@@ -23,11 +23,9 @@ def parse_profile(text: str, origin: str) -> Profile:
     if size_bytes > MAX_PROFILE_BYTES:
         raise ProfileError(f"{origin}: the profile is {size_bytes} bytes long: up to {MAX_PROFILE_BYTES} is allowed")
     try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        tables = parse_toml(text)
+    except ValueError as error:
         raise ProfileError(f"{origin}: not valid TOML: {error}") from None
-    except RecursionError:
-        raise ProfileError(f"{origin}: not a profile: its arrays are nested too deeply") from None
     try:
         profile = Profile.model_validate(tables, context={"toml": text})
     except ValidationError as error:
