@@ -28,6 +28,8 @@ def test_each_source_overrides_the_one_before(file: Path) -> None:
         "bind": str(file),
         "publish": "default",
         "insecure": "default",
+        "keys": "default",
+        "max_connections": "default",
         "ring_size": "USBCAST_RING_SIZE",
         "ring_slots": "default",
         "batch_size": "default",
@@ -94,7 +96,7 @@ def test_a_bad_value_in_the_environment(environment: dict[str, str], sentence: s
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("ring = 5", "{file}: ring is no setting; there are bind, publish, insecure, ring_size"),
+        ("ring = 5", "{file}: ring is no setting; there are bind, publish, insecure, keys, max_connections"),
         ("ring_slots = true", "ring_slots is True (from {file}): a whole number, or a size like 64MiB, is allowed"),
         ("ring_slots = 5.5", "ring_slots is 5.5 (from {file}): a whole number"),
         ("insecure = 2", "insecure is 2 (from {file}): true or false"),
