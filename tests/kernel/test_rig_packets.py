@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from kernelrig.packets import SHAPES, SIZE, Examiner, numbered_packet, sent_time_ns
+from kernelrig.packets import SHAPES, SIZE, Examiner, numbered_packet
+from kernelrig.usbip_device import first_case_packet
 
 P = [numbered_packet(number, 1000 + number) for number in range(8)]
 
@@ -47,4 +48,5 @@ def test_what_happens_between_packets_stands_between_them() -> None:
 
 
 def test_a_packet_bears_its_time() -> None:
-    assert [sent_time_ns(packet) for packet in P[:2]] == [1000, 1001]
+    assert [SHAPES["ftdi-numbered"].made_ns(packet) for packet in P[:2]] == [1000, 1001]
+    assert SHAPES["first-case"].made_ns(first_case_packet(7, 5)) == 5000

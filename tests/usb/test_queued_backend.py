@@ -231,6 +231,18 @@ def test_commands_while_it_reads(rig: Rig) -> None:
     assert [rig.read(), rig.read()] == [b"b", b"c"]
 
 
+def test_what_is_read_during_a_command_does_not_wait_for_its_end(rig: Rig) -> None:
+    rig.ends(b"a")
+    assert rig.read() == b"a"
+    rig.ends(b"b", b"c")
+    meanwhile: list[bytes] = []
+    rig.backend.meanwhile = lambda readings: meanwhile.extend(reading.data for reading in readings)
+    rig.backend.bulk_write(rig.handle, OUT, 0, array("B", b"x"), 1000)
+    assert meanwhile == [b"b", b"c"]
+    rig.ends(b"d")
+    assert rig.read() == b"d"
+
+
 @pytest.mark.parametrize(("status", "code"), [(STALL, -9), (TIMED_OUT, -7), (NO_DEVICE, -4)])
 def test_a_refused_command_is_pyusbs_error_and_the_reading_goes_on(rig: Rig, status: int, code: int) -> None:
     rig.ends(b"a")

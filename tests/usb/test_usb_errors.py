@@ -53,6 +53,12 @@ def test_libusbs_code_comes_first() -> None:
     assert type(device_error(usb.core.USBError("Words", -9, errno.ENODEV), "d", "a read")) is DeviceStalled
 
 
+def test_what_the_system_cannot_carry() -> None:
+    said = str(device_error(usb.core.USBError("Invalid parameter", -2, 22), "d", "the control transfer 0xc0"))
+    assert "cannot carry it" in said
+    assert "4096" in said
+
+
 def test_words_of_an_unknown_failure_are_passed_on() -> None:
     assert "Configuration not set" in str(device_error(usb.core.USBError("Configuration not set"), "d", "a read"))
 

@@ -177,6 +177,7 @@ class Scripted:
         self.timeouts: list[int | None] = []
         self.silent = threading.Event()
         self.clock: Clock = system_clock
+        self.meanwhile: Callable[[list[Transfer]], None] | None = None
         self.came_with: list[bytes] = []
         """What has been read ahead when the first read ends."""
         self.ahead: list[bytes] = []

@@ -30,11 +30,13 @@ class Cause(Enum):
     TIMEOUT = auto()
     OVERFLOW = auto()
     STALL = auto()
+    IMPOSSIBLE = auto()
     OTHER = auto()
 
 
 # libusb's own codes are equal everywhere; errno numbers differ by system and stand in for other backends only.
 _BY_CODE: Final = {
+    -2: Cause.IMPOSSIBLE,
     -1: Cause.IO,
     -3: Cause.FORBIDDEN,
     -4: Cause.GONE,
@@ -79,6 +81,11 @@ def device_error(error: usb.core.USBError, device: str, doing: str) -> DeviceErr
             return DeviceForbidden(f"this user may not use {device}")
         case Cause.BUSY:
             return DeviceBusy(f"{device} is in use by another program; end that one and try again")
+        case Cause.IMPOSSIBLE:
+            return DeviceFailed(
+                f"{device} was not asked for {doing}: this system cannot carry it; on Linux a control transfer has at most "
+                "4096 bytes, so divide it"
+            )
         case Cause.TIMEOUT:
             return DeviceFailed(f"{device} did not answer {doing} in time; check the device, or plug it in again")
         case _:

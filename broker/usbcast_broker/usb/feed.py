@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Final, Protocol
 
@@ -40,6 +40,8 @@ class Transport(Commandable, Protocol):
     @property
     def name(self) -> str: ...
     def open(self) -> DeviceIdentity: ...
+    meanwhile: Callable[[list[Transfer]], None] | None
+
     @property
     def counters(self) -> Mapping[str, int]: ...
     def read(self, timeout_ms: int | None = None) -> Transfer | None: ...
@@ -61,6 +63,7 @@ class DeviceFeed:
         self, transport: Transport, queue: HostQueue, *, wait_for_device: bool = False, clock: Clock = system_clock
     ) -> None:
         self._transport = transport
+        transport.meanwhile = self._pass_on
         self._queue = queue
         self._wait_for_device = wait_for_device
         self._clock = clock

@@ -11,6 +11,7 @@ import struct
 import threading
 import time
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -68,6 +69,8 @@ class QueuedBackend(libusb1._LibUSB):  # type: ignore[misc]
         self._woken = False
         self.last_reading: Reading | None = None
         """What the last read returned, with its time."""
+        self.meanwhile: Callable[[list[Reading]], None] | None = None
+        """Takes what is read while a command is under way, so that nobody waits for its answer but who asked."""
         super().__init__(lib)
         self._context = self.ctx
 
@@ -237,6 +240,8 @@ class QueuedBackend(libusb1._LibUSB):  # type: ignore[misc]
             return code
         while (completion := transfer.completion()) is None:
             self._handle_events(LONGEST_WAIT_S)
+            if self.meanwhile is not None and (readings := self.take_ready()):
+                self.meanwhile(readings)
         return IO_ERROR if completion.code == CANCELLED else completion.code
 
     def _handle_events(self, timeout_s: float) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol, runtime_checkable
 
 import usb.backend
@@ -40,6 +40,7 @@ class ReadsAhead(Protocol):
     """A backend that keeps reads queued."""
 
     last_reading: Reading | None
+    meanwhile: Callable[[list[Reading]], None] | None
 
     def take_ready(self) -> list[Reading]: ...
     def finish(self, timeout_s: float) -> list[Reading]: ...
@@ -80,6 +81,8 @@ class UsbTransport:
         self._timeout_ms = min(transfer.timeout_ms, MAX_READ_TIMEOUT_MS)
         self._buffer = array("B")
         self._view = memoryview(self._buffer)
+        self.meanwhile: Callable[[list[Transfer]], None] | None = None
+        """Takes what is read while a command is under way; without it the next reads have it."""
 
     @property
     def read_size(self) -> int:
@@ -208,6 +211,9 @@ class UsbTransport:
     def _open(self) -> DeviceIdentity:
         self._backend = self._given_backend or load_backend(self._transfer.queue, self._figures)
         self._ahead = self._backend if isinstance(self._backend, ReadsAhead) else None
+        meanwhile = self.meanwhile
+        if self._ahead is not None and meanwhile is not None:
+            self._ahead.meanwhile = lambda readings: meanwhile([_as_transfer(reading) for reading in readings])
         self._device = device = find_device(self._backend, self._match, self._identity, self._system)
         self.name = name_of(device.idVendor, device.idProduct, self._match.serial or "", bus_path(device))
         wanted = self._match

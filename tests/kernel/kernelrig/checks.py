@@ -44,7 +44,8 @@ def show(results: list[Told]) -> None:
     """The figures of each subscriber."""
     for result in results:
         said = f"  by {result['via']}: {result['good']} delivered, {declared_lost(result)} declared lost"
-        for what, lag in (("line", result["line_lag_us"]), ("read", result["read_lag_us"])):
+        for what, lag in (("device", result["line_lag_us"]), ("read", result["read_lag_us"])):
             if lag:
-                said += f", from the {what} p50 {lag['p50'] / 1000:.1f} p99 {lag['p99'] / 1000:.1f} ms"
+                p50, p99, most = (lag[name] / 1000 for name in ("p50", "p99", "max"))
+                said += f", from the {what} p50 {p50:.1f} p99 {p99:.1f} max {most:.1f} ms"
         print(f"{said} (clocks ± {result['clock_uncertainty_us'] / 1000:.1f} ms)")

@@ -20,21 +20,22 @@ def numbered_packet(number: int, sent_ns: int) -> bytes:
     return body + _U32.pack(zlib.crc32(body))
 
 
-def sent_time_ns(packet: bytes) -> int:
-    """When a numbered packet was made, on the sender's clock."""
-    return int(_U64.unpack_from(packet, 8)[0])
-
-
 @dataclass(frozen=True)
 class Shape:
-    """Where a packet has its number, and what it begins with. The last four bytes are the CRC-32 of the rest."""
+    """Where a packet has its number and its time, and what it begins with. The last four bytes are the CRC-32 of the rest."""
 
     number_offset: int
+    time_offset: int
+    time_unit_ns: int
     begins: bytes = b""
 
+    def made_ns(self, packet: bytes) -> int:
+        """When the packet was made, on the monotonic clock of the host."""
+        return int(_U64.unpack_from(packet, self.time_offset)[0]) * self.time_unit_ns
 
-SHAPES = {"ftdi-numbered": Shape(4, b"PKT1"), "first-case": Shape(0)}
-"""By stream."""
+
+SHAPES = {"ftdi-numbered": Shape(4, 8, 1, b"PKT1"), "first-case": Shape(0, 4, 1000)}
+"""By the name of the profile."""
 
 
 @dataclass
@@ -50,7 +51,8 @@ class Examiner:
     damaged: int = 0
     story: list[list[str | int]] = field(default_factory=list)
 
-    def take(self, packet: bytes) -> None:
+    def take(self, packet: bytes) -> bool:
+        """Whether the packet is whole."""
         if (
             len(packet) != SIZE
             or not packet.startswith(self.shape.begins)
@@ -58,7 +60,7 @@ class Examiner:
         ):
             self.damaged += 1
             self.tell("damaged")
-            return
+            return False
         self.good += 1
         number = int(_U32.unpack_from(packet, self.shape.number_offset)[0])
         last = self.story[-1] if self.story else ["nothing"]
@@ -66,6 +68,7 @@ class Examiner:
             last[2] = number
         else:
             self.tell("packets", number, number)
+        return True
 
     def tell(self, *what: str | int) -> None:
         self.story.append(list(what))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from types import TracebackType
 from typing import Any
 
@@ -30,6 +29,7 @@ class Serving:
         watched: bool = False,
         options: tuple[str, ...] = (),
     ) -> None:
+        self._guest = guest
         port = guest.node_port(node)
         self.warnings: list[str] = []
         """What it wrote to stderr, known when it has stopped."""
@@ -68,15 +68,21 @@ class Serving:
         used: dict[str, int] = json.loads(self._program.line(1 + self._asked))["cpu_ns"]
         return used
 
-    def pause(self, seconds: float) -> None:
-        """Hold the whole process up, as an operating system under load does."""
-        self._program.signal(signal.SIGSTOP)
-        time.sleep(seconds)
-        self._program.signal(signal.SIGCONT)
+    def hold_up(self, seconds: float) -> None:
+        """Stop the whole process for a while, as an operating system under load does."""
+        with NodeClient(self.endpoint, timeout_s=20) as node:
+            pid = node.health().node_pid
+        # The shell's own read, because to start a program takes a while.
+        never = "rm -f /tmp/never; mkfifo /tmp/never; exec 9<> /tmp/never"
+        self._guest.shell(f"{never}; kill -STOP {pid}; read -t {seconds} -u 9 || kill -CONT {pid}")
 
     def interrupt(self) -> None:
         """Press Ctrl-C."""
         self._program.signal(signal.SIGINT)
+
+    def wait_for_farewell(self, timeout_s: float) -> None:
+        """Return when it has told its last books, even if the process does not end yet."""
+        self._program.wait_for(lambda line: json.loads(line)["event"] == "ended", timeout_s)
 
     def finish(self) -> dict[str, dict[str, Any]]:
         """Wait for its end; return the books with which it took its leave, by stream."""

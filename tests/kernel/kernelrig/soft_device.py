@@ -84,9 +84,9 @@ class SoftDevice:
         """Answer nothing any more, not even that a transfer was cancelled, until it is unplugged."""
         self._do("mute")
 
-    def fail(self, statuses: Sequence[int], *, every: int) -> None:
-        """Complete one read with each of these URB statuses, one after every so many packets."""
-        self._do("faults", statuses=list(statuses), every=every)
+    def fail(self, statuses: Sequence[int], spacing: Sequence[int]) -> None:
+        """Complete one read with each of these URB statuses, each when so many packets were sent since the one before."""
+        self._do("faults", faults=list(zip(statuses, spacing, strict=True)))
 
     def unplug(self) -> Counted:
         """Pull it out; return what it had counted. It begins anew when it is plugged in."""
@@ -106,9 +106,9 @@ class SoftDevice:
         """Return when it has failed so often."""
         self._wait_until(f"{faults} faults", lambda counted: counted["faulted"] >= faults, timeout_s)
 
-    def wait_until_read(self, timeout_s: float = 60.0) -> None:
-        """Return when somebody reads it."""
-        self._wait_until("a read", lambda counted: counted["first_read_ns"] > 0, timeout_s)
+    def wait_until_read(self, timeout_s: float = 60.0) -> Counted:
+        """Return when somebody reads it, what it has counted."""
+        return self._wait_until("a read", lambda counted: counted["first_read_ns"] > 0, timeout_s)
 
     def drain(self, timeout_s: float = 30.0) -> Counted:
         """Stop, wait until the host has read what was made, and return what was counted."""

@@ -61,9 +61,8 @@ class Device:
         self.started = started
         self.mute = False
         """It answers nothing any more, not even that a transfer is cancelled."""
-        self.faults: deque[int] = deque()
-        """URB statuses to come, as negative errno; one after every `fault_every` packets."""
-        self.fault_every = 1
+        self.faults: deque[tuple[int, int]] = deque()
+        """URB statuses to come, as negative errno, and how many packets there are before each."""
         self.made = self.overflowed = self.served = self.faulted = 0
         self.commands: list[list[int]] = []
         """Of each vendor request its type, request, value, index and length; of each write its endpoint, length and CRC-32."""
@@ -136,8 +135,8 @@ class Device:
             seqnum, room = next(iter(self._waiting.items()))
             if self._halted:
                 status, data = EPIPE, b""
-            elif self.faults and self._since_fault >= self.fault_every:
-                status, data = self.faults.popleft(), b""
+            elif self.faults and self._since_fault >= self.faults[0][1]:
+                status, data = self.faults.popleft()[0], b""
                 self._halted = status == EPIPE
                 self._since_fault = 0
                 self.faulted += 1
@@ -286,8 +285,7 @@ class Bench:
         elif what == "mute":
             device.mute = True
         elif what == "faults":
-            device.faults.extend(more["statuses"])
-            device.fault_every = more["every"]
+            device.faults.extend(more["faults"])
         elif what == "plug":
             self._serial = more.get("serial", self._serial)
             self._plug()

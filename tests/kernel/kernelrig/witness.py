@@ -13,10 +13,10 @@ from collections import Counter
 from typing import Any
 
 import usbcast
-from kernelrig.packets import SHAPES, Examiner, sent_time_ns
+from kernelrig.clocks import ClockTrack
+from kernelrig.packets import SHAPES, Examiner
 
 PROGRESS_S = 0.1
-CLOCK_REQUESTS = 20
 SILENCE_S = 60.0
 
 
@@ -26,12 +26,13 @@ class Witness:
     def __init__(self, stream: str, endpoint: str, via: str, shape: str) -> None:
         self._subscription = usbcast.subscribe(stream, endpoint, start=0, via=via)
         self._endpoint = endpoint
-        self._timed = shape == "ftdi-numbered"
-        self._examiner = Examiner(SHAPES[shape])
+        self._shape = SHAPES[shape]
+        self._examiner = Examiner(self._shape)
         self._duplicates = 0
         self._next_sequence = 0
         self._line_lags_ns: list[int] = []
-        self._read_lags_ns: list[int] = []
+        self._reads: list[tuple[int, int]] = []
+        """Of each packet when it was here, and when it was read, each on its own clock."""
         self._times: Counter[str] = Counter()
         self._heard_s = time.monotonic()
         self._told_s = 0.0
@@ -39,8 +40,7 @@ class Witness:
         self._ended = False
 
     def run(self) -> None:
-        self._offset_ns, uncertainty_ns = clock_offset_ns(self._endpoint)
-        with self._subscription as subscription:
+        with ClockTrack(self._endpoint) as clock, self._subscription as subscription:
             ready = subscription.ready(60)
             emit("ready" if ready else "not ready", via=subscription.via)
             while not self._ended and time.monotonic() - self._heard_s < SILENCE_S:
@@ -62,8 +62,9 @@ class Witness:
                 discrepancy=ledger.discrepancy(),
                 ledger=ledger.to_json(),
                 line_lag_us=percentiles_us(self._line_lags_ns),
-                read_lag_us=percentiles_us(self._read_lags_ns),
-                clock_uncertainty_us=uncertainty_ns / 1000,
+                read_lag_us=percentiles_us([here - read + clock.offset_ns(here) for here, read in self._reads]),
+                clock_uncertainty_us=clock.uncertainty_ns / 1000,
+                clock_drift_us=clock.drift_ns / 1000,
             )
 
     def _take(self, batch: usbcast.Batch) -> None:
@@ -71,10 +72,9 @@ class Witness:
         self._duplicates += max(0, self._next_sequence - batch.first_sequence)
         self._next_sequence = batch.last_sequence + 1
         for packet, read_ns in zip(batch, batch.monotonic_ns, strict=True):
-            self._examiner.take(packet)
-            self._read_lags_ns.append(now_ns - int(read_ns) + self._offset_ns)
-            if self._timed:
-                self._line_lags_ns.append(now_ns - sent_time_ns(packet))
+            self._reads.append((now_ns, int(read_ns)))
+            if self._examiner.take(packet):
+                self._line_lags_ns.append(now_ns - self._shape.made_ns(packet))
         self._heard_s = time.monotonic()
 
     def _tell_progress(self) -> None:
@@ -97,26 +97,11 @@ class Witness:
         self._ended = isinstance(event, usbcast.End)
 
 
-def clock_offset_ns(endpoint: str) -> tuple[int, int]:
-    """How far the node's monotonic clock is ahead of this one, and how uncertain that is: of the quickest of some requests."""
-    found = []
-    with usbcast.NodeClient(endpoint) as node:
-        for _ in range(CLOCK_REQUESTS):
-            sent_ns = time.monotonic_ns()
-            reply = node.clock()
-            got_ns = time.monotonic_ns()
-            there_ns = (reply.received_monotonic_ns + reply.replied_monotonic_ns) // 2
-            away_ns = got_ns - sent_ns - (reply.replied_monotonic_ns - reply.received_monotonic_ns)
-            found.append((away_ns // 2, there_ns - (sent_ns + got_ns) // 2))
-    uncertainty_ns, offset_ns = min(found)
-    return offset_ns, uncertainty_ns
-
-
 def percentiles_us(values_ns: list[int]) -> dict[str, float]:
     if not values_ns:
         return {}
     values = sorted(values_ns)
-    shares = {"p50": 0.5, "p99": 0.99, "max": 1.0}
+    shares = {"p50": 0.5, "p99": 0.99, "p999": 0.999, "max": 1.0}
     return {name: values[min(len(values) - 1, int(len(values) * share))] / 1000 for name, share in shares.items()}
 
 

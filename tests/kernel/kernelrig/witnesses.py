@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +39,10 @@ class WitnessProcess:
         found: Told = json.loads(self._lines.wait_for(lambda line: wanted(json.loads(line)), timeout_s))
         return found
 
+    @property
+    def runs(self) -> bool:
+        return self._process.poll() is None
+
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
@@ -66,6 +71,11 @@ class Witnesses:
     def ready(self, timeout_s: float = 120.0) -> None:
         """Wait until none of them can miss anything."""
         self._await(lambda told: told["event"] == "ready", timeout_s)
+
+    def rest(self, seconds: float) -> None:
+        """Let time pass; none of them may end in it."""
+        time.sleep(seconds)
+        assert all(one.runs for one in self._all), "a subscriber has ended"
 
     def see(self, kind: str, *, times: int = 1, timeout_s: float = 120.0) -> None:
         """Wait until each was told `times` times that this happened to the device."""
