@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import distribution
 from pathlib import Path
 from types import TracebackType
@@ -86,6 +86,23 @@ class Guest:
     def unplug_ftdi(self) -> None:
         with self._monitor() as monitor:
             monitor.unplug(FTDI)
+
+    @contextlib.contextmanager
+    def tablet(self) -> Iterator[Callable[[int, int, bool], None]]:
+        """A HID tablet, plugged in: what it gives moves the pen to x, y (up to 0x7fff) and presses its left button or not."""
+        with self._monitor() as monitor:
+            monitor.plug("usb-tablet", "tablet")
+            self.shell("until ls -d /sys/bus/usb/drivers/usbhid/*:* 2> /dev/null; do sleep 0.1; done; udevadm settle")
+
+            def move(x: int, y: int, pressed: bool) -> None:
+                places = [{"type": "abs", "data": {"axis": axis, "value": to}} for axis, to in (("x", x), ("y", y))]
+                press = {"type": "btn", "data": {"button": "left", "down": pressed}}
+                monitor.execute("input-send-event", events=[*places, press])
+
+            try:
+                yield move
+            finally:
+                monitor.unplug("tablet")
 
     def stop_udev(self) -> None:
         """As in a container: the kernel tells of devices, and nobody passes it on."""

@@ -94,7 +94,11 @@ class Serving:
         books: dict[str, dict[str, Any]] = farewell["streams"]
         return books
 
+    def stop_all(self) -> dict[str, dict[str, Any]]:
+        """End it as Ctrl-C does; return the books of its streams."""
+        self.interrupt()
+        return self.finish()
+
     def stop(self) -> dict[str, Any]:
         """End it as Ctrl-C does; return the books of its first stream."""
-        self.interrupt()
-        return self.finish()[self.stream]
+        return self.stop_all()[self.stream]

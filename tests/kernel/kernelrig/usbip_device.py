@@ -38,6 +38,8 @@ EPIPE, ECONNRESET = -32, -104
 
 GET_STATUS, CLEAR_FEATURE, GET_DESCRIPTOR, GET_CONFIGURATION, SET_CONFIGURATION, SET_INTERFACE = 0, 1, 6, 8, 9, 11
 VENDOR_OUT, VENDOR_IN = 0x40, 0xC0
+REFUSED, SLOW = 0xFF, 0xF0
+"""Vendor requests that are answered with a stall, and only after as many ms as their value says."""
 
 CHANNELS: Final = struct.pack("<24f", *(n / 8 for n in range(24)))
 
@@ -76,6 +78,8 @@ class Device:
         self._stored = b""
         self._begin_s: float | None = None
         self._begin_number = 0
+        self._late: list[tuple[float, int, bytes]] = []
+        """When an answer is due, to which URB, and the answer."""
         self._waiting: dict[int, int] = {}
         """Bulk IN URBs by sequence number, oldest first, and how many bytes each has room for."""
         strings = ("usbcast", "112 bytes every 10 ms", serial) if serial else ("usbcast", "112 bytes every 10 ms")
@@ -86,6 +90,12 @@ class Device:
         return len(self._fifo)
 
     def next_due_s(self, now_s: float) -> float | None:
+        """When there is something to do next; None while nothing is."""
+        due_s = [due_s for due_s, _, _ in self._late]
+        packet_s = self._packet_due_s(now_s)
+        return min(due_s if packet_s is None else [*due_s, packet_s], default=None)
+
+    def _packet_due_s(self, now_s: float) -> float | None:
         """When the next packet is made; None while none is."""
         if not self.started or not self._configuration:
             self._begin_s = None
@@ -95,8 +105,11 @@ class Device:
         return self._begin_s + (self.made - self._begin_number) / self._rate_hz
 
     def tick(self, now_s: float) -> None:
-        """Make the packets that are due; the oldest makes way for one that has no room."""
-        while (due_s := self.next_due_s(now_s)) is not None and due_s <= now_s:
+        """Make the packets and answers that are due; the oldest packet makes way for one that has no room."""
+        for late in [late for late in self._late if late[0] <= now_s]:
+            self._late.remove(late)
+            self._answer(late[1], 0, late[2])
+        while (due_s := self._packet_due_s(now_s)) is not None and due_s <= now_s:
             if len(self._fifo) == self._fifo_limit:
                 self._fifo.popleft()
                 self.overflowed += 1
@@ -118,6 +131,9 @@ class Device:
         else:
             request_type, request, value, index, size = struct.unpack("<BBHHH", setup)
             answer = self._control(request_type, request, value, index, size, data, now_ns)
+            if (request_type, request) == (VENDOR_IN, SLOW):
+                self._late.append((now_ns / 1e9 + value / 1000, seqnum, answer or b""))
+                return
             if answer is None:
                 self._answer(seqnum, EPIPE, b"")
             else:
@@ -159,11 +175,11 @@ class Device:
     ) -> bytes | None:
         """The answer to a control request; None refuses it. (USB 2.0 specification, chapter 9.4.)
 
-        Vendor requests: what was written last is what is read, cut to its length or filled up with zeros; 0xFF is refused.
+        Vendor requests: what was written last is what is read, cut to its length or filled up with zeros.
         """
         if request_type in (VENDOR_OUT, VENDOR_IN):
             self.commands.append([request_type, request, value, index, length])
-            if request == 0xFF:
+            if request == REFUSED:
                 return None
             if data is None:
                 return self._stored[:length].ljust(length, b"\0")

@@ -1,0 +1,109 @@
+"""The kernel's own source (usb_f_ss_lb on dummy_hcd), as fast as it is read: every byte compared, or declared lost."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from kernelrig.guest import Guest
+from kernelrig.length import longer
+from kernelrig.profiles import write_profile
+from kernelrig.serving import Serving
+from numpy.typing import NDArray
+
+import usbcast
+
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600)]
+
+PROFILE = "bulk-source"
+SECONDS = 4.0
+PATTERN: NDArray[np.uint8] = (np.arange(512) % 63).astype(np.uint8)
+"""Byte i of each USB packet is i modulo 63 (the function's pattern 1)."""
+
+GADGET = """
+modprobe -a dummy_hcd libcomposite usb_f_ss_lb
+mountpoint -q /sys/kernel/config || mount -t configfs config /sys/kernel/config
+mkdir /sys/kernel/config/usb_gadget/source && cd /sys/kernel/config/usb_gadget/source
+echo 0x0525 > idVendor; echo 0xa4a0 > idProduct
+mkdir strings/0x409 configs/c.1 functions/SourceSink.0
+echo source > strings/0x409/product
+echo 1 > functions/SourceSink.0/pattern
+ln -s functions/SourceSink.0 configs/c.1
+ls /sys/class/udc > UDC
+until grep -qsx 0525 /sys/bus/usb/devices/*/idVendor; do sleep 0.1; done; udevadm settle
+"""
+NO_GADGET = """
+cd /sys/kernel/config/usb_gadget/source
+echo > UDC
+rm configs/c.1/SourceSink.0; rmdir configs/c.1 strings/0x409 functions/SourceSink.0; cd /; rmdir /sys/kernel/config/usb_gadget/source
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one run."""
+
+    reads_per_s: float
+    read_mb_per_s: float
+    got_bytes: int
+    lost_bytes: int
+    cpu_us: float
+
+    def __str__(self) -> str:
+        rates = f"{self.reads_per_s:.0f} reads/s, {self.read_mb_per_s:.1f} MB/s, {self.cpu_us:.0f} µs of the reading thread each"
+        return f"{rates}; {self.got_bytes / 1e6:.0f} MB arrived, {self.lost_bytes / 1e6:.1f} MB declared lost"
+
+
+@pytest.mark.parametrize("size", [512, 16384, pytest.param(65536, marks=pytest.mark.kernel_ci)])
+def test_the_source_flat_out(guest: Guest, size: int) -> None:
+    guest.shell(GADGET)
+    try:
+        outcomes = {queue: flat_out(guest, size, queue) for queue in (1, 8)}
+    finally:
+        guest.shell(NO_GADGET)
+    print(f"reads of {size} bytes")
+    print(f"  one after another: {outcomes[1]}")
+    print(f"  8 queued:          {outcomes[8]}")
+
+
+def flat_out(guest: Guest, size: int, queue: int) -> Outcome:
+    """Whatever the device has sent is what arrived or is declared lost, and what arrived is the pattern."""
+    path = write_profile(guest, PROFILE, "flat-out", {"transfer": {"queue": queue, "size": size}})
+    arrived = lost = wrong = 0
+    ended = False
+    with Serving(guest, path, watched=True) as serving:
+        with usbcast.subscribe("flat-out", serving.endpoint, start="now", via="notify") as stream:
+            assert stream.ready(60)
+            before, used, begin_s = serving.health(), serving.cpu_ns(), time.monotonic()
+            first: int | None = None
+            while not ended:
+                event = stream.receive(10)
+                assert event is not None, "neither packets nor the end"
+                if isinstance(event, usbcast.Batch):
+                    first = event.first_sequence if first is None else first
+                    arrived += len(event)
+                    wrong += int((event.packets != PATTERN).any(axis=1).sum())
+                elif isinstance(event, usbcast.Gap):
+                    lost += event.count
+                ended = isinstance(event, usbcast.End)
+                if begin_s and time.monotonic() - begin_s > SECONDS * longer():
+                    after, used_now, took_s = serving.health(), serving.cpu_ns(), time.monotonic() - begin_s
+                    serving.interrupt()
+                    begin_s = 0.0
+        books = serving.finish()["flat-out"]
+    assert wrong == 0
+    assert books["balanced"], books["discrepancies"]
+    ledgers = books["ledgers"]
+    packets, host = ledgers["outlet"]["out"], ledgers["host"]["lost"]
+    # Gaps beyond the numbering: what the host's queue could not hold, a packet of 512 bytes each.
+    assert ledgers["framing"]["in"] == packets * 512
+    assert (first or 0) + arrived + lost == packets + sum(host.values()) // 512
+    counters = [
+        next(ledger for ledger in health.ledgers if ledger.stage == "device").counters for health in (before, after)
+    ]
+    reads, size_bytes = (counters[1][name] - counters[0][name] for name in ("transfers", "bytes"))
+    (reader,) = (name for name in used if name.startswith("usb device 0525:a4a0"))
+    cpu_us = (used_now[reader] - used[reader]) / 1000 / reads
+    return Outcome(reads / took_s, size_bytes / took_s / 1e6, arrived * 512, lost * 512, cpu_us)
