@@ -18,7 +18,7 @@ IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in $(NAMES); do $$p -c '$(IS_NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-all test-kernel check format proto bench clean
+.PHONY: help demo test test-slow test-all test-kernel test-kernel-ci check format proto bench clean
 
 help:
 	@echo "make demo         see it work, without any hardware"
@@ -26,6 +26,7 @@ help:
 	@echo "make test-slow    the slow ones alone"
 	@echo "make test-all     both"
 	@echo "make test-kernel  against a real kernel's USB stack, in QEMU"
+	@echo "make test-kernel-ci  those of them for which CI has the time"
 	@echo "make check        format, lint, types, and whether the generated code is current"
 	@echo "make format       format the code"
 	@echo "make proto        generate the Python code of the contract"
@@ -44,8 +45,10 @@ test-slow: $(STAMP)
 test-all: $(STAMP)
 	@$(PYTEST) -m "not kernel" $(ARGS)
 
-test-kernel: $(STAMP)
-	@$(PYTEST) -m kernel $(ARGS)
+# Where no guest can be made the tests skip themselves and say why. INSTALL=--install installs what making it needs, as root.
+test-kernel test-kernel-ci: $(STAMP)
+	@$(BIN)/python tests/kernel/build_guest.py --if-possible $(INSTALL)
+	@$(PYTEST) -m "$(if $(filter %-ci,$@),kernel_ci,kernel)" $(ARGS)
 
 check: $(STAMP)
 	@$(BIN)/ruff format --check --quiet . || { echo "make format would change the files above"; exit 1; }

@@ -43,6 +43,8 @@ def test_a_device_in_use_is_busy_for_others_and_given_back_at_the_end(guest: Gue
         assert re.search(r"device 0403:6001 .* is held by process \d+ \(usbcast\)", second), second
         assert f"process {held['holders'][0]['pid']} " in second
         assert serving.health().attached
+        shown = guest.run("usbcast", "health", "--endpoint", f"tcp://127.0.0.1:{guest.node_port()}").out
+        assert any("at the device: 8 reads in flight" in line for line in shown), shown
         serving.stop()
     assert ftdi(guest)["drivers"] == [[0, "ftdi_sio"]]
     assert serving.warnings == []

@@ -37,7 +37,8 @@ until grep -qsx 0525 /sys/bus/usb/devices/*/idVendor; do sleep 0.1; done; udevad
 NO_GADGET = """
 cd /sys/kernel/config/usb_gadget/source
 echo > UDC
-rm configs/c.1/SourceSink.0; rmdir configs/c.1 strings/0x409 functions/SourceSink.0; cd /; rmdir /sys/kernel/config/usb_gadget/source
+rm configs/c.1/SourceSink.0; rmdir configs/c.1 strings/0x409 functions/SourceSink.0
+cd ..; rmdir source
 """
 
 

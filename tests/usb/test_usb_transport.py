@@ -346,6 +346,21 @@ class TestOpening:
         assert len(live_devices()) == before
         assert len(kept) == 4
 
+    @pytest.mark.parametrize("wanted", [{}, {"serial": "C"}, {"serial": "A", "endpoint": 0x83}, {"serial": "A"}])
+    def test_what_fails_has_let_go_of_its_devices_when_the_context_ends(
+        self, wanted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """libusb crashes if one of its devices goes after the context to which it belongs."""
+        backend = Backend(twin("A"), twin("B"))
+        backend.refuse("claim_interface", -6, 16)
+        before = len(live_devices())
+        alive: list[int] = []
+        monkeypatch.setattr(backend, "finalize", lambda: alive.append(len(live_devices()) - before))
+        monkeypatch.setattr("usbcast_broker.usb.transport.load_backend", lambda *_: backend)
+        with pytest.raises((DeviceError, UsageError)):
+            transport(None, **wanted).open()
+        assert alive == [0]
+
 
 class TestCommands:
     def test_control_and_write(self) -> None:

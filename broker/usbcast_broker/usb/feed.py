@@ -40,6 +40,7 @@ class Transport(Commandable, Protocol):
     @property
     def name(self) -> str: ...
     def open(self) -> DeviceIdentity: ...
+
     meanwhile: Callable[[list[Transfer]], None] | None
 
     @property

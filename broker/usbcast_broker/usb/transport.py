@@ -102,13 +102,14 @@ class UsbTransport:
         except usb.core.USBError as error:
             failure: UsbcastError = self._explain(error)
         except UsbcastError as error:
-            failure = error
+            # Without its past: the frames in a traceback would keep devices alive beyond their libusb context, which
+            # ends with `close`; libusb then crashes when they go.
+            failure = error.with_traceback(None)
         except BaseException:
             self.close()
             raise
         self.close()
-        # Without its past: the frames in a traceback would keep devices alive beyond their libusb context.
-        raise failure.with_traceback(None)
+        raise failure
 
     @property
     def counters(self) -> Mapping[str, int]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -13,6 +14,12 @@ from usbcast.requests import NodeClient
 from usbcast_schemas.errors import AccessRefused, NodeUnreachable, RemoteError
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+FAULTS: Final = (
+    *("stalls", "overflows", "io_errors", "resets", "detaches", "reopens"),
+    *("failed_together", "queue_refused", "read_ahead_discarded"),
+)
+"""Counters of the stage at the device that are 0 while all is well."""
 
 
 def health(
@@ -102,6 +109,9 @@ def show_stream(found: pb.StreamHealth) -> None:
     state = "ended" if found.ended else "attached" if found.attached else "detached"
     source = f", from {found.source}" if found.source else ""
     console.print(ledger_table(f"{found.stream} ({state}{source})", ledgers))
+    for books in ledgers:
+        if figures := device_figures(books.counters):
+            console.print(f"  at the device: {figures}", markup=False, highlight=False)
     if found.problem:
         console.print(f"  {found.problem}", markup=False)
     if found.subscriptions:
@@ -129,3 +139,18 @@ def show_stream(found: pb.StreamHealth) -> None:
             console.print(f"  NOT BALANCED: {sentence}", style="red", markup=False)
     else:
         console.print("  the books balance", style="green")
+
+
+def device_figures(counters: Mapping[str, int]) -> str:
+    """The reads queued now, how often there were none and for how long, and every fault; empty if this is no device's stage.
+
+    >>> device_figures({"in_flight": 8, "starved": 2, "starved_us": 1500, "stalls": 1, "detaches": 0, "bytes": 112})
+    '8 reads in flight, starved 2 times for 1.5 ms in all, stalls 1'
+    """
+    if "in_flight" not in counters:
+        return ""
+    told = [f"{counters['in_flight']} reads in flight"]
+    if counters.get("starved"):
+        told.append(f"starved {counters['starved']:,} times for {counters.get('starved_us', 0) / 1000:,.1f} ms in all")
+    told += [f"{name.replace('_', ' ')} {counters[name]:,}" for name in FAULTS if counters.get(name)]
+    return ", ".join(told)

@@ -6,6 +6,7 @@ import struct
 import threading
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from types import TracebackType
 
 import usbcast
@@ -87,4 +88,4 @@ class Listening:
 
 
 def _largest_ms(times_ns: list[int]) -> float:
-    return max((after - before for before, after in zip(times_ns, times_ns[1:], strict=False)), default=0) / 1e6
+    return max((after - before for before, after in pairwise(times_ns)), default=0) / 1e6
