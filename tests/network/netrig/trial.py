@@ -1,0 +1,202 @@
+"""A trial: a stream sent over a bad link to a recorder and two subscribers on the last host, and what each of them got."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from programs import FOLLOWER, Program, usbcast
+
+from netrig.site import Host, Site, site
+
+PORT = 5570
+STREAM = "first-case"
+VIAS = ("push", "notify")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is sent, and what is done to the link. `disturb` runs once all have joined and returns when it is over."""
+
+    name: str
+    rate_hz: int = 1000
+    packets: int = 15_000
+    packet_size: int = 112
+    ring_size: str = "64MiB"
+    shape: dict[str, float] = field(default_factory=dict)
+    disturb: Callable[[Site], None] | None = None
+    loses: bool = False
+    """The ring cannot hold what the link holds back, so there must be gaps."""
+    deadline_s: float = 100.0
+    seed: int = 1
+
+
+@dataclass
+class Outcome:
+    """What a trial came to: the last words of all programs."""
+
+    trial: Trial
+    node: dict[str, Any]
+    recording: dict[str, Any]
+    followers: dict[str, dict[str, Any]]
+    silences: dict[str, int]
+    peak_bytes: dict[str, int]
+    seconds: float
+    wire: list[dict[str, int]]
+
+    def row(self) -> str:
+        """One line for people."""
+        said = [f"{self.trial.name}: {self.seconds:.0f} s"]
+        (epoch,) = self.recording["streams"]
+        said.append(f"recorder {epoch['recorded']:,} + {sum(epoch['lost'].values()):,} lost")
+        for via, done in self.followers.items():
+            said.append(
+                f"{via} {done['delivered']:,} + {done['lost']:,} lost, {done['books']['counters']}, "
+                f"silences {self.silences[via]}"
+            )
+        said.append(", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in self.peak_bytes.items()))
+        carried = self.wire[0]
+        said.append(f"carried {carried['passed_bytes']:,} bytes")
+        return " | ".join(said)
+
+
+def run(trial: Trial, directory: Path, hosts: int = 2) -> Outcome:
+    """Run it to the end of the stream."""
+    begin_s = time.monotonic()
+    directory.mkdir(exist_ok=True)
+    with site(hosts, trial.seed) as made:
+        (link,) = made.links
+        link.shape(**trial.shape)
+        with node(made.hosts[0], link.addresses[0], trial) as (serving, endpoint):
+            with contextlib.ExitStack() as stack:
+                there = made.hosts[-1]
+                recorder = stack.enter_context(record(there, endpoint, directory))
+                followers = {via: stack.enter_context(follow(there, endpoint, via)) for via in VIAS}
+                peaks = stack.enter_context(Peaks({"node": serving, "recorder": recorder, **followers}))
+                if trial.disturb:
+                    recorder.hear("figures", where=lambda said: said["streams"][STREAM]["packets"] > 0)
+                    for follower in followers.values():
+                        follower.hear("figures", where=lambda said: said["delivered"] > 0)
+                    trial.disturb(made)
+                deadline_s = time.monotonic() + trial.deadline_s
+                done = {
+                    via: follower.hear("done", deadline_s - time.monotonic()) for via, follower in followers.items()
+                }
+                recorder.hear("ended", max(0.1, deadline_s - time.monotonic()))
+                assert recorder.finish() == 0
+                silences = {
+                    via: sum(json.loads(line)["event"] == "silence" for line in follower.out)
+                    for via, follower in followers.items()
+                }
+            serving.signal(signal.SIGINT)
+            ended = serving.hear("ended")["streams"][STREAM]
+            assert serving.finish() == 0
+        wire = link.counts()
+    return Outcome(trial, ended, verify(directory), done, silences, peaks.bytes, time.monotonic() - begin_s, wire)
+
+
+@contextlib.contextmanager
+def node(host: Host, address: str, trial: Trial) -> Iterator[tuple[Program, str]]:
+    """The node of the trial, and its endpoint."""
+    with host.start(
+        usbcast(
+            "serve", "--simulate", "--json", "--insecure",
+            "--bind", f"tcp://{address}:{PORT}",
+            "--rate", str(trial.rate_hz),
+            "--packets", str(trial.packets),
+            "--packet-size", str(trial.packet_size),
+            "--ring-size", trial.ring_size,
+            "--linger-s", str(trial.deadline_s),
+        )
+    ) as program:  # fmt: skip
+        yield program, program.hear("serving")["endpoint"]
+
+
+def record(host: Host, endpoint: str, directory: Path) -> Program:
+    """A recorder that ends with the stream."""
+    return host.start(
+        usbcast(
+            "record", STREAM, "--json", "--endpoint", endpoint, "--output", str(directory / "run"), "--start", "oldest",
+            "--until", "end", "--wait",
+        )
+    )  # fmt: skip
+
+
+def follow(host: Host, endpoint: str, via: str) -> Program:
+    return host.start([sys.executable, str(FOLLOWER), endpoint, STREAM, via, "--start", "0"])
+
+
+def verify(directory: Path) -> dict[str, Any]:
+    """What `usbcast verify` says of the one recording."""
+    with Program(usbcast("verify", "--json", str(directory))) as program:
+        program.finish(60)
+    found = json.loads(program.stdout)["recordings"]
+    assert len(found) == 1, program.stderr
+    return dict(found[0])
+
+
+class Peaks:
+    """Looks at the memory of running programs, several times a second."""
+
+    def __init__(self, programs: Mapping[str, Program]) -> None:
+        self.bytes = dict.fromkeys(programs, 0)
+        self._programs = programs
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="peaks")
+
+    def __enter__(self) -> Peaks:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._over.wait(0.2):
+            for name, program in self._programs.items():
+                self.bytes[name] = max(self.bytes[name], peak_bytes(program.pid))
+
+
+def peak_bytes(pid: int) -> int:
+    """The most memory that a process has had so far; 0 if it has ended."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def check(outcome: Outcome) -> None:
+    """Everybody got every packet that the device sent, or was told exactly which were lost."""
+    trial = outcome.trial
+    outlet = outcome.node["ledgers"]["outlet"]
+    assert outcome.node["balanced"]
+    assert outlet["out"] == trial.packets
+    assert not any(ledger["lost"] for ledger in outcome.node["ledgers"].values()), "the node was not slowed"
+    (epoch,) = outcome.recording["streams"]
+    assert outcome.recording["balanced"]
+    assert epoch["ended"]
+    assert epoch["recorded"] + sum(epoch["lost"].values()) == trial.packets - epoch["first_sequence"]
+    for done in outcome.followers.values():
+        assert done["ended"]
+        assert (done["twice"], done["damaged"], done["unsaid"]) == (0, 0, 0)
+        assert done["begin"] == 0
+        assert done["delivered"] + done["lost"] == trial.packets
+        assert done["books"]["balanced"]
+        assert done["books"]["out"] == done["delivered"]
+        assert sum(done["books"]["lost"].values()) == done["lost"]
+    lost = [done["lost"] for done in outcome.followers.values()] + [sum(epoch["lost"].values())]
+    if trial.loses:
+        assert any(lost)
+    else:
+        assert not any(lost)
