@@ -85,6 +85,8 @@ class Continuity:
         self._held_bytes = 0
         self._former: deque[int] = deque(maxlen=16)
         self._fetching: Wanted | None = None
+        self._joined_at: int | None = None
+        """Where the stream stood when an unknown start was joined: what came since is delivered or declared."""
 
     @property
     def span(self) -> int:
@@ -98,13 +100,16 @@ class Continuity:
             return None
         return Position(self.epoch, self.next_sequence, self._next_number)
 
-    def start(self, epoch: int, sequence: int | None, number: int | None = None) -> None:
-        """Begin at `sequence`; at the first batch that comes, if None."""
+    def start(
+        self, epoch: int, sequence: int | None, number: int | None = None, *, joined_at: int | None = None
+    ) -> None:
+        """Begin at `sequence`; if None, at the first batch that comes, but not behind `joined_at`."""
         self.epoch = epoch
         self.first_sequence = sequence
         self.next_sequence = self.known_until = sequence or 0
         self._next_number = number
         self._known_number = number or 0
+        self._joined_at = joined_at
 
     def set_can_fetch(self, can_fetch: bool) -> None:
         """Whether what is missing can be fetched on the way in use."""
@@ -138,7 +143,7 @@ class Continuity:
             self.duplicates += gap.count
             return
         if self.first_sequence is None:
-            self.first_sequence = self.next_sequence = gap.first
+            self._begin(gap.first)
         if gap.first > self.next_sequence:
             self._lose_until(gap.first, *reversed(self._gone))
         if gap.last >= self.next_sequence:
@@ -212,6 +217,8 @@ class Continuity:
         if self.epoch is None or epoch == self.epoch:
             return
         old, known = self.epoch, self.known_until
+        if self.first_sequence is None and self._joined_at is not None and not self._held:
+            self._begin(self._joined_at)
         for batch in self._held:  # what came but could not be joined up: the missing before it is a gap now
             self._accept(batch, NODE_GONE, "ring")
         if self.first_sequence is not None and known > self.next_sequence:
@@ -270,7 +277,7 @@ class Continuity:
             self.duplicates += batch.packet_count
             return
         if self.first_sequence is None:
-            self.first_sequence = self.next_sequence = batch.first_sequence
+            self._begin(batch.first_sequence)
         if batch.end_sequence < self.next_sequence or (batch.packet_count and batch.end_sequence == self.next_sequence):
             # Wholly before the start that was asked for; but if that never comes, the end is to be told.
             if self._next_number is not None:
@@ -284,6 +291,12 @@ class Continuity:
         self.out.append(Delivery(batch, self._gaps_before(batch, told, reason, stage), skip, told))
         self.next_sequence = batch.end_sequence
         self._next_number = batch.number + 1
+
+    def _begin(self, sequence: int) -> None:
+        """The first thing that there is to tell of stands at `sequence`."""
+        if self._joined_at is not None:
+            sequence = min(sequence, self._joined_at)
+        self.first_sequence = self.next_sequence = sequence
 
     def _lose_until(self, sequence: int, stage: str, reason: str) -> None:
         first, self.next_sequence = self.next_sequence, sequence

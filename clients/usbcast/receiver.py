@@ -265,7 +265,7 @@ class Receiver:
             # From the first packet on means from the first batch on: what happened to the device before it belongs to it.
             self._core.start(epoch, self._start, None if self._start else 0)
         else:
-            self._core.start(epoch, None)
+            self._core.start(epoch, None, joined_at=None if self._latest else next_sequence)
 
     def _heard_ns(self) -> int:
         """The node's last sign of life: what came by the way, or an answer."""
@@ -455,5 +455,7 @@ class Receiver:
             return way
         else:
             way.begin_oldest()
+            self._core.start(info.epoch, None, joined_at=info.next_sequence)
+            return way
         self._core.start(info.epoch, self._start if isinstance(self._start, int) else None)
         return way

@@ -353,3 +353,45 @@ def test_a_hole_without_packets_is_told_as_it_is() -> None:
     assert isinstance(last, Delivery)
     assert [(gap.count, gap.stage) for gap in told.gaps] == [(0, "bridge")]
     assert last.gaps == ()
+
+
+def test_what_the_ring_loses_between_joining_and_the_first_answer_is_a_gap() -> None:
+    """On a slow link the first answer may come when all that was there at the joining is overwritten."""
+    core = Continuity()
+    core.start(1, None, joined_at=4)
+    core.known(1, 4, 2)
+    wanted = core.wanted()
+    assert wanted is not None
+    core.fetching(wanted)
+    core.fetched(1, [batch(9, 20, 2)], complete=True)
+    item = core.out.popleft()
+    assert isinstance(item, Delivery)
+    assert item.gaps == (Gap(4, 19, 16, "ring", "overwritten in the ring"),)
+    assert core.span == 18
+
+
+def test_what_was_there_before_joining_is_had_but_not_missed() -> None:
+    for first in (0, 3, 4):
+        core = Continuity()
+        core.start(1, None, joined_at=4)
+        core.known(1, 4, 2)
+        wanted = core.wanted()
+        assert wanted is not None
+        core.fetching(wanted)
+        core.fetched(1, [batch(1, first, 5)], complete=True)
+        item = core.out.popleft()
+        assert isinstance(item, Delivery)
+        assert item.gaps == ()
+        assert core.span == 5
+
+
+def test_a_restart_before_the_first_answer_tells_what_came_since_joining() -> None:
+    core = Continuity()
+    core.start(1, None, joined_at=4)
+    core.known(1, 4, 2)
+    core.known(1, 10, 5)
+    core.known(2, 0, 0)
+    gap, restart = core.out
+    assert isinstance(gap, Gap)
+    assert (gap.first, gap.last, gap.count) == (4, 9, 6)
+    assert isinstance(restart, Restart)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -56,9 +56,11 @@ TRIALS = [
 def outcomes() -> Iterator[dict[str, Future[Outcome]]]:
     """All trials, run side by side."""
     with tempfile.TemporaryDirectory(prefix="usbcast-trials-") as directory, ThreadPoolExecutor(TOGETHER) as pool:
-        yield {
+        trials = {
             trial.name: pool.submit(run, trial, Path(directory) / str(number)) for number, trial in enumerate(TRIALS)
         }
+        wait(trials.values())  # what still runs would be taken for what the first test left behind
+        yield trials
 
 
 @pytest.mark.slow
