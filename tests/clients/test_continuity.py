@@ -126,7 +126,7 @@ def test_push_with_losses_doubles_and_an_overtaking_ring(counts, keep, start, da
     if start == "now":
         core.start(1, now, node.published)
     else:
-        core.start(1, None if start == "oldest" else start)
+        core.start(1, None if start == "oldest" else start, joined_at=now)
     core.known(1, now, node.published)
     while node.published < len(counts):
         for _ in range(data.draw(st.integers(1, 4), "burst")):
@@ -152,9 +152,10 @@ def test_push_with_losses_doubles_and_an_overtaking_ring(counts, keep, start, da
     if start == "now":
         begin = now
     elif start == "oldest":
-        begin = min([*app.delivered, *app.lost], default=end)
-        # Nothing that the ring held until it was fetched may be missing, and nothing older is a gap.
-        assert not app.lost or min(app.lost) > (held[0].first_sequence if held else 0)
+        begin = min([*app.delivered, *app.lost], default=now)
+        # All that came since joining is there or told, and nothing older than what the ring held is a gap.
+        assert begin <= now
+        assert not app.lost or min(app.lost) >= (held[0].first_sequence if held else 0)
     else:
         begin = start
     assert sorted([*app.delivered, *app.lost]) == list(range(begin, max(begin, end)))
