@@ -64,9 +64,8 @@ class Connections:
     def add(self, which: str, fd: int) -> tuple[str, bool]:
         """A peer has connected to the socket `which`: its address, and whether it may stay; if not, it is cut already."""
         self.remove(which, fd)
-        try:
-            connection = posix.socket(fileno=os.dup(fd))
-        except OSError:  # gone before we looked
+        connection = _duplicate(fd)
+        if connection is None:
             return "", True
         peer = _peer_of(connection)
         with self._lock:
@@ -135,6 +134,19 @@ def make_room(connections: int) -> int:
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return min(connections, max(16, (soft - _SPARE_DESCRIPTORS) // 2))
     return connections
+
+
+def _duplicate(fd: int) -> posix.socket | None:
+    """A duplicate of the connection; None if it has gone, and its number is perhaps something else by now."""
+    try:
+        duplicate = os.dup(fd)
+    except OSError:
+        return None
+    try:
+        return posix.socket(fileno=duplicate)
+    except OSError:
+        os.close(duplicate)
+        return None
 
 
 def _peer_of(connection: posix.socket) -> str:

@@ -21,6 +21,7 @@ from usbcast_broker import admission
 from usbcast_broker.admission import Admission
 from usbcast_broker.connections import LOCAL, Connections, EndedBy, make_room
 from usbcast_broker.doorbell import PollableDoorbell
+from usbcast_broker.peers import peer_of
 from usbcast_broker.refusals import Refusals
 from usbcast_schemas.errors import KeysError, WireError
 from usbcast_schemas.keyring import Keyring
@@ -125,6 +126,11 @@ class Gatekeeper:
     def cut(self, which: str, fd: int) -> None:
         """End one connection."""
         self._connections.cut(which, fd)
+
+    def talked(self, which: str, said: zmq.Frame) -> None:
+        """A message came up to a socket that only sends: end the connection that it came by."""
+        self.cut(which, int(said.get(zmq.SRCFD)))
+        self._refusals.refuse(TALKS, peer_of(said), "it sent a message to where it can only listen")
 
     def _run(self) -> None:
         zap: zmq.Socket[bytes] = self._context.socket(zmq.REP)

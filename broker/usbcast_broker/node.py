@@ -15,6 +15,7 @@ import zmq
 
 from usbcast_broker import binding
 from usbcast_broker.batcher import Batcher
+from usbcast_broker.budget import Budgets
 from usbcast_broker.framing import Assembler
 from usbcast_broker.gatekeeper import Gatekeeper
 from usbcast_broker.host_queue import HostQueue
@@ -79,7 +80,13 @@ class Node:
         self._publisher = Publisher(self._context, self._gatekeeper)
         identity = pb.HealthReply(node_version=self._version, node_pid=os.getpid())
         self._service = ReplayService(
-            self._context, self._gatekeeper, refusals, self._describe, self._publisher.health, identity
+            self._context,
+            self._gatekeeper,
+            refusals,
+            Budgets(settings.max_requests_per_s),
+            self._describe,
+            self._publisher.health,
+            identity,
         )
 
     def __enter__(self) -> Node:

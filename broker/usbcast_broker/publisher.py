@@ -168,7 +168,9 @@ class Publisher:
             events = self._socket.getsockopt(zmq.EVENTS)
             if not (isinstance(events, int) and events & zmq.POLLIN):
                 return
-            self._audience.tell(self._socket.recv(zmq.DONTWAIT))
+            said = self._socket.recv(zmq.DONTWAIT, copy=False)
+            if not self._audience.tell(said.bytes):
+                self._gatekeeper.talked(DATA, said)
 
     def _send(self, topic: bytes, batch: Encoded) -> None:
         if self._audience.wants(topic):

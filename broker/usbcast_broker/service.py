@@ -13,16 +13,17 @@ import zmq
 
 from usbcast_broker import replay
 from usbcast_broker.binding import bind
+from usbcast_broker.budget import Budgets, Verdict
 from usbcast_broker.doorbell import PollableDoorbell
 from usbcast_broker.gatekeeper import REQUESTS, Gatekeeper
 from usbcast_broker.memory import resident_bytes
 from usbcast_broker.outlet import Outlet
+from usbcast_broker.peers import peer_of, property_of
 from usbcast_broker.pipeline import Line
 from usbcast_broker.reading_host import reading_host_of
 from usbcast_broker.refusals import Refusals
 from usbcast_schemas.contract import CONTRACT
 from usbcast_schemas.errors import PeerError, RingUnavailable, UsbcastError, VersionMismatch
-from usbcast_schemas.keys import short_text
 from usbcast_schemas.ring import RingReader
 from usbcast_schemas.sockets import set_up
 from usbcast_schemas.v1 import usbcast_pb2 as pb
@@ -33,8 +34,13 @@ log = logging.getLogger(__name__)
 MAX_WAITING_ANSWERS = 1000
 """Commands under way; beyond it a client is told to try again."""
 
+MAX_QUEUED = 16
+"""Requests of a client that wait, and replies that it does not take: with at most 4 MiB each, 64 MiB."""
+
 MAX_REPORTS = 1024
 REPORT_KEPT_S = 10.0
+
+FLOODS = "floods with requests"
 
 Describe = Callable[[Line], pb.StreamInfo]
 
@@ -78,6 +84,7 @@ class ReplayService:
         context: zmq.Context[zmq.Socket[bytes]],
         gatekeeper: Gatekeeper,
         refusals: Refusals,
+        budgets: Budgets,
         describe: Describe,
         health: Callable[[], list[pb.StreamHealth]],
         node: pb.HealthReply,
@@ -85,6 +92,7 @@ class ReplayService:
         self._context = context
         self._gatekeeper = gatekeeper
         self._refusals = refusals
+        self._budgets = budgets
         self._describe = describe
         self._health = health
         self._node = node
@@ -144,9 +152,10 @@ class ReplayService:
         socket = self._context.socket(zmq.ROUTER)
         try:
             set_up(socket, max_message_bytes=2 * MAX_REQUEST_BYTES)  # so that what is too long can be refused in words
-            socket.setsockopt(
-                zmq.ROUTER_MANDATORY, 1
-            )  # an answer that cannot be sent is counted, not dropped in silence
+            socket.setsockopt(zmq.RCVHWM, MAX_QUEUED)
+            socket.setsockopt(zmq.SNDHWM, MAX_QUEUED)
+            # An answer that cannot be sent is counted, not dropped in silence.
+            socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
             self._gatekeeper.guard(socket, REQUESTS)
             self._bound.set_result(bind(socket, endpoint))
         except BaseException as error:  # noqa: BLE001 - it belongs to the caller of start
@@ -183,15 +192,21 @@ class ReplayService:
 
     def _handle(self, frames: list[zmq.Frame]) -> None:
         envelope = [frames[0].bytes]
+        verdict = self._budgets.spend(envelope[0], peer_of(frames[0]), time.monotonic_ns())
+        if verdict in (Verdict.CUT, Verdict.IGNORED):
+            self._cut(frames[0], verdict)
+            return
         request_id = 0
         try:
             request = decode_request([frame.bytes for frame in frames[1:]])
             request_id = request.request_id
+            if verdict is Verdict.WAIT:
+                raise Refused(pb.ErrorReply.CODE_BUSY, "these are too many requests a second: ask again later")
             self._check_rights(frames[0], request)
             reply, batches = self._answer(envelope, request)
         except PeerError as error:
             reason = "another version" if isinstance(error, VersionMismatch) else "malformed"
-            self._refusals.refuse(reason, _peer(frames[0]), f"what it sends is no request: {error}")
+            self._refusals.refuse(reason, peer_of(frames[0]), f"what it sends is no request: {error}")
             code = pb.ErrorReply.CODE_VERSION if isinstance(error, VersionMismatch) else pb.ErrorReply.CODE_MALFORMED
             reply, batches = pb.Reply(error=pb.ErrorReply(code=code, message=str(error))), []
         except Refused as error:
@@ -204,12 +219,18 @@ class ReplayService:
             reply.request_id = request_id
             self._send(envelope, reply, batches)
 
+    def _cut(self, frame: zmq.Frame, verdict: Verdict) -> None:
+        """End the connection of a client that floods; what of it has come already is passed over."""
+        self._refusals.refuse(FLOODS, peer_of(frame), "it goes on asking though it was told to wait, so it is cut off")
+        if verdict is Verdict.CUT:
+            self._gatekeeper.cut(REQUESTS, int(frame.get(zmq.SRCFD)))
+
     def _check_rights(self, frame: zmq.Frame, request: pb.Request) -> None:
         """Raise Refused if the client may not ask this, or not any more."""
         admission = self._gatekeeper.admission
         if not admission.keyed:
             return
-        refusal = admission.may_ask(_property(frame, "User-Id"), request.WhichOneof("body") or "")
+        refusal = admission.may_ask(property_of(frame, "User-Id"), request.WhichOneof("body") or "")
         if refusal is not None:
             self._refusals.refuse(refusal.reason, refusal.who, refusal.sentence)
             raise Refused(pb.ErrorReply.CODE_FORBIDDEN, refusal.sentence)
@@ -342,19 +363,3 @@ class ReplayService:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
             self._refusals.count("client gone before its answer")
-
-
-def _peer(frame: zmq.Frame) -> str:
-    """Who sent it: its key if it has one, else its address."""
-    user = _property(frame, "User-Id")
-    if user:
-        return f"key {short_text(bytes.fromhex(user))}"
-    return _property(frame, "Peer-Address").removeprefix("::ffff:") or "a process of this user"
-
-
-def _property(frame: zmq.Frame, name: str) -> str:
-    """What libzmq knows of the sender; empty if it does not."""
-    try:
-        return str(frame.get(name))
-    except zmq.ZMQError:
-        return ""

@@ -30,6 +30,7 @@ class NodeSettings:
     publish: str = _setting("", "address of the data; empty: the next port, or a free one")
     insecure: bool = _setting(False, "may be reached from other machines by anybody")
     keys: str = _setting("", "directory of keys: only clients that it allows are let in; empty: everybody is")
+    max_requests_per_s: int = _setting(2000, "requests of one connection; beyond it it is told to wait, then cut")
     max_connections: int = _setting(1024, "connections of all clients; half of them for one address")
     ring_size: int = _setting(DEFAULT_DATA_BYTES, "bytes of batches that a ring holds")
     ring_slots: int = _setting(DEFAULT_SLOTS, "batches that a ring holds at the most")
@@ -46,6 +47,7 @@ class NodeSettings:
             ("batch_age_ms", 0, 10_000),
             ("host_queue_size", 64 * 1024, 64 * 2**30),
             ("linger_s", 0, 3600),
+            ("max_requests_per_s", 10, 1_000_000),
             ("max_connections", 16, 65_536),
         ):
             value = getattr(self, name)

@@ -1,0 +1,79 @@
+"""The budget of requests: so many a second for each connection, so that one that floods is told to wait, and then cut.
+
+A token bucket for each connection. Who goes on when told to wait runs into debt, and at a bound is cut; for some seconds
+new connections of the same party then begin with little, so that connecting again is no way around it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from enum import Enum
+
+MAX_ACCOUNTS = 4096
+"""Connections whose spending is remembered; beyond it that of the one heard least recently is forgotten."""
+
+MAX_PENALTIES = 1000
+PENALTY_NS = 10_000_000_000
+PENALISED_TOKENS, PENALISED_DEBT = 50, 200
+
+
+class Verdict(Enum):
+    """What is to be done about a request."""
+
+    GRANTED = "granted"
+    WAIT = "wait"
+    """Answer that it is to ask again later."""
+    CUT = "cut"
+    """End the connection: it was told, and went on."""
+    IGNORED = "ignored"
+    """It came from a connection that is being cut."""
+
+
+@dataclass(slots=True)
+class _Account:
+    tokens: float
+    debt: float
+    at_ns: int
+    cut: bool = False
+
+
+class Budgets:
+    """Pure; used by one thread. `rate_per_s` requests a second, and as many at once."""
+
+    def __init__(self, rate_per_s: int) -> None:
+        self._rate = rate_per_s
+        self._accounts: OrderedDict[bytes, _Account] = OrderedDict()
+        self._penalties: OrderedDict[str, int] = OrderedDict()
+
+    def spend(self, connection: bytes, party: str, now_ns: int) -> Verdict:
+        """A request came by `connection`, which belongs to `party`: a key, or an address."""
+        account = self._accounts.get(connection)
+        if account is None:
+            account = self._accounts[connection] = self._open(party, now_ns)
+            if len(self._accounts) > MAX_ACCOUNTS:
+                self._accounts.popitem(last=False)
+        else:
+            self._accounts.move_to_end(connection)
+        if account.cut:
+            return Verdict.IGNORED
+        account.tokens = min(self._rate, account.tokens + (now_ns - account.at_ns) * self._rate / 1e9) - 1
+        account.at_ns = now_ns
+        if account.tokens >= 0:
+            return Verdict.GRANTED
+        if account.tokens >= -account.debt:
+            return Verdict.WAIT
+        account.cut = True
+        self._penalise(party, now_ns)
+        return Verdict.CUT
+
+    def _open(self, party: str, now_ns: int) -> _Account:
+        if self._penalties.get(party, 0) > now_ns:
+            return _Account(min(self._rate, PENALISED_TOKENS), PENALISED_DEBT, now_ns)
+        return _Account(self._rate, self._rate, now_ns)
+
+    def _penalise(self, party: str, now_ns: int) -> None:
+        self._penalties[party] = now_ns + PENALTY_NS
+        self._penalties.move_to_end(party)
+        if len(self._penalties) > MAX_PENALTIES:
+            self._penalties.popitem(last=False)
