@@ -49,6 +49,12 @@ TOO_MANY = "too many connections"
 TALKS = "talks to the data port"
 NO_DESCRIPTOR = "no descriptor left"
 
+_SENTENCES = {
+    GONE: "it left before the handshake was over, as a port scan does, or a client that does not agree on encryption",
+    STALLED: "it did not go on with the handshake",
+    BROKEN: "its handshake is none",
+}
+
 _ZAP = "inproc://zeromq.zap.01"
 _EVENT = struct.Struct("=HI")
 _EVENTS = (
@@ -284,7 +290,7 @@ class Gatekeeper:
         if failed is not None:
             # Whoever looks whether somebody listens at a local socket leaves it like that; it is nobody else's business.
             if peer != LOCAL or failed != GONE:
-                self._refusals.refuse(failed, peer, failed)
+                self._refusals.refuse(failed, peer, _SENTENCES.get(failed, failed))
         elif ended_by is EndedBy.LIBZMQ:
             if monitor.keys_refused:
                 monitor.keys_refused -= 1

@@ -27,6 +27,7 @@ _EVENTS = (
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 )
 _GREETING_BYTES = 64
+_VERSION = 11
 _MECHANISM = slice(12, 32)
 _PROBE_S = 2.0
 _PROBE_AGAIN_S = 0.2
@@ -98,7 +99,7 @@ class Handshakes:
 
     def _diagnose(self) -> None:
         """Ask the node how it wants to be spoken to; say nothing if it is not there, or just went away."""
-        mechanism = greeted(self._endpoint)
+        mechanism = greeted(self._endpoint, "NULL" if self._keys is None else "CURVE")
         at = self._reached_by
         if mechanism == "CURVE" and self._keys is None:
             raise AccessRefused(
@@ -126,11 +127,13 @@ class Handshakes:
         )
 
 
-def greeted(endpoint: str) -> str:
+def greeted(endpoint: str, mechanism: str) -> str:
     """The security mechanism that the node at `endpoint` wants: NULL, CURVE, or other; empty if no ZMTP is spoken there.
 
-    ZMTP 3.x: the first 64 bytes of either side are its greeting, 20 of them the name of the mechanism
-    (https://rfc.zeromq.org/spec/23/). Waits two seconds at most.
+    `mechanism` is what it is greeted with. A node that wants another is waited for, so that it notices and says so too: of
+    two libzmq that do not agree, the one that hears first hangs up, and the other never learns why. ZMTP 3.x: the first 64
+    bytes of either side are its greeting, 20 of them the name of the mechanism (https://rfc.zeromq.org/spec/23/). Waits two
+    seconds at most.
     """
     tcp = split_tcp(endpoint)
     deadline = time.monotonic() + _PROBE_S
@@ -142,14 +145,19 @@ def greeted(endpoint: str) -> str:
         else:
             peer = posix.create_connection((tcp[0].strip("[]"), tcp[1]), _PROBE_S)
         with peer:
-            # The version and what follows are sent only to who has begun likewise.
-            peer.sendall(b"\xff" + bytes(8) + b"\x7f\x03")
+            peer.settimeout(_PROBE_S)
+            greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00" + mechanism.encode().ljust(20, b"\0") + bytes(32)
+            peer.sendall(greeting[:_VERSION])  # enough to hear the whole of the node's; more might make it hang up
             said = b""
             while len(said) < _GREETING_BYTES and time.monotonic() < deadline:
                 more = peer.recv(_GREETING_BYTES - len(said))
                 if not more:
                     break
                 said += more
+            wanted = said[_MECHANISM].rstrip(b"\0").decode("ascii", "replace")
+            peer.sendall(greeting[_VERSION:])
+            while wanted != mechanism and time.monotonic() < deadline and peer.recv(4096):
+                pass
         if len(said) == _GREETING_BYTES and said[0] == 0xFF and said[9] & 1:
-            return said[_MECHANISM].rstrip(b"\0").decode("ascii", "replace")
+            return wanted
     return ""

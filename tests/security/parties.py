@@ -17,7 +17,6 @@ from usbcast_schemas.keyring import Keyring
 from usbcast_schemas.keys import ClientKey, Rights
 from usbcast_schemas.sockets import encrypt
 
-
 AT_ONCE_S = 2.0
 """Within about a second; twice that on a busy machine."""
 
@@ -50,7 +49,6 @@ class Keyed:
         """What the node has refused, by reason."""
         with NodeClient(self.endpoint, keys=self.ring.directory) as node:
             return dict(node.health().refused)
-
 
     def counts(self, reason: str) -> int:
         """Wait until the node has refused something for this reason; how often by then."""

@@ -128,7 +128,7 @@ def record(
     with _signals(recorder), found_by_triggers, view.showing(recorder):
         recorder.run(view.look)
     view.farewell(recorder)
-    if recorder.store.paused:
+    if recorder.store.paused or recorder.refused:
         raise typer.Exit(1)
 
 

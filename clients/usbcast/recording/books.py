@@ -217,6 +217,8 @@ class Books:
                 )
             case "rate":
                 self.note(str(fields["reason"]))
+            case "refused":
+                self.note(f"{remark.stream}: {fields['reason']}")
 
     def _gap(self, remark: Remark) -> None:
         gap = gap_of(remark)

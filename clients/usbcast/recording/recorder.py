@@ -28,7 +28,7 @@ from usbcast.recording.store import Store, StoreOptions
 from usbcast.recording.supervisor import Systemd
 from usbcast.recording.tap import Tap
 from usbcast.requests import NodeClient
-from usbcast_schemas.errors import NodeUnreachable, RemoteError, UsageError
+from usbcast_schemas.errors import AccessRefused, NodeUnreachable, RemoteError, UsageError
 from usbcast_schemas.places import host_id
 from usbcast_schemas.registry import local_nodes
 
@@ -90,6 +90,8 @@ class Recorder:
             options.store, self, start.recording or os.urandom(8).hex(), start.written, start.dropped_before
         )
         self.reason = ""
+        self.refused: dict[str, str] = {}
+        """The streams whose nodes do not let this recorder in, or not any more, each with the sentence."""
         self._start = start
         self._tell = tell
         self._stopping = threading.Event()
@@ -117,7 +119,7 @@ class Recorder:
     def run(self, look: Callable[[], None] = lambda: None) -> None:
         """Record until a limit is reached or `stop` is called; `look` is called several times a second.
 
-        Raises StreamUnknown, NodeUnreachable, RecordingError before the recording has begun; afterwards it goes on.
+        Raises StreamUnknown, NodeUnreachable, AccessRefused, RecordingError before the recording has begun; then it goes on.
         """
         try:
             self._connect()
@@ -186,7 +188,18 @@ class Recorder:
                 self._take(tap, record, now_ns, realtime_ns)
         if self.options.armed:
             self._forget(now_ns, realtime_ns)
+        self._note_refusals(realtime_ns)
         return busy
+
+    def _note_refusals(self, realtime_ns: int) -> None:
+        """Say who does not let us in any more; where nobody is left who does, stop."""
+        for tap in self.taps.values():
+            if tap.refused and tap.stream not in self.refused:
+                self.refused[tap.stream] = tap.refused
+                self._tell("warning", {"message": tap.refused, "stream": tap.stream})
+                self.store.append(remark_entry(Remark("refused", realtime_ns, tap.stream, {"reason": tap.refused})))
+                if all(one.refused or one.ended for one in self.taps.values()):
+                    self.stop(tap.refused)
 
     def _take(self, tap: Tap, record: Record, now_ns: int, realtime_ns: int) -> None:
         if isinstance(record, Gap) or (isinstance(record, Delivery) and record.gaps):
@@ -299,6 +312,8 @@ class Recorder:
         while missing and not self._stopping.is_set():
             for tap in missing:
                 tap.pump(time.monotonic_ns())
+                if tap.refused:
+                    raise AccessRefused(tap.refused)
             missing = [tap for tap in missing if tap.receiver.info is None]
             if missing and time.monotonic() > deadline:
                 raise NodeUnreachable(f"{missing[0].receiver.unreachable(CONNECT_S)} --wait starts all the same")

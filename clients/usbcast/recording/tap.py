@@ -22,7 +22,7 @@ from usbcast.recording.entries import (
     silence_remark,
 )
 from usbcast.recording.policy import RateWatch
-from usbcast_schemas.errors import StreamUnknown
+from usbcast_schemas.errors import AccessRefused, KeysError, StreamUnknown
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 NOT_WANTED = "outside of a trigger's time"
@@ -42,6 +42,8 @@ class Tap:
         self.info: pb.StreamInfo | None = None
         self.packets = self.lost = self.batches = 0
         self.ended = False
+        self.refused = ""
+        """Why the node does not let this recorder in, or not any more; then nothing more comes."""
         self._excuse = ""
         """Why the ring may have overtaken the recorder; goes into the gaps until it has caught up."""
         self._excused_until_ns = 0
@@ -62,10 +64,12 @@ class Tap:
 
     def pump(self, now_ns: int) -> None:
         """Let the receiver do what can be done. Raises StreamUnknown where the stream never was there."""
-        if now_ns < self._again_ns:
+        if now_ns < self._again_ns or self.refused:
             return
         try:
             self._receiver.pump()
+        except (AccessRefused, KeysError) as error:
+            self.refused = str(error)
         except StreamUnknown:
             if self.info is None:
                 raise
