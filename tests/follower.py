@@ -48,7 +48,7 @@ class Follower:
                 say("restart", old=old, new=new, delivered_until=delivered_until, known_until=known_until)
                 self.next = 0
             case Silence(duration_ns):
-                say("silence", seconds=duration_ns / 1e9)
+                say("silence", seconds=duration_ns / 1e9, upstream=event.upstream)
             case DeviceEvent(kind=kind):
                 say("device", kind=kind)
 
@@ -86,7 +86,8 @@ def main() -> None:
     parser.add_argument("--pause-s", type=float, default=0.0, help="once, after the first batch")
     given = parser.parse_args()
     stopped = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
     start = int(given.start) if given.start.isdigit() else given.start
     follower = Follower()
     with usbcast.subscribe(given.stream, given.endpoint, start, given.deliver, given.via) as subscription:
