@@ -199,6 +199,10 @@ class Node:
             stream.subscriptions.extend(self._service.reports(stream.stream))
         return streams
 
+    def asked_monotonic_ns(self, stream: str) -> int | None:
+        """When somebody last described, fetched or reported on this stream by its name; None if nobody has."""
+        return self._service.asked_monotonic_ns(stream)
+
     @property
     def problem(self) -> str:
         """Why the node as a whole can do nothing any more; empty while all is well."""

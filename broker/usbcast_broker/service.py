@@ -58,6 +58,7 @@ class _Served:
 
     def __init__(self, line: Line) -> None:
         self.line = line
+        self.asked_monotonic_ns: int | None = None
         self._of = line.outlet
         self.ring = RingReader(self._of.ring.path, self._of.ring.nonce)
 
@@ -305,9 +306,16 @@ class ReplayService:
         )
         return pb.Reply(fetched=reply), fetched.batches
 
+    def asked_monotonic_ns(self, stream: str) -> int | None:
+        """When somebody last asked for this stream by its name."""
+        served = self._streams.get(stream)
+        return served.asked_monotonic_ns if served is not None else None
+
     def _stream(self, name: str) -> _Served:
         try:
-            return self._streams[name]
+            served = self._streams[name]
+            served.asked_monotonic_ns = time.monotonic_ns()
+            return served
         except KeyError:
             raise Refused(
                 pb.ErrorReply.CODE_STREAM_UNKNOWN,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,13 +70,19 @@ class Sourced:
 
 
 def load_settings(
-    file: Path | None, flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ
+    file: Path | None,
+    flags: Mapping[str, Any],
+    environment: Mapping[str, str] = os.environ,
+    *,
+    tables: Collection[str] = (),
 ) -> tuple[NodeSettings, list[Sourced]]:
-    """The settings and their sources. A flag that is None was not given. Raises ConfigError."""
+    """The settings and their sources. A flag that is None was not given; `tables` are read by others. Raises ConfigError."""
     known = {item.name: item for item in dataclasses.fields(NodeSettings)}
     values: dict[str, tuple[Any, str]] = {name: (item.default, "default") for name, item in known.items()}
     if file is not None:
-        for name, value in _read_toml(file).items():
+        for name, value in read_toml(file).items():
+            if name in tables:
+                continue
             if name not in known:
                 raise ConfigError(f"{file}: {name} is no setting; there are {', '.join(known)}")
             values[name] = (value, str(file))
@@ -106,7 +112,8 @@ def parse_size(text: str) -> int:
     return int(float(number) * base ** {"": 0, "k": 1, "K": 1, "M": 2, "G": 3}[unit])
 
 
-def _read_toml(file: Path) -> dict[str, Any]:
+def read_toml(file: Path) -> dict[str, Any]:
+    """What stands in `file`. Raises ConfigError."""
     try:
         return parse_toml(file.read_text(encoding="utf-8"))
     except OSError as error:

@@ -81,6 +81,8 @@ class Continuity:
         """Reason and stage of what was published and cannot be had any more."""
         self._next_number: int | None = None
         self._known_number = 0
+        self._passed_number: int | None = None
+        """One past the last batch that was passed over."""
         self._held: deque[EncodedBatch] = deque()
         self._held_bytes = 0
         self._former: deque[int] = deque(maxlen=16)
@@ -160,6 +162,8 @@ class Continuity:
         if not self._is_current(epoch):
             return
         self._know(next_sequence, next_number)
+        if ended and self._next_number == self._passed_number == next_number:
+            self._next_number, self._passed_number = next_number - 1, None  # the end itself is not left out
         if (
             ended
             and self._next_number is None
@@ -211,6 +215,26 @@ class Continuity:
             if first.first_sequence <= asked.until_sequence:
                 self._take(self._unhold())
         self._release()
+
+    def pass_over(self, stage: str, reason: str) -> Gap | None:
+        """Leave out on purpose what is known and has not come; the gap that this makes, if it makes one.
+
+        Should the last of it turn out to be the end of the stream, that comes all the same.
+        """
+        if self.epoch is None or self.out:
+            return None
+        self._held.clear()
+        self._held_bytes = 0
+        self._fetching = None
+        first, joined = self.next_sequence, self._next_number is not None and self.first_sequence is not None
+        passed = self._known_number > (self._next_number or 0)
+        self.next_sequence = max(self.next_sequence, self.known_until)
+        self._next_number = self._passed_number = max(self._next_number or 0, self._known_number)
+        if self.first_sequence is None:
+            self.first_sequence = self.next_sequence
+        if not (joined and passed):
+            return None
+        return Gap(first, self.next_sequence - 1, self.next_sequence - first, stage, reason, on_purpose=True)
 
     def restart(self, epoch: int) -> None:
         """The stream has begun a new epoch."""
@@ -308,7 +332,8 @@ class Continuity:
         return tuple(
             gap_of_hole(hole, max(here, hole.first_sequence))
             for hole in batch.holes
-            if hole.first_sequence + hole.count > here or (joined and not hole.count and hole.first_sequence >= here)
+            if hole.first_sequence + hole.count > here
+            or (joined and not hole.count and not hole.on_purpose and hole.first_sequence >= here)
         )
 
     def _gaps_before(self, batch: EncodedBatch, told: tuple[Gap, ...], reason: str, stage: str) -> tuple[Gap, ...]:

@@ -68,6 +68,10 @@ class Digest:
             self._lose(event)
         return event
 
+    def left_out(self, gap: Gap) -> None:
+        """What is left out without having gone through `take`."""
+        self._lose(gap)
+
     def take_record(self) -> Record | None:
         """As `take`, but batches as they were published, those without packets too. One of the two is used, not both."""
         if self._events:

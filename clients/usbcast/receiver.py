@@ -12,13 +12,14 @@ import random
 import socket as host
 import time
 from itertools import count
+from typing import Protocol
 
 from usbcast.clock_watch import ClockWatch
 from usbcast.clocks import ClockOffset
 from usbcast.continuity import Continuity, Position, Wanted
 from usbcast.credentials import Keys, credentials
 from usbcast.digest import Digest, Event, Record
-from usbcast.events import Silence
+from usbcast.events import Gap, Silence
 from usbcast.link import Link
 from usbcast.locate import locate
 from usbcast.pace import FetchPace, Patience
@@ -70,6 +71,22 @@ def check_wish(stream: str, start: str | int | Position, deliver: str, via: str)
         raise UsageError(f"start is {start!r}: 'now', 'oldest' or a sequence from 0 on is allowed")
 
 
+class Gate(Protocol):
+    """Says when more may be fetched, where that is not whenever there is something. Times are monotonic, in ns."""
+
+    always: bool
+    """Whether the receiver counts as a subscriber even while nothing may be fetched."""
+
+    def budget(self, now_ns: int) -> int:
+        """How many bytes may be asked for now."""
+
+    def due_ns(self, now_ns: int) -> int:
+        """When to ask again, if none."""
+
+    def took(self, size_bytes: int, now_ns: int) -> None:
+        """So much has come."""
+
+
 class Receiver:
     """One subscription's state. Used by one thread. Raises UsageError for a wrong argument, KeysError for keys of no use.
 
@@ -84,6 +101,7 @@ class Receiver:
         deliver: str,
         via: str,
         keys: Keys = None,
+        gate: Gate | None = None,
     ) -> None:
         check_wish(stream, start, deliver, via)
         resumed = start if isinstance(start, Position) else None
@@ -113,6 +131,7 @@ class Receiver:
         self._describe_patience = Patience(*_DESCRIBE_NS)
         self._fetch_patience = Patience(*_FETCH_NS)
         self._pace = FetchPace()
+        self._gate = gate
         self._fetched_from_ns = 0
         self._house_at_ns = 0
         self._fetch_at_ns = 0
@@ -174,6 +193,14 @@ class Receiver:
     def position(self) -> Position | None:
         """Where this subscription stands, with all that waits to be taken behind it; None before it has joined."""
         return self._core.position
+
+    def pass_over(self, stage: str, reason: str) -> Gap | None:
+        """Leave out on purpose what has not come; the gap that this makes. Nothing may wait to be taken."""
+        self._fetching = None
+        gap = self._core.pass_over(stage, reason)
+        if gap is not None:
+            self._digest.left_out(gap)
+        return gap
 
     @property
     def behind(self) -> int:
@@ -319,10 +346,12 @@ class Receiver:
             elif not self._fetch_at_ns and self._way.via == "push":
                 self._fetch_at_ns = now_ns + random.randrange(_JITTER_NS)
             elif now_ns >= self._fetch_at_ns:
-                self._fetch(wanted, now_ns)
+                self._fetch_through_gate(wanted, now_ns)
         if now_ns >= self._report_at_ns:
             self._report_at_ns = now_ns + _REPORT_NS
-            self._send_report()
+            # A report keeps the node sending, where that sends to subscribers only.
+            if self._gate is None or self._gate.always or self._gate.budget(now_ns):
+                self._send_report()
 
     def _drop_link(self, now_ns: int) -> None:
         """Ask anew, over another connection: what was asked over this one is not answered any more."""
@@ -340,14 +369,23 @@ class Receiver:
         self._retry_ns = min(2 * retry_ns, _RETRY_MOST_NS)
         return retry_ns + random.randrange(retry_ns // 2)
 
-    def _fetch(self, wanted: Wanted, now_ns: int) -> None:
+    def _fetch_through_gate(self, wanted: Wanted, now_ns: int) -> None:
+        budget_bytes = self._pace.budget_bytes
+        if self._gate is not None:
+            budget_bytes = min(budget_bytes, self._gate.budget(now_ns))
+            if not budget_bytes:
+                self._fetch_at_ns = self._gate.due_ns(now_ns)
+                return
+        self._fetch(wanted, now_ns, budget_bytes)
+
+    def _fetch(self, wanted: Wanted, now_ns: int, budget_bytes: int) -> None:
         request = pb.FetchRequest(
             stream=self.stream,
             epoch=wanted.epoch,
             from_sequence=wanted.from_sequence,
             until_sequence=wanted.until_sequence,
             from_number=wanted.from_number,
-            byte_budget=self._pace.budget_bytes,
+            byte_budget=budget_bytes,
             newest_only=wanted.newest_only,
         )
         self._fetching = self._link.send(pb.Request(fetch=request)), now_ns + self._fetch_patience.wait_ns
@@ -404,7 +442,10 @@ class Receiver:
                 return
             self._retry_ns = _RETRY_FIRST_NS
             self._fetch_patience.answered()
-            self._pace.answered(now_ns - self._fetched_from_ns, sum(len(batch.raw) for batch in batches))
+            size_bytes = sum(len(batch.raw) for batch in batches)
+            self._pace.answered(now_ns - self._fetched_from_ns, size_bytes)
+            if self._gate is not None:
+                self._gate.took(size_bytes, now_ns)
             fetched = reply.fetched
             self._core.fetched(fetched.epoch, batches, complete=fetched.complete)
             self._core.known(fetched.epoch, fetched.next_sequence, fetched.next_number)

@@ -109,12 +109,16 @@ class Bridge:
             raise ConfigError(f"a bridge has {MAX_STREAMS} streams at the most: choose some of them with --streams")
         options = self._options
         source = Source(upstream.endpoint)
-        which = From(upstream.endpoint, info.stream, local, options.start, options.via, options.commands, options.keys)
+        which = From(
+            upstream.endpoint, info.stream, local, options.start, options.via, options.commands, options.keys,
+            options.choices.of(local),
+        )  # fmt: skip
 
         def make_feed(queue: RelayQueue) -> BridgedFeed:
-            return BridgedFeed(which, info, queue, source)
+            return BridgedFeed(which, info, queue, source, lambda: self._node.asked_monotonic_ns(local))
 
-        self._node.add_relay(describe(local, info), make_feed, epoch=info.epoch, source=source)
+        epoch = which.carrier(info.epoch).epoch
+        self._node.add_relay(describe(local, info), make_feed, epoch=epoch, source=source)
         self.streams[local] = Bridged(upstream, info.stream, local)
 
     def _say_once(self, sentence: str) -> None:

@@ -7,6 +7,7 @@ sent and fetched like any other, and every subscriber learns the same of it, whe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from usbcast.continuity import Delivery
@@ -14,8 +15,6 @@ from usbcast.events import Gap
 from usbcast_broker.batcher import Encoded
 from usbcast_schemas.batch import encode_batch
 from usbcast_schemas.v1 import usbcast_pb2 as pb
-
-LEFT_OUT = "left out on purpose"
 
 
 class Carrier(Protocol):
@@ -37,20 +36,36 @@ class Whole:
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
         self._next_number: int | None = None
+        self._untold: Gap | None = None
+        """What there was no number for yet."""
 
     def deliver(self, delivery: Delivery) -> list[Encoded]:
         batch = delivery.batch
         made = []
         missed = [gap for gap in delivery.gaps if gap not in delivery.told]
+        if self._untold is not None:
+            missed.insert(0, self._untold)
+            self._untold = None
+        if not missed and self._next_number is not None and batch.first_number > self._next_number:
+            # Its packets were told of; only its number is free still.
+            here = batch.holes[0].first_sequence if batch.holes else batch.first_sequence
+            missed = [Gap(here, here - 1, 0, "bridge", "told of before", on_purpose=True)]
         if missed:
             made = self._hole(missed, batch.first_number)
         self._next_number = batch.number + 1
         return [*made, Encoded(batch.raw, batch.number, batch.first_sequence, batch.packet_count)]
 
     def lose(self, gap: Gap, until_number: int | None = None) -> list[Encoded]:
+        if self._untold is not None:
+            first = self._untold.first
+            gap = replace(gap, first=first, count=gap.last + 1 - first)
         if until_number is None:  # the epoch is over, and nothing follows that could tell
             until_number = (self._next_number or 0) + 1
-        return self._hole([gap], until_number)
+        else:
+            until_number -= 1  # the number of the last one stays free: it may be the end
+        made = self._hole([gap], until_number)
+        self._untold = None if made else gap
+        return made
 
     def _hole(self, gaps: Sequence[Gap], until_number: int) -> list[Encoded]:
         """A batch that tells of `gaps` and stands for the numbers from the next one up to `until_number`."""

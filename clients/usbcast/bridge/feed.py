@@ -6,12 +6,15 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from usbcast.bridge.carrier import Carrier, Whole
-from usbcast.continuity import Delivery, Position
+from usbcast.bridge.choice import EVERYTHING, Choice
+from usbcast.bridge.decimation import EveryNth
+from usbcast.bridge.gates import DemandGate, gate_of
+from usbcast.continuity import SKIPPED, Delivery, Position
 from usbcast.credentials import Keys
 from usbcast.digest import Record
 from usbcast.events import Gap, Restart
@@ -41,6 +44,12 @@ TROUBLE_S = 1.0
 DESCRIBED_S = 3.0
 """How long a new epoch waits for its description, before it begins with that of the last one."""
 
+PASS_OVER_NS = 2_000_000_000
+"""What a limit has kept the bridge from for so long is left out, and the newest is next."""
+
+IDLE_NS = 1_000_000_000
+"""While nobody asks for a stream that is carried on demand, it says so often how far that has come."""
+
 MAX_COMMANDS = 64
 """Commands of one stream that wait for the upstream."""
 
@@ -57,17 +66,30 @@ class From:
     via: str
     commands: bool
     keys: Keys
+    choice: Choice = EVERYTHING
+
+    def carrier(self, upstream_epoch: int) -> Carrier:
+        """What makes of this epoch of the upstream what is published."""
+        if self.choice.every > 1:
+            return EveryNth(upstream_epoch, self.choice.every, self.choice.reason)
+        return Whole(upstream_epoch)
 
 
 class BridgedFeed:
     """Stands for the device of one stream. Started and stopped by the node; its state is read by any thread."""
 
-    def __init__(self, which: From, info: pb.StreamInfo, queue: RelayQueue, source: Source) -> None:
+    def __init__(
+        self, which: From, info: pb.StreamInfo, queue: RelayQueue, source: Source, asked_ns: Callable[[], int | None]
+    ) -> None:
         self._which = which
         self._info = info
         self._queue = queue
         self._source = source
-        self._carrier: Carrier = Whole(info.epoch)
+        self._asked_ns = asked_ns
+        self._gate = gate_of(which.choice)
+        self._carrier = which.carrier(info.epoch)
+        self._upstream_epoch = info.epoch
+        self._caught_up_ns = time.monotonic_ns()
         self._bell = PollableDoorbell()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -168,10 +190,16 @@ class BridgedFeed:
         """What came of the upstream, and what became of it here."""
         with self._lock:
             upstream = Ledger.from_proto(self._former.to_proto())
-            if self._receiver is not None:
-                _add(upstream, self._receiver.ledger())
-                self._books.counters["behind"] = self._receiver.behind
-                self._books.counters["lag_us"] = self._receiver.lag_ns // 1000
+            receiver = self._receiver
+            if receiver is not None:
+                _add(upstream, receiver.ledger())
+                self._books.counters["behind"] = receiver.behind
+                self._books.counters["lag_us"] = receiver.lag_ns // 1000
+            # By its own account the receiver skipped them for the newest; that is what somebody chose.
+            skipped = upstream.lost.pop(f"subscription: {SKIPPED}", 0)
+            if skipped:
+                upstream.overhead += skipped
+                upstream.count(f"left out: {self._which.choice.reason}", skipped)
             self._books.held = sum(item.packet_count for item in self._made if isinstance(item, Encoded))
             self._books.counters.update(self._counters)
             return upstream, Ledger.from_proto(self._books.to_proto())
@@ -197,7 +225,9 @@ class BridgedFeed:
 
     def _receive_from(self, start: str | Position) -> None:
         which = self._which
-        self._receiver = Receiver(which.stream, which.endpoint, start, "all", which.via, which.keys)
+        deliver = "latest" if which.choice.latest_hz else "all"
+        via = "notify" if which.choice.asks else which.via
+        self._receiver = Receiver(which.stream, which.endpoint, start, deliver, via, which.keys, self._gate)
         self._receiver.waiter.add(self._bell.fileno())
 
     def _give_up(self) -> None:
@@ -230,6 +260,7 @@ class BridgedFeed:
             self._note_silence(silent_ns)
         if receiver.info is not None and receiver.info is not self._info:
             self._describe(receiver.info)
+        self._pass_over(receiver, time.monotonic_ns())
         for _ in range(TURN_RECORDS):
             if not self._offer():
                 return False
@@ -251,13 +282,13 @@ class BridgedFeed:
         elif self._made:
             self._stopping.wait(FULL_S)
         elif (rest_s := receiver.rest_s()) > 0 and receiver.may_sleep():
-            receiver.waiter.wait(min(rest_s, 0.02) if self._restart else rest_s)
+            receiver.waiter.wait(min(rest_s, 0.02 if self._restart else 0.1 if self._gate else rest_s))
 
     def _take(self, record: Record) -> None:
         match record:
             case Delivery():
                 batch = record.batch
-                if batch.epoch != self._carrier.epoch:
+                if batch.epoch != self._upstream_epoch:
                     self._begin(batch.epoch)
                 self._books.enter(batch.packet_count)
                 self._position = Position(batch.epoch, batch.end_sequence, batch.number + 1)
@@ -266,12 +297,18 @@ class BridgedFeed:
                 for event in batch.events:
                     if event.kind in (pb.DeviceEvent.KIND_ATTACHED, pb.DeviceEvent.KIND_DETACHED):
                         self._attached = event.kind == pb.DeviceEvent.KIND_ATTACHED
+                if self._which.choice.latest_hz:
+                    record.gaps = tuple(self._chosen(gap) for gap in record.gaps)
                 made = self._carrier.deliver(record)
+                left_out = batch.packet_count - sum(one.packet_count for one in made)
+                if left_out:
+                    self._books.overhead += left_out
+                    self._books.count(f"left out: {self._which.choice.reason}", left_out)
                 if batch.end is not None:
-                    self._last.add(batch.number)
+                    self._last.add(made[-1].number)
                 self._made.extend(made)
             case Gap():
-                self._made.extend(self._carrier.lose(record))
+                self._made.extend(self._carrier.lose(self._chosen(record)))
             case Restart():
                 self._restart = record, time.monotonic() + DESCRIBED_S
             case _:
@@ -291,8 +328,36 @@ class BridgedFeed:
 
     def _begin(self, epoch: int) -> None:
         log.info("stream %s: %s has begun epoch %016x", self._which.local, self._which.endpoint, epoch)
-        self._carrier = Whole(epoch)
+        self._upstream_epoch = epoch
+        self._carrier = self._which.carrier(epoch)
         self._made.append(Renewal(self._carrier.epoch, describe(self._which.local, self._info)))
+
+    def _chosen(self, gap: Gap) -> Gap:
+        """The gap as it is told: what was skipped for the newest was left out on purpose."""
+        if gap.reason != SKIPPED:
+            return gap
+        return replace(gap, stage="bridge", reason=self._which.choice.reason, on_purpose=True)
+
+    def _pass_over(self, receiver: Receiver, now_ns: int) -> None:
+        """Leave out what the choice keeps the bridge from."""
+        gate = self._gate
+        if gate is None or self._which.choice.latest_hz or receiver.has_events or self._made:
+            return
+        if isinstance(gate, DemandGate):
+            gate.asked_ns = self._asked_ns()
+            due = not gate.is_open(now_ns) and now_ns - self._caught_up_ns >= IDLE_NS
+        else:
+            if not receiver.behind:
+                self._caught_up_ns = now_ns
+            due = now_ns - self._caught_up_ns >= PASS_OVER_NS
+        if not due:
+            return
+        self._caught_up_ns = now_ns
+        gap = receiver.pass_over("bridge", self._which.choice.reason)
+        position = receiver.position
+        if gap is not None and position is not None:
+            self._position = position
+            self._made.extend(self._carrier.lose(gap, position.next_number))
 
     def _offer(self) -> bool:
         """Give on what was made; False if the publisher has no room for it now."""

@@ -6,6 +6,7 @@ import fnmatch
 import re
 from dataclasses import dataclass
 
+from usbcast.bridge.choice import ALL_OF_EVERYTHING, Choices
 from usbcast.credentials import Keys
 from usbcast_schemas.contract import check_stream_name
 from usbcast_schemas.errors import UsageError
@@ -37,6 +38,7 @@ class BridgeOptions:
     via: str = "auto"
     commands: bool = True
     """Whether commands of subscribers are passed on to the device."""
+    choices: Choices = ALL_OF_EVERYTHING
     keys: Keys = None
     """Those by which to connect to the upstreams; the node's own settings say whom it lets in."""
 

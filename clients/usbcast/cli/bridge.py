@@ -39,6 +39,14 @@ def bridge(
         str, typer.Option("--start", help="oldest: all that the upstream's ring holds; or now.")
     ] = "oldest",
     via: Annotated[str, typer.Option("--via", help="auto, ring, push or notify.")] = "auto",
+    every: Annotated[int | None, typer.Option("--every", min=1, help="Carry one of so many packets.")] = None,
+    latest: Annotated[
+        float | None, typer.Option("--latest", metavar="HZ", help="Carry the newest batch, so many times a second.")
+    ] = None,
+    limit: Annotated[
+        str | None, typer.Option("--limit", metavar="SIZE", help="Carry so many bytes a second at the most, as 50kB.")
+    ] = None,
+    on_demand: Annotated[bool, typer.Option("--on-demand", help="Carry only while somebody subscribes.")] = False,
     commands: Annotated[
         bool, typer.Option("--commands/--no-commands", help="Pass commands of subscribers on to the device.")
     ] = True,
@@ -79,24 +87,28 @@ def bridge(
 ) -> None:
     """Serve the streams of the nodes at ENDPOINT... here: same packets, sequences and events, each received once."""
     from usbcast.bridge.bridge import Bridge
+    from usbcast.bridge.choice import Choice, read_choices, read_limit
     from usbcast.bridge.options import BridgeOptions, parse_upstream
     from usbcast_broker.node import Node
-    from usbcast_broker.settings import load_settings
+    from usbcast_broker.settings import load_settings, read_toml
 
     flags = {
         "bind": bind, "publish": publish, "insecure": insecure, "keys": keys, "max_connections": max_connections,
         "ring_size": ring_size, "ring_slots": ring_slots, "linger_s": linger_s,
     }  # fmt: skip
-    settings, sourced = load_settings(config, flags)
+    settings, sourced = load_settings(config, flags, tables=("streams",))
     if show_config:
         show_settings(sourced, as_json)
         return
+    choice = Choice(every or 1, latest or 0.0, read_limit(limit) if limit else 0, on_demand)
+    tables = read_toml(config).get("streams", {}) if config else {}
     options = BridgeOptions(
         tuple(parse_upstream(text) for text in upstreams or ()),
         tuple(streams or ("*",)),
         start,
         via,
         commands,
+        read_choices(tables, choice, str(config)),
         upstream_keys,
     )
     with stop_signals() as stopped, Node(settings) as node:

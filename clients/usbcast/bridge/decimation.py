@@ -1,0 +1,146 @@
+"""Carrying one of n packets, pure: each in a batch of its own, under the sequence it has, with a hole before it.
+
+What comes out is a stream of its own: its batches are not those of the upstream, so it has another epoch, made of the
+upstream's and of n. All of it follows from what came in, and from where it stands: two bridges that carry one of n of the same
+stream make the same batches, and so does one that was started anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from usbcast.bridge.carrier import hole_of
+from usbcast.continuity import Delivery
+from usbcast.events import Gap
+from usbcast_broker.batcher import Encoded
+from usbcast_schemas.batch import NO_ARRIVALS, Arrivals, EncodedBatch, encode_batch
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+REMARK_BITS = 16
+"""Between two kept packets there are numbers for so many batches (2 to this) that say something without a packet."""
+
+
+def epoch_of_every(epoch: int, every: int) -> int:
+    """The epoch of one of `every` packets of the stream of `epoch`."""
+    digest = hashlib.blake2b(epoch.to_bytes(8, "little") + every.to_bytes(8, "little"), digest_size=8)
+    return int.from_bytes(digest.digest(), "little")
+
+
+class EveryNth:
+    """Makes the batches of one epoch."""
+
+    def __init__(self, upstream_epoch: int, every: int, reason: str) -> None:
+        self.epoch = epoch_of_every(upstream_epoch, every)
+        self._every = every
+        self._reason = reason
+        self._next: int | None = None
+        """Up to where all is told."""
+        self._last = 0
+        """Number of the last batch made."""
+        self._lost: list[pb.LostRange] = []
+        """What lies behind `_next` and was lost, not left out."""
+
+    def deliver(self, delivery: Delivery) -> list[Encoded]:
+        batch = delivery.batch
+        self._begin_at(batch.first_sequence if not delivery.gaps else delivery.gaps[0].first)
+        self._lost += [hole_of(gap) for gap in delivery.gaps if gap not in delivery.told]
+        self._lost += batch.holes
+        self._lost.sort(key=lambda lost: lost.first_sequence)
+        made = []
+        if batch.losses or batch.events or batch.end is not None or self._lost:
+            made.append(self._remark(batch.first_sequence, batch))
+        first = batch.first_sequence + -batch.first_sequence % self._every
+        for sequence in range(first, batch.end_sequence, self._every):
+            made.append(self._packet(batch, sequence))
+        return made
+
+    def lose(self, gap: Gap, until_number: int | None = None) -> list[Encoded]:  # noqa: ARG002 - numbers here are its own
+        self._begin_at(gap.first)
+        self._lost.append(hole_of(gap))
+        return [self._remark(gap.last + 1, None)]
+
+    def _begin_at(self, sequence: int) -> None:
+        if self._next is None:
+            # As if all since the packet that was carried before had been seen and left out.
+            self._next = max(0, sequence - 1) // self._every * self._every + 1 if sequence else 0
+            self._last = self._numbered_from(sequence) - 1
+
+    def _numbered_from(self, sequence: int) -> int:
+        """The first number behind the last packet that is carried before `sequence`, or of what stands before all."""
+        return (-(-sequence // self._every) << REMARK_BITS) + (1 if sequence else 0)
+
+    def _remark(self, at: int, batch: EncodedBatch | None) -> Encoded:
+        """A batch without packets that stands at `at`, with what `batch` says beside its packets."""
+        number = max(self._last + 1, self._numbered_from(at))
+        if batch is None:
+            return self._encode(number, at, b"", NO_ARRIVALS, 0, (), (), None)
+        return self._encode(number, at, b"", NO_ARRIVALS, 0, batch.losses, batch.events, batch.end)
+
+    def _packet(self, batch: EncodedBatch, sequence: int) -> Encoded:
+        at = sequence - batch.first_sequence
+        size, ends = batch.packet_size, batch.packet_ends
+        begin, end = (at * size, (at + 1) * size) if size else (ends[at - 1] if at else 0, ends[at])
+        number = max(self._last + 1, (sequence // self._every + 1) << REMARK_BITS)
+        return self._encode(
+            number, sequence, bytes(batch.payload[begin:end]), _arrival(batch.arrivals, at), size, (), (), None
+        )
+
+    def _encode(
+        self, number: int, first: int, packet: bytes, arrivals: Arrivals, size: int,
+        losses: Sequence[pb.Loss], events: Sequence[pb.DeviceEvent], end: pb.StreamEnd | None,
+    ) -> Encoded:  # fmt: skip
+        count = len(arrivals.packets)
+        holes = self._holes_until(first)
+        skipped = number - self._last - 1
+        if skipped > 0:
+            if not holes:
+                holes = [self._left_out(first, first)]
+            holes[0].batches = skipped
+        raw = encode_batch(
+            epoch=self.epoch, number=number, first_sequence=first, packet_count=count, packet_size=size,
+            payload=(packet,), packet_ends=(len(packet),) if count and not size else (), arrivals=arrivals,
+            losses=losses, events=events, end=end, holes=holes,
+        )  # fmt: skip
+        self._last = number
+        self._next = first + count
+        return Encoded(raw, number, first, count)
+
+    def _holes_until(self, until: int) -> list[pb.LostRange]:
+        """What was lost, and between that what is left out, from where all is told up to `until`."""
+        here = self._next or 0
+        holes = []
+        for lost in self._lost:
+            begin, end = max(here, lost.first_sequence), lost.first_sequence + lost.count
+            if end < here or (lost.count and end == here):
+                continue
+            if begin > here:
+                holes.append(self._left_out(here, begin))
+            part = pb.LostRange(
+                first_sequence=begin,
+                count=end - begin,
+                stage=lost.stage,
+                reason=lost.reason,
+                on_purpose=lost.on_purpose,
+            )
+            holes.append(part)
+            here = end
+        self._lost.clear()
+        if until > here:
+            holes.append(self._left_out(here, until))
+        return holes
+
+    def _left_out(self, begin: int, until: int) -> pb.LostRange:
+        return pb.LostRange(
+            first_sequence=begin, count=until - begin, stage=pb.STAGE_BRIDGE, reason=self._reason, on_purpose=True
+        )
+
+
+def _arrival(arrivals: Arrivals, at: int) -> Arrivals:
+    """When packet `at` of a batch arrived."""
+    passed = 0
+    for packets, realtime_ns, monotonic_ns in zip(*arrivals, strict=True):
+        passed += packets
+        if at < passed:
+            return Arrivals((1,), (realtime_ns,), (monotonic_ns,))
+    raise AssertionError("the arrivals of a batch speak of all its packets")
