@@ -29,7 +29,7 @@ _ENDS, _COUNTS, _REALTIMES, _MONOTONICS, _LOSS, _EVENT, _END = 0x3A, 0x42, 0x4A,
 _HOLE, _PAYLOAD = 0x72, 0x7A
 
 MAX_BATCH_BYTES = 16 * 1024 * 1024
-"""No batch is larger; a receiver may refuse one that is."""
+"""No batch is larger: `decode_batch`, which everything from outside goes through, refuses one that is."""
 
 
 class Arrivals(NamedTuple):
@@ -166,6 +166,8 @@ def decode_batch(raw: Buffer) -> EncodedBatch:
 def _in_place(raw: Buffer) -> EncodedBatch | None:
     """The batch, if it has exactly the layout that `encode_batch` writes; else None."""
     size = len(raw)
+    if size > MAX_BATCH_BYTES:
+        raise WireError(f"a batch has {size} bytes: at most {MAX_BATCH_BYTES} are allowed")
     if size < _HEAD.size + 2:
         return None
     t0, contract, t1, count, t2, epoch, t3, number, t4, first, t5, packet_size = _HEAD.unpack_from(raw)

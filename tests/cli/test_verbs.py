@@ -249,6 +249,7 @@ def test_demo_ends_when_told_to(as_json: bool) -> None:
             assert told["streams"]["fast"]["produced"] > 0
         else:
             assert "fast: the device sent " in demo.stdout
+            assert "one process owns the device" not in demo.stdout, "a live view is for terminals"
 
 
 def interrupted(program: Program, number: signal.Signals) -> tuple[int, float]:

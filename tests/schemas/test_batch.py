@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from usbcast_schemas.batch import (
+    MAX_BATCH_BYTES,
     Arrivals,
     EncodedBatch,
     _by_library,
@@ -22,6 +23,7 @@ from usbcast_schemas.batch import (
 from usbcast_schemas.contract import CONTRACT
 from usbcast_schemas.errors import PeerError, VersionMismatch, WireError
 from usbcast_schemas.v1 import usbcast_pb2 as pb
+from usbcast_schemas.wire import decode_reply
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 
@@ -246,3 +248,27 @@ def test_holes_that_cannot_be(holes: list[tuple[int, int, int]], complaint: str)
     for read in (decode_batch, _by_library):
         with pytest.raises(WireError, match=complaint):
             read(raw)
+
+
+@pytest.mark.parametrize("by_library", [False, True])
+def test_a_batch_beyond_the_bound_is_refused_whatever_it_is(by_library: bool) -> None:
+    def batch(payload_bytes: int) -> bytes:
+        count = 1 if payload_bytes else 0
+        return encode_batch(
+            epoch=1, number=2, first_sequence=3, packet_count=count, packet_size=payload_bytes,
+            payload=[bytes(payload_bytes)], arrivals=Arrivals([count], [5], [6]),
+        )  # fmt: skip
+
+    overhead = len(batch(MAX_BATCH_BYTES // 2)) - MAX_BATCH_BYTES // 2
+    largest = batch(MAX_BATCH_BYTES - overhead)
+    assert len(largest) == MAX_BATCH_BYTES
+    assert decode_batch(largest).packet_count == 1
+    unknown_field = b"\xf8\x01\x00" * by_library  # at the head, so that the library has to read it
+    with pytest.raises(WireError, match=rf"a batch has \d+ bytes: at most {MAX_BATCH_BYTES} are allowed"):
+        decode_batch(unknown_field + largest + b"\x00")
+
+
+def test_a_fetch_reply_with_a_batch_beyond_the_bound_is_refused() -> None:
+    reply = pb.Reply(contract=CONTRACT, fetched=pb.FetchReply(batch_count=1)).SerializeToString()
+    with pytest.raises(WireError, match=f"at most {MAX_BATCH_BYTES} are allowed"):
+        decode_reply([reply, bytes(MAX_BATCH_BYTES + 1)])

@@ -74,7 +74,8 @@ class _Demo:
         for via in VIAS:
             slow = ["--slow-stream", FAST, "--slow-hz", str(SLOW_HZ), "--slow-s", str(self._seconds * SLOW_SHARE)]
             children.start(via, "usbcast.demo.subscriber", endpoint, via, *RATES_HZ, *(slow if via == SLOW_VIA else ()))
-        with Live(self._screen(), console=console, auto_refresh=False) if live else contextlib.nullcontext() as screen:
+        view = Live(self._screen(), console=console, auto_refresh=False) if live and console.is_terminal else None
+        with view or contextlib.nullcontext() as screen:
             self._follow(screen)
         return self._result()
 
@@ -117,20 +118,20 @@ class _Demo:
         rows = []
         for (stream, via), figures in sorted(self._now.items()):
             rate = self._rates.setdefault((stream, via), Rate()).at(figures["delivered"], now_s)
-            who = f"{via} (slow)" if (stream, via) == (FAST, SLOW_VIA) else via
+            who = f"slow {via}" if (stream, via) == (FAST, SLOW_VIA) else via
             rows.append(
                 (
                     stream,
-                    self._produced[stream],
+                    _count(self._produced[stream]),
                     who,
-                    rate,
-                    figures["delivered"],
-                    f"{figures['worst_lag_us'] / 1000:,.2f}",
-                    figures["declared_lost"],
-                    figures["refilled"],
+                    _hz(rate),
+                    _count(figures["delivered"]),
+                    _ms(figures["worst_lag_us"]),
+                    _count(figures["declared_lost"]),
+                    _count(figures["refilled"]),
                 )
             )
-        columns = ("stream", "sent", "subscriber", "packets/s", "delivered", "worst lag ms", "lost", "refilled")
+        columns = ("stream", "sent", "subscriber", "out/s", "delivered", "worst ms", "lost", "refilled")
         return Group(table("usbcast demo: one process owns the device, three receive", columns, rows))
 
     def _result(self) -> dict[str, Any]:
@@ -150,7 +151,20 @@ class _Demo:
 
 
 def _hz(rate: float) -> str:
-    return f"{rate:,.1f}" if rate < 1000 else f"{rate:,.0f}"
+    if rate < 100_000:
+        return f"{rate:,.1f}" if rate < 1000 else f"{rate:,.0f}"
+    return f"{rate / 1e6:,.1f} M"
+
+
+def _ms(lag_us: float) -> str:
+    if lag_us < 10_000_000:
+        return f"{lag_us / 1000:,.2f}" if lag_us < 100_000 else f"{lag_us / 1000:,.0f}"
+    return f"{lag_us / 1e6:,.0f} s"
+
+
+def _count(packets: int) -> str:
+    """The exact number; without separators where these would make the table wider than 80 characters."""
+    return f"{packets:,}" if packets < 10_000_000 else str(packets)
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -162,25 +176,25 @@ def _show(result: dict[str, Any]) -> None:
             delivered, lost = found.get("delivered", 0), found.get("declared_lost", 0)
             rows.append(
                 (
-                    found["via"] + (" (slow)" if found.get("slow") else ""),
+                    ("slow " if found.get("slow") else "") + found["via"],
                     _hz(found.get("rate_in_hz", 0.0)),
                     _hz(found.get("rate_out_hz", 0.0)),
-                    delivered,
-                    lost,
+                    _count(delivered),
+                    _count(lost),
                     found.get("duplicates", 0),
-                    found.get("after_stop", 0),
-                    found.get("refilled", 0),
-                    f"{found.get('lag_p50_us', 0) / 1000:,.2f}",
-                    f"{found.get('lag_p99_us', 0) / 1000:,.2f}",
+                    _count(found.get("after_stop", 0)),
+                    _count(found.get("refilled", 0)),
+                    _ms(found.get("lag_p50_us", 0)),
+                    _ms(found.get("lag_p99_us", 0)),
                 )
             )
             if produced != delivered + lost:
                 wrong.append(f"{name} by {found['via']}: {produced:,} sent, {delivered + lost:,} accounted for")
-        columns = ("subscriber", "in/s", "out/s", "delivered", "lost", "twice", "late", "refilled", "p50 ms", "p99 ms")
+        columns = ("way", "in/s", "out/s", "delivered", "lost", "twice", "late", "refilled", "p50", "p99")
         console.print(table(f"{name}: the device sent {produced:,} packets", columns, rows))
     console.print(
-        "  lost: declared, by sequence; late: more than 50 ms after the device's last one;\n"
-        "  p50, p99: lag from the return of the USB read to the application.",
+        "  lost: declared, by sequence; late: over 50 ms after the device's last one;\n"
+        "  p50, p99: lag in ms from the return of the USB read to the application.",
         style="dim",
     )
     for name, stream in result["streams"].items():
