@@ -215,6 +215,16 @@ class Node:
                 return f"{what} has stopped: {error}"
         return ""
 
+    def stalled(self, limit_s: float) -> str:
+        """Which thread has not gone round for longer than `limit_s`, in one sentence; empty while all go round."""
+        now_ns = time.monotonic_ns()
+        threads = [("publishing", self._publisher.turned_ns), ("answering", self._service.turned_ns)]
+        threads += [(f"the feed of {line.outlet.stream}", line.feed.turned_ns) for line in self.pipelines]
+        for what, turned_ns in threads:
+            if turned_ns is not None and now_ns - turned_ns > limit_s * 1e9:
+                return f"{what} has stood still for {(now_ns - turned_ns) / 1e9:.1f} s"
+        return ""
+
     def _check_room(self, stream: str, packet_size: int) -> None:
         if packet_size * 4 > self.settings.ring_size:
             raise ConfigError(

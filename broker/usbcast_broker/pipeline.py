@@ -31,6 +31,10 @@ class Feed(Protocol):
         """Have the device do something, in order with other commands."""
 
     @property
+    def turned_ns(self) -> int | None:
+        """When its thread last went round, on the monotonic clock; None for a feed without one of its own."""
+
+    @property
     def identity(self) -> DeviceIdentity | None: ...
 
     @property

@@ -55,6 +55,8 @@ class Publisher:
         self._wakes_at_ns = 0
         """When the publisher's thread, which sleeps, will look again by itself."""
         self._thread: threading.Thread | None = None
+        self.turned_ns: int | None = None
+        """When its thread last went round, on the monotonic clock; it does so with every heartbeat."""
         self.problem: BaseException | None = None
         """Why nothing is published any more, which should never be."""
 
@@ -129,6 +131,7 @@ class Publisher:
     def _run(self) -> None:
         try:
             while not self._stopping:
+                self.turned_ns = time.monotonic_ns()
                 with self._turning:
                     busy = [self._turn(pipeline) for pipeline in self._pipelines]
                     waiting_bytes = sum(pipeline.waiting_bytes for pipeline in self._pipelines)

@@ -37,6 +37,9 @@ MAX_WAITING_ANSWERS = 1000
 MAX_QUEUED = 16
 """Requests of a client that wait, and replies that it does not take: with at most 4 MiB each, 64 MiB."""
 
+LOOK_MS = 1000
+"""So often its thread goes round though nobody asks anything, so that a watchdog can see that it lives."""
+
 MAX_REPORTS = 1024
 REPORT_KEPT_S = 10.0
 
@@ -106,6 +109,8 @@ class ReplayService:
         self._admitting = threading.Event()
         self._bound: Future[str] = Future()
         self._thread: threading.Thread | None = None
+        self.turned_ns: int | None = None
+        """When its thread last went round, on the monotonic clock; it does so at least once in LOOK_MS."""
         self._reports: OrderedDict[tuple[str, str], tuple[float, pb.SubscriptionReport]] = OrderedDict()
         self.problem: BaseException | None = None
         """Why nothing is answered any more, which should never be."""
@@ -171,7 +176,8 @@ class ReplayService:
         try:
             self._admitting.wait()
             while not self._stopping:
-                poller.poll()
+                self.turned_ns = time.monotonic_ns()
+                poller.poll(LOOK_MS)
                 self._bell.quiet()
                 while self._answers:
                     envelope, reply = self._answers.popleft()

@@ -76,6 +76,7 @@ class DeviceFeed:
         self._thread: threading.Thread | None = None
         self._failure: Happening | None = None
         self._identity: DeviceIdentity | None = None
+        self._turned_ns: int | None = None
         self._attached = False
         self._problem = f"{transport.name} has not been opened yet"
         self._counters = dict.fromkeys(
@@ -90,6 +91,11 @@ class DeviceFeed:
     def identity(self) -> DeviceIdentity | None:
         """The device as it was last seen; None before it was first opened."""
         return self._identity
+
+    @property
+    def turned_ns(self) -> int | None:
+        """When its thread last came back from a read or from looking for the device."""
+        return self._turned_ns
 
     @property
     def attached(self) -> bool:
@@ -191,6 +197,7 @@ class DeviceFeed:
         stop, commands = self._stop, self._commands
         silent = False
         while not stop.is_set():
+            self._turned_ns = time.monotonic_ns()
             try:
                 silent = self._read_one()
                 if commands:
@@ -304,6 +311,7 @@ class DeviceFeed:
     def _search(self, wait_s: float) -> None:
         """Look for the device until it is open again, or the feed was stopped."""
         while not self._stop.wait(wait_s):
+            self._turned_ns = time.monotonic_ns()
             try:
                 identity = self._transport.open()
             except UsbcastError as error:

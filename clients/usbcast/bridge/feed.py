@@ -106,6 +106,8 @@ class BridgedFeed:
         self._books = Ledger("bridge", "packets")
         self._former = Ledger("upstream", "packets")
         """The books of receivers that were given up."""
+        self.turned_ns: int | None = None
+        """When its thread last went round; it wakes at least as often as a request or a report is due."""
         self._trouble = ""
         self._trouble_until_s = 0.0
         self._attached = info.attached
@@ -211,6 +213,7 @@ class BridgedFeed:
         self._receive_from(which.start)
         try:
             while not self._stopping.is_set():
+                self.turned_ns = time.monotonic_ns()
                 with self._lock:
                     busy = self._turn()
                 if not busy:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from importlib.metadata import version
 from typing import Annotated
 
@@ -17,6 +16,7 @@ from usbcast.cli import (
     devices,
     health,
     keys,
+    logs,
     play,
     record,
     serve,
@@ -50,11 +50,7 @@ def options(
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens inside, to stderr.")] = False,
 ) -> None:
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    logs.set_up(logging.INFO if verbose else logging.WARNING)
 
 
 app.command("demo", epilog="Example: usbcast demo --seconds 20")(demo.demo)

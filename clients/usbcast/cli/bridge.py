@@ -12,6 +12,7 @@ import typer
 from rich.live import Live
 from rich.table import Table
 
+from usbcast.cli.attended import Attended
 from usbcast.cli.health import show_stream, stream_as_plain
 from usbcast.cli.options import AsJson
 from usbcast.cli.output import console, emit, errors, show_settings, table
@@ -117,9 +118,14 @@ def bridge(
             bridged.connect(wait=wait)
             node.start()
             bridged.watch()
-            reason = _run(node, bridged, stopped, as_json)
+            attended = Attended(node)
+            reason = _run(node, bridged, stopped, attended, as_json)
+            problem = node.problem
+            attended.stopping()
         node.stop(reason, linger_s=settings.linger_s, hurry=stopped)
         _say_farewell(node, reason, as_json)
+    if problem:
+        raise typer.Exit(1)
 
 
 class _Stopping:
@@ -129,7 +135,7 @@ class _Stopping:
         self.close = bridged.stop
 
 
-def _run(node: Node, bridged: Bridge, stopped: threading.Event, as_json: bool) -> str:
+def _run(node: Node, bridged: Bridge, stopped: threading.Event, attended: Attended, as_json: bool) -> str:
     """Stay until told to stop; return why it ended."""
     if as_json:
         emit(
@@ -150,6 +156,7 @@ def _run(node: Node, bridged: Bridge, stopped: threading.Event, as_json: bool) -
             if node.problem:
                 errors.print(f"usbcast: {node.problem}", style="red", markup=False)
                 return node.problem
+            attended.look()
             if view and live:
                 live.update(view.table(), refresh=True)
     return "the bridge was stopped"

@@ -20,12 +20,26 @@ def devices(
     profile: Annotated[
         str | None, typer.Option("--profile", metavar="VID:PID", help="Write a first profile for this device.")
     ] = None,
+    udev: Annotated[
+        list[str] | None,
+        typer.Option("--udev", metavar="PROFILE", help="Print udev rules for this profile's device; may be repeated."),
+    ] = None,
+    group: Annotated[str, typer.Option("--group", help="With --udev: the group that may open it.")] = "usbcast",
+    unit: Annotated[
+        str,
+        typer.Option(
+            "--unit", metavar="UNIT", help="With --udev: start this with the device, as usbcast-node@{name}.service."
+        ),
+    ] = "",
     hubs: Annotated[bool, typer.Option("--hubs", help="Hubs as well.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List the USB devices of this machine."""
     from usbcast_broker.usb.discovery import list_devices
 
+    if udev:
+        _print_rules(udev, group, unit, as_json)
+        return
     if profile is not None:
         _draft(profile, as_json)
         return
@@ -54,6 +68,17 @@ def devices(
     console.print(table("USB devices", ("id", "name", "serial", "path", "speed", "IN", "held by", "may open"), rows))
     if any(device.may_open is False for device in found):
         console.print("  docs/usb.md says how to let your user open a device (a udev rule).", markup=False)
+
+
+def _print_rules(names: list[str], group: str, unit: str, as_json: bool) -> None:
+    from usbcast_broker import profiles
+    from usbcast_broker.usb.udev import RULES_FILE, udev_rules
+
+    rules = udev_rules([profiles.load(name) for name in names], group=group, unit=unit)
+    if as_json:
+        emit({"file": RULES_FILE, "rules": rules})
+    else:
+        typer.echo(rules, nl=False)
 
 
 def _draft(wanted: str, as_json: bool) -> None:

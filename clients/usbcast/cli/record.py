@@ -167,6 +167,8 @@ class _View:
             return
         self._due_s = now_s + FIGURES_S
         figures = self._figures(now_s)
+        if self._recorder is not None and self._recorder.manager.present:
+            self._recorder.manager.status(_status(figures))
         if self._as_json:
             emit({"event": "figures", **figures})
         elif self._live:
@@ -217,6 +219,13 @@ def _screen(figures: dict[str, Any]) -> Group:
     if figures["paused"]:
         state = f"  PAUSED: {figures['paused']}"
     return Group(table("", ("stream", "packets/s", "packets", "lost", "lag ms"), rows), state)
+
+
+def _status(figures: dict[str, Any]) -> str:
+    if figures["paused"]:
+        return f"PAUSED: {figures['paused']}"
+    told = [f"{name}: {f['packets']:,} packets, {f['lost']:,} lost" for name, f in figures["streams"].items()]
+    return f"{'; '.join(told)}; {figures['free_bytes'] / 1e9:,.1f} GB left on the disk"
 
 
 @contextlib.contextmanager

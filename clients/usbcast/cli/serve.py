@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 
 from usbcast.cli import probing
+from usbcast.cli.attended import Attended
 from usbcast.cli.health import show_stream, stream_as_plain
 from usbcast.cli.options import AsJson
 from usbcast.cli.output import console, emit, errors, show_settings, table
@@ -119,9 +120,14 @@ def serve(
     with stop_signals() as stopped, Node(settings) as node:
         device = _add(node, profiles or [], simulation, stream, wait=wait)
         node.start()
-        reason = _run(node, stopped, device, as_json)
+        attended = Attended(node)
+        reason = _run(node, stopped, device, attended, as_json)
+        problem = node.problem
+        attended.stopping()
         node.stop(reason, linger_s=settings.linger_s, hurry=stopped)
         _say_farewell(node, reason, as_json)
+    if problem:
+        raise typer.Exit(1)
 
 
 def _probed(names: list[str], simulation: Simulation | None) -> probing.Probed:
@@ -156,7 +162,9 @@ def _add(
     return None
 
 
-def _run(node: Node, stopped: threading.Event, device: SimulatedDevice | None, as_json: bool) -> str:
+def _run(
+    node: Node, stopped: threading.Event, device: SimulatedDevice | None, attended: Attended, as_json: bool
+) -> str:
     """Stay until told to stop, or the simulated device has no more; return why it ended."""
     streams = [pipeline.outlet.stream for pipeline in node.pipelines]
     if as_json:
@@ -174,6 +182,7 @@ def _run(node: Node, stopped: threading.Event, device: SimulatedDevice | None, a
             if node.problem:
                 errors.print(f"usbcast: {node.problem}", style="red", markup=False)
                 return node.problem
+            attended.look()
             if view and live:
                 live.update(view.table(), refresh=True)
     return "the node was stopped"

@@ -25,9 +25,9 @@ from usbcast.locate import endpoints, locate
 from usbcast.recording.entries import Entry, Remark, remark_entry
 from usbcast.recording.policy import Limits
 from usbcast.recording.store import Store, StoreOptions
-from usbcast.recording.supervisor import Systemd
 from usbcast.recording.tap import Tap
 from usbcast.requests import NodeClient
+from usbcast.service_manager import ServiceManager
 from usbcast_schemas.errors import AccessRefused, NodeUnreachable, RemoteError, UsageError
 from usbcast_schemas.places import host_id
 from usbcast_schemas.registry import local_nodes
@@ -102,7 +102,7 @@ class Recorder:
         self._discover_ns = self._house_ns = 0
         self._shown: Path | None = None
         self._awake_ns = 0
-        self._systemd = Systemd()
+        self.manager = ServiceManager()
 
     def stop(self, reason: str) -> None:
         self.reason = self.reason or reason
@@ -125,7 +125,7 @@ class Recorder:
             self._connect()
             begin_ns = self._awake_ns = time.monotonic_ns()
             self.store.tend(begin_ns, time.time_ns())
-            self._systemd.say("READY=1")
+            self.manager.ready()
             while not self._stopping.is_set():
                 now_ns, realtime_ns = time.monotonic_ns(), time.time_ns()
                 self._look_for_stall(now_ns, realtime_ns)
@@ -143,7 +143,7 @@ class Recorder:
                     self._stopping.wait(LOOK_S)
             self._finish()
         finally:
-            self._systemd.say("STOPPING=1")
+            self.manager.stopping()
             for tap in self.taps.values():
                 tap.close()
 
@@ -243,7 +243,7 @@ class Recorder:
             self._shown = self.store.path
             if self._shown is not None:
                 self._tell("segment", {"file": str(self._shown)})
-        self._systemd.alive(now_ns)
+        self.manager.alive(now_ns)
         if now_ns >= self._house_ns:
             self._house_ns = now_ns + HOUSEKEEPING_NS
             self._watch_rates(now_ns, realtime_ns)

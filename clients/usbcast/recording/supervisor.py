@@ -1,4 +1,4 @@
-"""What a recorder says to who looks after it: systemd's notifications (sd_notify), and a record by which triggers find it."""
+"""The record by which triggers find a recorder."""
 
 from __future__ import annotations
 
@@ -7,36 +7,11 @@ import fcntl
 import json
 import os
 import signal
-import socket
 from pathlib import Path
 from typing import Any
 
 from usbcast_schemas.errors import RecordingError
 from usbcast_schemas.places import runtime_directory
-
-
-class Systemd:
-    """READY, WATCHDOG and STOPPING to the socket that systemd names; nothing where there is none."""
-
-    def __init__(self) -> None:
-        self._address = os.environ.get("NOTIFY_SOCKET", "")
-        half_us = int(os.environ.get("WATCHDOG_USEC", "0")) // 2
-        self._watchdog_ns = half_us * 1000
-        self._due_ns = 0
-
-    def say(self, what: str) -> None:
-        """One notification, such as `READY=1`."""
-        if not self._address:
-            return
-        address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:
-            out.sendto(what.encode(), address)
-
-    def alive(self, monotonic_ns: int) -> None:
-        """To be called all the time; the watchdog hears it twice in its interval."""
-        if self._watchdog_ns and monotonic_ns >= self._due_ns:
-            self._due_ns = monotonic_ns + self._watchdog_ns
-            self.say("WATCHDOG=1")
 
 
 class Registered:

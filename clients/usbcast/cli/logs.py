@@ -1,0 +1,42 @@
+"""Where log lines go: to stderr with their time; to a journal with their priority, since it has the time itself."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+
+_PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+
+
+class JournalFormatter(logging.Formatter):
+    """Puts `<priority>` before every line, so that a traceback stays one severity (sd-daemon(3))."""
+
+    def __init__(self) -> None:
+        super().__init__("%(name)s: %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        mark = f"<{_PRIORITIES.get(record.levelno, 5)}>"
+        return "\n".join(mark + line for line in super().format(record).splitlines())
+
+
+def to_journal(environment: Mapping[str, str] = os.environ, fd: int = 2) -> bool:
+    """Whether `fd` is the journal's stream, which JOURNAL_STREAM names by device and inode."""
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return False
+    return environment.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def set_up(level: int) -> None:
+    """Log to stderr from `level` on."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        JournalFormatter() if to_journal() else logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    )
+    logging.basicConfig(level=level, handlers=[handler])
+
+
+__all__ = ["JournalFormatter", "set_up", "to_journal"]
