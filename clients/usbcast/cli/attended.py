@@ -25,7 +25,7 @@ class Attended:
     def __init__(self, node: Node, manager: ServiceManager | None = None) -> None:
         self._node = node
         self._manager = manager or ServiceManager()
-        self._rates: dict[str, Rate] = {}
+        self._rates: dict[str, tuple[int, Rate]] = {}
         self._status_due_s = 0.0
         self._stalled = ""
         self._manager.ready()
@@ -57,8 +57,11 @@ class Attended:
         told = []
         for line in self._node.pipelines:
             name, packets = line.outlet.stream, line.outlet.next_sequence
-            rate = self._rates.setdefault(name, Rate()).at(packets, now_s)
-            told.append(line.feed.problem or f"{name}: {rate:,.1f} packets/s, {packets:,} in all")
+            epoch, rate = self._rates.get(name, (line.outlet.epoch, Rate()))
+            if epoch != line.outlet.epoch:
+                rate = Rate()  # numbering began again
+            self._rates[name] = line.outlet.epoch, rate
+            told.append(line.feed.problem or f"{name}: {rate.at(packets, now_s):,.1f} packets/s, {packets:,} in all")
         return told
 
 
