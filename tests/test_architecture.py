@@ -45,6 +45,8 @@ ONLY_IN = {
         "usbcast.requests",
         "usbcast.ways.published",
     ),
+    "zeroconf": ("usbcast_broker.announcing", "usbcast.discovery"),
+    "ifaddr": ("usbcast_schemas.interfaces",),
     "pydantic": ("usbcast_schemas.profile",),
     "typer": ("usbcast.cli",),
     "rich": ("usbcast.cli",),
@@ -61,6 +63,7 @@ PURE = (
     "usbcast_schemas.contract",
     "usbcast_schemas.errors",
     "usbcast_schemas.keys",
+    "usbcast_schemas.lan",
     "usbcast_schemas.ledger",
     "usbcast_schemas.profile",
     "usbcast_schemas.wire",
@@ -202,6 +205,8 @@ def test_the_generated_code_is_current(tmp_path: Path) -> None:
 
 BLOCKED = (
     "usbcast_broker",
+    "zeroconf",
+    "ifaddr",
     "usb",
     "libusb_package",
     "pydantic",

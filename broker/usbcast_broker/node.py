@@ -14,6 +14,7 @@ from pathlib import Path
 import zmq
 
 from usbcast_broker import binding
+from usbcast_broker.announcing import Announcement, addresses_to_announce
 from usbcast_broker.batcher import Batcher
 from usbcast_broker.budget import Budgets
 from usbcast_broker.framing import Assembler
@@ -30,6 +31,7 @@ from usbcast_broker.settings import NodeSettings
 from usbcast_schemas.errors import ConfigError, DeviceError
 from usbcast_schemas.keyring import Keyring
 from usbcast_schemas.keys import key_text
+from usbcast_schemas.lan import Announced
 from usbcast_schemas.places import host_id, ring_directory, runtime_directory
 from usbcast_schemas.profile import Profile
 from usbcast_schemas.registry import NodeRecord, Registration
@@ -71,10 +73,13 @@ class Node:
         self._bound: list[str] = []
         self._registration: Registration | None = None
         self._stopped = False
+        self._announce_at: list[str] = []
+        self._announcement: Announcement | None = None
         self._cleanup = contextlib.ExitStack()
         self._context = zmq.Context()
         self._started_realtime_ns = time.time_ns()
         self._version = version("usbcast")
+        self._name = os.urandom(4).hex()
         refusals = Refusals()
         self._gatekeeper = Gatekeeper(self._context, keyring, refusals, settings.max_connections)
         self._publisher = Publisher(self._context, self._gatekeeper)
@@ -154,6 +159,7 @@ class Node:
             self._gatekeeper.start()
             self.endpoint = self._service.start(self.pipelines, self.settings.bind)
             self._bound.append(self.endpoint)
+            self._announce_at = addresses_to_announce(self.settings.announce, self.endpoint)
             self.data_endpoints = self._start_publisher()
             self._bound += self.data_endpoints
             for pipeline in self.pipelines:
@@ -172,6 +178,8 @@ class Node:
         if self._stopped:
             return
         self._stopped = True
+        if self._announcement is not None:
+            self._announcement.close()
         for pipeline in self.pipelines:
             self.end(pipeline, reason)
         self._linger(linger_s, hurry)
@@ -239,7 +247,7 @@ class Node:
         )
 
     def _register(self) -> None:
-        """Let local clients find this node, with all the streams that it has now."""
+        """Let clients find this node, with all the streams that it has now: those here, and where wished those on the LAN."""
         streams = tuple(pipeline.outlet.stream for pipeline in self.pipelines)
         key = key_text(self._gatekeeper.own.public) if self._gatekeeper.own else ""
         record = NodeRecord(self.endpoint, os.getpid(), streams, key)
@@ -248,6 +256,12 @@ class Node:
             self._cleanup.callback(self._unregister)
         else:
             before.close()
+        announced = Announced(self._name, streams, self._version, key=key)
+        tcp = split_tcp(self.endpoint)
+        if self._announcement is not None:
+            self._announcement.update(announced)
+        elif self._announce_at and tcp is not None:
+            self._announcement = Announcement(self._announce_at, tcp[1], announced)
 
     def _unregister(self) -> None:
         if self._registration is not None:

@@ -32,6 +32,7 @@ class NodeSettings:
     keys: str = _setting("", "directory of keys: only clients that it allows are let in; empty: everybody is")
     max_requests_per_s: int = _setting(2000, "requests of one connection; beyond it it is told to wait, then cut")
     max_connections: int = _setting(1024, "connections of all clients; half of them for one address")
+    announce: str = _setting("", "interfaces or addresses on which to be found by mDNS, or all; empty: none")
     ring_size: int = _setting(DEFAULT_DATA_BYTES, "bytes of batches that a ring holds")
     ring_slots: int = _setting(DEFAULT_SLOTS, "batches that a ring holds at the most")
     batch_size: int = _setting(DEFAULT_MAX_BYTES, "bytes at which a batch goes")

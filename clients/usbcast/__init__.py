@@ -38,7 +38,8 @@ def subscribe(
 ) -> Subscription:
     """Receive `stream`; returns at once and connects when used.
 
-    endpoint: the node's request address, `tcp://HOST:PORT`; None for a node of this user on this machine;
+    endpoint: the node's request address, `tcp://HOST:PORT`; None for a node of this user on this machine; `lan:` for
+        the one announced on the local network with this stream (`lan:eth0` on this interface; extra `discovery`);
         `nats://HOST:4222` reads what `usbcast bridge --to` stored on a server (extra `nats`).
     start: "now", "oldest" (all that the ring still holds), or the sequence to begin at.
     deliver: "all", or "latest": always the newest batch with packets; packets skipped for it are declared as gaps, and what

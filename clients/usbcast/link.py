@@ -8,7 +8,7 @@ import zmq
 
 from usbcast.credentials import Credentials
 from usbcast.handshake import Handshakes
-from usbcast.locate import locate
+from usbcast.locate import Finder
 from usbcast.requests import dealer
 from usbcast.waiting import Waiter
 from usbcast_schemas.batch import EncodedBatch
@@ -23,18 +23,26 @@ class Link:
     def __init__(self, stream: str, endpoint: str | None, waiter: Waiter, keys: Credentials | None) -> None:
         self.reached_by = ""
         """The request address that was used last."""
-        self._stream = stream
-        self._endpoint = endpoint
+        self._finder = Finder(stream, endpoint)
+        self._found = ""
         self._waiter = waiter
         self._keys = keys
         self._socket: zmq.Socket[bytes] | None = None
         self._handshakes: Handshakes | None = None
         self._last_id = 0
 
+    def find(self) -> bool:
+        """Whether it is known where the node is; a look through the LAN takes its time. Raises StreamAmbiguous, ConfigError."""
+        if not self._found:
+            self._found = self._finder.find() or ""
+            self.reached_by = self._found or self.reached_by
+        return bool(self._found)
+
     def send(self, request: pb.Request) -> int:
-        """Send `request`, if the socket takes it; return its id. Raises KeysError."""
+        """Send `request`, if it is known where to and the socket takes it; return its id. Raises KeysError."""
         if self._socket is None:
-            self.reached_by = locate(self._stream, self._endpoint)
+            if not self.find():
+                return self._last_id
             self._socket, self._handshakes = dealer(self.reached_by, self._keys)
             self._waiter.add(self._socket.fileno())
             self._waiter.add(self._handshakes.fileno())
@@ -72,6 +80,7 @@ class Link:
 
     def drop(self, *, linger_ms: int = 0) -> None:
         """Let go of the socket; the next request goes to where the node is then."""
+        self._found = ""
         if self._socket is not None and self._handshakes is not None:
             self._waiter.remove(self._handshakes.fileno())
             self._waiter.remove(self._socket.fileno())
@@ -79,3 +88,8 @@ class Link:
             self._handshakes = None
             self._socket.close(linger=linger_ms)
             self._socket = None
+
+    def close(self, *, linger_ms: int = 0) -> None:
+        """Let go of everything."""
+        self.drop(linger_ms=linger_ms)
+        self._finder.close()

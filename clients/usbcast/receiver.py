@@ -19,6 +19,7 @@ from usbcast.clocks import ClockOffset
 from usbcast.continuity import Continuity, Position, Wanted
 from usbcast.credentials import Keys, credentials
 from usbcast.digest import Digest, Event, Record
+from usbcast.discovery import is_lan, not_found
 from usbcast.events import Gap, Silence
 from usbcast.link import Link
 from usbcast.locate import locate
@@ -31,6 +32,8 @@ from usbcast.ways.ring import RingWay
 from usbcast_schemas.batch import EncodedBatch
 from usbcast_schemas.contract import SILENCE_S, check_stream_name
 from usbcast_schemas.errors import NodeUnreachable, PeerError, RingUnavailable, UsageError, VersionMismatch, WireError
+from usbcast_schemas.interfaces import ALL
+from usbcast_schemas.lan import SCHEME
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
@@ -51,6 +54,7 @@ _RETRY_FIRST_NS, _RETRY_MOST_NS = 50_000_000, 2_000_000_000
 _HOUSEKEEPING_NS = 20_000_000
 """A busy subscription looks after its requests and timers this often."""
 
+_LOOK_AGAIN_NS = 50_000_000
 _EMPTY_FETCH_NS = 20_000_000
 _JITTER_NS = 2_000_000
 """Repair begins at a random moment up to so much later, so that many subscribers with one gap do not ask at once."""
@@ -243,9 +247,12 @@ class Receiver:
 
     def unreachable(self, timeout_s: float) -> NodeUnreachable:
         """The sentence for that no node answered within `timeout_s`."""
+        if not self._link.reached_by and self._endpoint is not None and is_lan(self._endpoint):
+            return NodeUnreachable(not_found(self.stream, self._endpoint.removeprefix(SCHEME) or ALL, []))
+        at = self._link.reached_by or locate(self.stream, self._endpoint)
         return NodeUnreachable(
-            f"no node with stream {self.stream!r} answered at {locate(self.stream, self._endpoint)} "
-            f"within {timeout_s:g} s: is one running?"
+            f"no node with stream {self.stream!r} answered at {at} within {timeout_s:g} s: is one running? "
+            f"`usbcast doctor {at}` says where it fails"
         )
 
     def close(self) -> None:
@@ -255,7 +262,7 @@ class Receiver:
             self._way.close()
             self._way = None
         self._clock.close()
-        self._link.drop(linger_ms=200)
+        self._link.close(linger_ms=200)
         self.waiter.close()
 
     # What a way uses: this is its Sink
@@ -334,6 +341,9 @@ class Receiver:
             self._drop_link(now_ns)  # so that the node lets go of the answer, should it be under way
         if self._describing is None and self._describe_at_ns is not None and now_ns >= self._describe_at_ns:
             self._drop_link(now_ns)  # the node may be at another address now
+            if not self._link.find():
+                self._describe_at_ns = now_ns + _LOOK_AGAIN_NS
+                return
             deadline = now_ns + self._describe_patience.wait_ns
             self._describing = self._link.send(pb.Request(describe=pb.DescribeRequest(stream=self.stream))), deadline
             self._describe_at_ns = deadline + self._back_off()

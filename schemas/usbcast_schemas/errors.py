@@ -26,6 +26,7 @@
         ├── NodeUnreachable   no answer
         ├── AccessRefused     it does not let this client in, or not do this
         ├── StreamUnknown     the node has no such stream
+        ├── StreamAmbiguous   several nodes on the LAN have a stream of this name
         ├── ClockUnknown      the clock of the reading host has not been compared with this one yet
         ├── CommandFailed     the device or the node refused a command
         └── ServerRefused     a server that stores streams: rights, configuration, no such service
@@ -138,6 +139,10 @@ class AccessRefused(RemoteError):
 
 class StreamUnknown(RemoteError):
     """The node has no such stream."""
+
+
+class StreamAmbiguous(RemoteError):
+    """Several nodes on the LAN have a stream of this name."""
 
 
 class ClockUnknown(RemoteError):

@@ -58,7 +58,7 @@ app.command("devices", epilog="Example: usbcast devices   or: usbcast devices --
     devices.devices
 )
 app.command("serve", epilog="Example: usbcast serve first-case   or: usbcast serve --simulate --rate 1000")(serve.serve)
-app.command("list", epilog="Example: usbcast list")(streams.list_streams)
+app.command("list", epilog="Example: usbcast list   or: usbcast list --lan")(streams.list_streams)
 app.command("info", epilog="Example: usbcast info first-case")(streams.info)
 app.command("watch", epilog="Example: usbcast watch first-case")(watch.watch)
 app.command("health", epilog="Example: usbcast health --json")(health.health)

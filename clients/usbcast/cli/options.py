@@ -11,7 +11,10 @@ from usbcast_schemas.errors import UsageError
 Endpoint = Annotated[
     str | None,
     typer.Option(
-        "--endpoint", "-e", metavar="ENDPOINT", help="Address of the node; default: the nodes of this machine."
+        "--endpoint",
+        "-e",
+        metavar="ENDPOINT",
+        help="Address of the node, or lan: to find it; default: nodes of this machine.",
     ),
 ]
 Keys = Annotated[

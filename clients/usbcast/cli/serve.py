@@ -66,6 +66,12 @@ def serve(
     max_connections: Annotated[
         int | None, typer.Option("--max-connections", help="Of all clients; half of them for one address.")
     ] = None,
+    announce: Annotated[
+        str | None,
+        typer.Option(
+            "--announce", metavar="IFACE,…", help="Be found on the LAN by mDNS: interfaces, addresses, or all."
+        ),
+    ] = None,
     ring_size: Annotated[
         str | None, typer.Option("--ring-size", metavar="SIZE", help="Bytes a ring holds, as 64MiB.")
     ] = None,
@@ -97,7 +103,7 @@ def serve(
 
     flags = {
         "bind": bind, "publish": publish, "insecure": insecure, "keys": keys, "max_connections": max_connections,
-        "ring_size": ring_size, "ring_slots": ring_slots,
+        "announce": announce, "ring_size": ring_size, "ring_slots": ring_slots,
         "batch_size": batch_size, "batch_age_ms": batch_age_ms, "linger_s": linger_s,
     }  # fmt: skip
     settings, sourced = load_settings(config, flags)

@@ -9,16 +9,30 @@ from typing import Annotated, Any
 import typer
 from google.protobuf import json_format
 
+from usbcast.cli.lan import show_lan
 from usbcast.cli.options import AsJson, Endpoint, Keys
 from usbcast.cli.output import console, emit, errors, table
+from usbcast.discovery import is_lan
 from usbcast.locate import endpoints, locate
 from usbcast.requests import NodeClient
 from usbcast_schemas.errors import AccessRefused, NodeUnreachable, RemoteError
+from usbcast_schemas.lan import SCHEME
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 
-def list_streams(endpoint: Endpoint = None, keys: Keys = None, as_json: AsJson = False) -> None:
-    """List the streams of the nodes on this machine, or of the one at ENDPOINT."""
+def list_streams(
+    endpoint: Endpoint = None,
+    lan: Annotated[
+        bool,
+        typer.Option("--lan", help="Nodes announced on the LAN; --endpoint lan:eth0 looks on this interface alone."),
+    ] = False,
+    keys: Keys = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the streams of the nodes on this machine, of the one at ENDPOINT, or of those on the LAN."""
+    if lan or is_lan(endpoint):
+        show_lan(endpoint or SCHEME, keys, as_json)
+        return
     found: list[tuple[str, pb.StreamInfo]] = []
     silent: list[RemoteError] = []
     for address in endpoints(endpoint):
