@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 1.2
-"""Questions go out at once and after a second, and an answer waits for up to 120 ms (RFC 6762, sections 5.2 and 6)."""
+LOOK_S = 1.5
+"""Questions go out at once and after a second. An answer waits for up to 120 ms, and for up to a second if the same was
+said to all just before (RFC 6762, sections 5.2 and 6)."""
 
 MOST_LOOK_S = 4.0
 MAX_NODES = 1000
@@ -49,7 +50,7 @@ class LanBrowser:
         wanted = split_names(endpoint.removeprefix(SCHEME)) or [ALL]
         addresses = choose(wanted)
         try:
-            from zeroconf import IPVersion, ServiceBrowser, Zeroconf
+            from zeroconf import DNSQuestionType, IPVersion, ServiceBrowser, Zeroconf
         except ModuleNotFoundError as error:
             raise ConfigError(f"{error.name} is not installed: pip install 'usbcast[discovery]'") from None
         self.where = ", ".join(wanted)
@@ -62,7 +63,9 @@ class LanBrowser:
             raise ConfigError(
                 f"cannot look for nodes on {self.where}: {error.strerror or error}; give the endpoint instead"
             ) from None
-        self._browser = ServiceBrowser(self._zeroconf, SERVICE, handlers=[self._changed])
+        # Answered to all: an answer to this host alone would go to any one of the programs here that listen for mDNS.
+        asked = DNSQuestionType.QM
+        self._browser = ServiceBrowser(self._zeroconf, SERVICE, handlers=[self._changed], question_type=asked)
 
     def __enter__(self) -> LanBrowser:
         return self
@@ -96,14 +99,14 @@ class LanBrowser:
         return having[0] if having else None
 
     def _changed(self, zeroconf: Zeroconf, service_type: str, name: str, state_change: Any) -> None:
-        from zeroconf import ServiceInfo, ServiceStateChange
+        from zeroconf import DNSQuestionType, ServiceInfo, ServiceStateChange
 
         if state_change is ServiceStateChange.Removed:
             with self._lock:
                 self._found.pop(name, None)
             return
         service = ServiceInfo(service_type, name)
-        if not service.request(zeroconf, _RESOLVE_MS):
+        if not service.request(zeroconf, _RESOLVE_MS, DNSQuestionType.QM):
             return
         addresses = service.parsed_addresses()
         try:
