@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,14 @@ from programs import Program, usbcast
 
 APART = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh"]
 """Another /dev/shm is another host_id: what a container has."""
+
+SLEEPS_BY_SELECT = """
+import select, time
+time.sleep = lambda seconds: select.select([], [], [], seconds)
+from usbcast.cli import main
+main()
+"""
+"""libfaketime 0.9.10 shifts the deadline by which Python sleeps, even where it leaves that clock alone: EINVAL."""
 
 
 def need_apart() -> None:
@@ -36,11 +45,13 @@ def faketime_library() -> str:
 def distant_node(*arguments: str, clock: str = "") -> Iterator[tuple[Program, str]]:
     """`usbcast serve --simulate` apart from this process; `clock` as libfaketime has it: "+3.5" is so many seconds ahead."""
     need_apart()
+    program = usbcast()
     environment = {"USBCAST_RING_DIR": "/dev/shm/rings", "USBCAST_RUNTIME_DIR": "/dev/shm/run"}
     preload = []
     if clock:
         faked = {"LD_PRELOAD": faketime_library(), "FAKETIME": clock, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
         preload = ["env", *(f"{name}={value}" for name, value in faked.items())]
-    command = [*APART, *preload, *usbcast("serve", "--simulate", "--ring-size", "4MiB", "--json", "--bind")]
+        program = [sys.executable, "-c", SLEEPS_BY_SELECT]
+    command = [*APART, *preload, *program, "serve", "--simulate", "--ring-size", "4MiB", "--json", "--bind"]
     with Program([*command, "tcp://127.0.0.1:0", *arguments], **environment) as program:
         yield program, program.hear("serving")["endpoint"]
