@@ -38,6 +38,7 @@ class HandedIn:
 
     identity: DeviceIdentity | None = None
     attached = True
+    reads_ahead = True
     problem = ""
 
     def __init__(self, queue: HostQueue) -> None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Final
 
 from usbcast_broker.flow import Happening, HostItem, Lost, Transfer
+from usbcast_broker.moderation import Moderation
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
@@ -25,14 +26,22 @@ QUEUE_FULL: Final = "queue full"
 class HostQueue:
     """One thread puts, one takes. The doorbell rings when there is something in an empty queue: take until nothing comes.
 
+    With a moderation it rings again, while the queue is not empty, for what arrives when that says that it is time.
+
     Happenings and losses are accepted at the bound too. Losses next to one another are merged, and beyond
     `MAX_HAPPENINGS` waiting ones further happenings are dropped and counted, so they are bounded as well.
     """
 
-    def __init__(self, max_bytes: int = DEFAULT_MAX_BYTES, doorbell: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        doorbell: Callable[[], None] = lambda: None,
+        moderation: Moderation | None = None,
+    ) -> None:
         self.max_bytes = max_bytes
         self.ledger = Ledger("host", "bytes")
         self._doorbell = doorbell
+        self._moderation = moderation
         self._items: deque[HostItem] = deque()
         self._transfers = 0
         self._happenings = 0
@@ -51,7 +60,7 @@ class HostQueue:
             was_empty = not self._items
             for item in items:
                 self._append(item)
-            ring = was_empty and bool(self._items)
+            ring = bool(self._items) and (was_empty or self._is_next(items))
         if ring:
             self._doorbell()
 
@@ -85,6 +94,11 @@ class HostQueue:
         """The books as they stood at one moment between two calls."""
         with self._lock:
             return Ledger.from_proto(self.ledger.to_proto())
+
+    def _is_next(self, items: Sequence[HostItem]) -> bool:
+        """Whether the last of `items` came when it is time for the next turn."""
+        last = items[-1] if items else None
+        return self._moderation is not None and type(last) is Transfer and last.monotonic_ns >= self._moderation.next_ns
 
     def _append(self, item: HostItem) -> None:
         if isinstance(item, Transfer):

@@ -2,44 +2,55 @@
 
 The idea is that of network drivers (interrupt moderation; NAPI, https://docs.kernel.org/networking/napi.html): single
 packets are passed on at once, by the thread that read them; when they come faster than each of them can be handled, what
-comes within a moment is handled together, which costs a fraction per packet and delays them by less than that moment.
+comes within a moment is handled together, which costs a fraction per packet and delays them by less than that moment. The
+moment is as long as leaves most of the time for reading, within bounds.
 """
 
 from __future__ import annotations
 
-CLOSE_NS = 100_000
-"""What comes so soon after the last turn is likely to be followed by more, just as soon."""
+CLOSE_NS = 75_000
+"""What comes so soon after the last turn is likely to be followed by more, just as soon: at more than 10,000 a second."""
 
-GATHER_S = 0.0001
-"""How long a busy stream gathers before its next turn; the kernel adds its timer slack, 50 µs."""
+READING_SHARE = 3
+"""The next turn begins after so many times the time that the last one took."""
 
-GATHERED_BYTES = 48 * 1024
-"""Enough for a good batch: then nothing is gained by waiting."""
+LEFT_NS = 500_000
+"""What was left for the next turn waits for no longer than this."""
+
+BUSY_NS = 2_000_000
+"""A stream that had a turn within this time is busy."""
 
 INLINE_BYTES = 16 * 1024
-"""A feed's thread handles up to so much itself; with more waiting, its next read is worth more than this packet's lag."""
+"""A thread that does not read meanwhile handles up to so much itself: with more waiting, its next read is worth more."""
 
 
 class Moderation:
-    """Of one stream. Pure: told when its turns were; monotonic nanoseconds.
+    """Of one stream. Told when its turns were; monotonic nanoseconds.
 
     >>> moderation = Moderation()
-    >>> moderation.at_once(10**9, 112)
+    >>> moderation.at_once(10**9)
     True
-    >>> moderation.turned(10**9)
-    >>> moderation.at_once(10**9 + 20_000, 112), moderation.at_once(10**9 + 200_000, 112)
-    (False, True)
+    >>> moderation.turned(10**9 - 30_000, 10**9)
+    >>> moderation.at_once(10**9 + 20_000), moderation.at_once(10**9 + 200_000), moderation.is_busy(10**9 + 200_000)
+    (False, True, True)
     """
 
-    __slots__ = ("_turned_ns",)
+    __slots__ = ("_turned_ns", "next_ns")
 
     def __init__(self) -> None:
-        self._turned_ns = -CLOSE_NS
+        self.next_ns = 0
+        """From when on what comes is handled at once."""
+        self._turned_ns = -BUSY_NS
 
-    def turned(self, now_ns: int) -> None:
+    def turned(self, begun_ns: int, now_ns: int) -> None:
         """A turn of the stream that had something to do is over."""
         self._turned_ns = now_ns
+        self.next_ns = now_ns + min(max(CLOSE_NS, READING_SHARE * (now_ns - begun_ns)), LEFT_NS)
 
-    def at_once(self, now_ns: int, waiting_bytes: int) -> bool:
+    def at_once(self, now_ns: int) -> bool:
         """Whether the thread that brought it should handle what is waiting."""
-        return waiting_bytes <= INLINE_BYTES and now_ns - self._turned_ns >= CLOSE_NS
+        return now_ns >= self.next_ns
+
+    def is_busy(self, now_ns: int) -> bool:
+        """Whether more is to be expected soon."""
+        return now_ns - self._turned_ns < BUSY_NS

@@ -109,8 +109,6 @@ class Node:
                 f"two streams are to be called {name!r}: give each profile a name of its own ([stream] name)"
             )
         self._check_room(name, profile.largest_packet)
-        # The feed's thread knocks; there is no feed before there is the pipeline.
-        queue = HostQueue(settings.host_queue_size, lambda: self._publisher.knock(pipeline))
         outlet = self._outlet(
             Description(
                 stream=name,
@@ -121,6 +119,8 @@ class Node:
                 nominal_rate_hz=profile.stream.rate_hz,
             )
         )
+        # The feed's thread knocks; there is no feed before there is the pipeline.
+        queue = HostQueue(settings.host_queue_size, lambda: self._publisher.knock(pipeline), outlet.moderation)
         batcher = Batcher(outlet.epoch, max_bytes=settings.batch_size, max_age_ns=int(settings.batch_age_ms * 1e6))
         self._cleanup.callback(outlet.close)
         pipeline = Pipeline(make_feed(queue), queue, Assembler(profile), batcher, outlet)

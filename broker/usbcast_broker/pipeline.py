@@ -41,6 +41,10 @@ class Feed(Protocol):
     def attached(self) -> bool: ...
 
     @property
+    def reads_ahead(self) -> bool:
+        """Whether more can come while the feed's thread does something else, so that this thread may be held up a little."""
+
+    @property
     def problem(self) -> str:
         """Why no data comes, in one sentence; empty while all is well."""
 
@@ -114,8 +118,8 @@ class Pipeline:
 
     @property
     def waiting_bytes(self) -> int:
-        """What has been read and not been framed yet."""
-        return self._queue.ledger.held
+        """What has been read and not been framed yet; 1 if nothing but happenings wait."""
+        return self._queue.ledger.held or int(bool(self._queue))
 
     @property
     def due_at_ns(self) -> int | None:

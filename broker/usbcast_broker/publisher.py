@@ -25,7 +25,7 @@ from usbcast_broker.batcher import Encoded
 from usbcast_broker.binding import bind_first
 from usbcast_broker.doorbell import Doorbell
 from usbcast_broker.gatekeeper import DATA, Gatekeeper
-from usbcast_broker.moderation import GATHER_S, GATHERED_BYTES
+from usbcast_broker.moderation import INLINE_BYTES, LEFT_NS
 from usbcast_broker.pacer import HEARTBEAT_NS
 from usbcast_broker.pipeline import Line
 from usbcast_schemas.sockets import set_up
@@ -97,24 +97,25 @@ class Publisher:
 
     def knock(self, pipeline: Line) -> None:
         """Something has come for an idle `pipeline`: handle it here and now, or leave it to the publisher's thread."""
-        at_once = pipeline.outlet.moderation.at_once(time.monotonic_ns(), pipeline.waiting_bytes)
-        if not at_once or not self._turning.acquire(blocking=False):
+        now_ns = time.monotonic_ns()
+        may_stay = pipeline.feed.reads_ahead or pipeline.waiting_bytes <= INLINE_BYTES
+        if not pipeline.outlet.moderation.at_once(now_ns):
+            due_ns = now_ns + LEFT_NS
+        elif not may_stay or not self._turning.acquire(blocking=False):
+            due_ns = now_ns
+        else:
+            try:
+                if self._socket is not None and self.problem is None:
+                    self._turn(pipeline)
+                due_ns = self._due_at_ns(pipeline)
+            except BaseException as error:
+                self._fail(error)
+                raise
+            finally:
+                self._turning.release()
+        if due_ns < self._wakes_at_ns:  # only the publisher's thread keeps time
+            self._wakes_at_ns = due_ns
             self._doorbell.ring()
-            return
-        try:
-            if self._socket is not None and self.problem is None:
-                self._turn(pipeline)
-            due_ns = self._due_at_ns(pipeline)
-            late = due_ns < self._wakes_at_ns
-            if late:
-                self._wakes_at_ns = due_ns
-        except BaseException as error:
-            self._fail(error)
-            raise
-        finally:
-            self._turning.release()
-        if late:
-            self._doorbell.ring()  # something is due soon, and only the publisher's thread keeps time
 
     def end(self, pipeline: Line, reason: str) -> None:
         """Publish what the stopped feed of `pipeline` has left, and the end of its stream; idempotent."""
@@ -133,16 +134,27 @@ class Publisher:
             while not self._stopping:
                 self.turned_ns = time.monotonic_ns()
                 with self._turning:
-                    busy = [self._turn(pipeline) for pipeline in self._pipelines]
-                    waiting_bytes = sum(pipeline.waiting_bytes for pipeline in self._pipelines)
-                    self._wakes_at_ns = 0 if any(busy) else self._rest_until_ns()
-                if self._wakes_at_ns:
-                    self._doorbell.wait((self._wakes_at_ns - time.monotonic_ns()) / 1e9)
-                elif waiting_bytes < GATHERED_BYTES:
-                    time.sleep(GATHER_S)
+                    for pipeline in self._pipelines:
+                        self._turn(pipeline)
+                    self._wakes_at_ns = self._rest_until_ns()
+                # In this order: who brings something after this look sees when this thread wakes, and rings if that is late.
+                waiting_bytes = max((line.waiting_bytes for line in self._pipelines if not line.over), default=0)
+                if waiting_bytes > INLINE_BYTES:
+                    continue
+                if waiting_bytes:
+                    self._wakes_at_ns = min(self._wakes_at_ns, time.monotonic_ns() + LEFT_NS)
+                self._sleep()
         except BaseException as error:
             self._fail(error)
             raise
+
+    def _sleep(self) -> None:
+        """Until something is due; who rings has made that earlier."""
+        while not self._stopping:
+            rest_ns = self._wakes_at_ns - time.monotonic_ns()
+            if rest_ns <= 0 or not self._doorbell.wait(rest_ns / 1e9):
+                break
+        self._wakes_at_ns = 0
 
     def _fail(self, error: BaseException) -> None:
         self.problem = error
@@ -150,13 +162,14 @@ class Publisher:
 
     def _turn(self, pipeline: Line) -> bool:
         """Publish what has accumulated in `pipeline`; the lock is held."""
+        begun_ns = time.monotonic_ns()
         topic = pipeline.outlet.data_topic
         # A feed that hung may wake up after its stream has ended; nothing follows an end.
         busy = not pipeline.over and pipeline.turn(lambda batch: self._send(topic, batch))
         now_ns = time.monotonic_ns()
         outlet = pipeline.outlet
         if busy:
-            outlet.moderation.turned(now_ns)
+            outlet.moderation.turned(begun_ns, now_ns)
         if outlet.pacer.take(now_ns):
             outlet.ring.beat(now_ns, outlet.source_silent_ns(now_ns))
             self._hear()
@@ -185,8 +198,11 @@ class Publisher:
         self._socket.send_multipart((topic, body), zmq.DONTWAIT)
 
     def _rest_until_ns(self) -> int:
-        """Until when nothing is due."""
-        return min(map(self._due_at_ns, self._pipelines), default=time.monotonic_ns() + HEARTBEAT_NS)
+        """Until when nothing is due, and nothing can have been left over by a feed's thread."""
+        now_ns = time.monotonic_ns()
+        due_ns = min(map(self._due_at_ns, self._pipelines), default=now_ns + HEARTBEAT_NS)
+        busy = any(pipeline.outlet.moderation.is_busy(now_ns) for pipeline in self._pipelines)
+        return min(due_ns, now_ns + LEFT_NS) if busy else due_ns
 
     def _due_at_ns(self, pipeline: Line) -> int:
         """When `pipeline` needs a turn though nothing comes: a batch reaches its age, a notification or a heartbeat is due."""

@@ -13,6 +13,7 @@ from usb_rig import data_of, take_all
 from usbcast_broker import host_queue
 from usbcast_broker.flow import Happening, HostItem, Lost, Transfer
 from usbcast_broker.host_queue import DEFAULT_MAX_BYTES, QUEUE_FULL, HostQueue
+from usbcast_broker.moderation import Moderation
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 STALLED, FAILED = pb.DeviceEvent.KIND_STALLED, pb.DeviceEvent.KIND_FAILED
@@ -224,3 +225,18 @@ def test_several_at_once_ring_once_when_all_are_there() -> None:
     queue.extend([transfer(1)])
     assert held == [100]
     assert take_all(queue) == [transfer(60), full(50), transfer(40), full(1)]
+
+
+def test_with_a_moderation_the_doorbell_rings_again_when_it_is_time() -> None:
+    rings: list[int] = []
+    moderation = Moderation()
+    queue = HostQueue(1000, lambda: rings.append(len(queue)), moderation)
+    moderation.turned(0, 1_000)
+    before, after = moderation.next_ns - 1, moderation.next_ns
+    queue.extend([])
+    for arrived_ns, rung in ((before, [1]), (before, [1]), (after, [1, 3]), (after, [1, 3, 4])):
+        queue.put(Transfer(b"x", 0, arrived_ns))
+        assert rings == rung
+    queue.extend([])
+    queue.put(happening())
+    assert rings == [1, 3, 4], "what happened to the device goes with the next turn"

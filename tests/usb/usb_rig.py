@@ -171,6 +171,7 @@ class Scripted:
 
     def __init__(self, reads: Iterable[Any] = (), opens: Iterable[Any] = ()) -> None:
         self.name = "device 1234:5678"
+        self.reads_ahead = False
         self.reads: Iterator[Any] = iter(reads)
         self.opens: Iterator[Any] = iter(opens)
         self.log: list[str] = []

@@ -48,7 +48,7 @@ class FixedSizeFramer(ScanningFramer):
     def _run(self, data: bytes, view: memoryview, start: int, pieces: Pieces) -> int:
         size = self._size
         if self._check is not None:
-            end = self._check.run_end(view, start, size, self._sync)
+            end = self._check.run_end(data, start, size, self._sync)
         elif not self._sync:
             end = start + (len(data) - start) // size * size
         else:

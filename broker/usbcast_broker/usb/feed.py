@@ -45,6 +45,8 @@ class Transport(Commandable, Protocol):
 
     @property
     def counters(self) -> Mapping[str, int]: ...
+    @property
+    def reads_ahead(self) -> bool: ...
     def read(self, timeout_ms: int | None = None) -> Transfer | None: ...
     def take_ready(self) -> list[Transfer]: ...
     def finish(self, timeout_s: float) -> list[Transfer]: ...
@@ -101,6 +103,10 @@ class DeviceFeed:
     def attached(self) -> bool:
         """It is open and being read."""
         return self._attached
+
+    @property
+    def reads_ahead(self) -> bool:
+        return self._transport.reads_ahead
 
     @property
     def problem(self) -> str:

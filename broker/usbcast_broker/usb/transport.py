@@ -116,6 +116,11 @@ class UsbTransport:
         """Figures of the reading ahead; all 0 where reads are not queued."""
         return self._figures.as_counters()
 
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether reads are queued, so that the bus goes on without this side."""
+        return self._ahead is not None
+
     def read(self, timeout_ms: int | None = None) -> Transfer | None:
         """One transfer, maybe of no length, and when it was complete; None if nothing came in time.
 
