@@ -35,23 +35,23 @@ class Once:
 
 
 def lose_a_transfer_before_the_queue(served: Served) -> Once:
-    def put(real: Any, item: Any) -> Any:
-        return None if isinstance(item, Transfer) else ...
+    def extend(real: Any, items: Any) -> Any:
+        return real(items[1:]) if isinstance(items[0], Transfer) else ...
 
-    return Once(served.pipeline._queue, "put", put)
+    return Once(served.pipeline._queue, "extend", extend)
 
 
 def lose_a_transfer_in_the_queue(served: Served) -> Once:
     queue = served.pipeline._queue
 
-    def put(real: Any, item: Any) -> Any:
-        if not isinstance(item, Transfer):
+    def extend(real: Any, items: Any) -> Any:
+        if not isinstance(items[0], Transfer):
             return ...
         with queue._lock:
-            queue.ledger.enter(len(item.data))
-        return None
+            queue.ledger.enter(len(items[0].data))
+        return real(items[1:])
 
-    return Once(queue, "put", put)
+    return Once(queue, "extend", extend)
 
 
 def lose_what_was_taken_from_the_queue(served: Served) -> Once:
