@@ -10,7 +10,6 @@ import pytest
 from kernelrig.checks import check_books, check_whole, declared_lost, happened, runs, show
 from kernelrig.guest import Guest
 from kernelrig.profiles import write_profile
-from kernelrig.program import Finished
 from kernelrig.serving import Serving
 from kernelrig.sessions import FIRST_CASE, ROOM_ENOUGH, SoftDevice
 from kernelrig.witnesses import Witnesses
@@ -75,7 +74,9 @@ def test_one_leaves_the_other_alone(guest: Guest, trouble: str) -> None:
 
 def test_two_of_a_kind_are_told_apart_by_their_place(guest: Guest) -> None:
     with two(guest, ("SAME", "SAME"), 100) as (left, right):
-        ambiguous = refused(guest.run("usbcast", "serve", FIRST_CASE, "--json"))
+        refused = guest.run("usbcast", "serve", FIRST_CASE, "--json")
+        assert refused.code == 2, refused
+        (ambiguous,) = refused.err
         assert ambiguous.startswith("usbcast: 2 USB devices 1209:0001 are plugged in, one at ")
         assert "say which one by bus_path in the profile's [device] table" in ambiguous
         places = dict(zip(("left", "right"), paths(guest), strict=True))
@@ -135,10 +136,3 @@ def test_it_comes_back_changed(guest: Guest, serial: str | None, port: int | Non
     assert runs(result)[-1] == (0, counted["made"] - 1)
     assert declared_lost(result) == 0
     check_books(books, packets=result["good"], lost={})
-
-
-def refused(finished: Finished) -> str:
-    """The one sentence with which the program ended."""
-    assert finished.code == 1, finished
-    (sentence,) = finished.err
-    return sentence
