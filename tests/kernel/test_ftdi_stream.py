@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from kernelrig.checks import check_books, check_whole, declared_lost, happened, runs, show
 from kernelrig.guest import Guest
+from kernelrig.length import longer
 from kernelrig.packets import SIZE
+from kernelrig.profiles import write_profile
 from kernelrig.serving import Serving
 from kernelrig.wire import Sender
 from kernelrig.witnesses import Witnesses
@@ -19,6 +22,8 @@ WAYS = ("push", "notify", "auto")
 RATE_HZ = 100
 PACKETS = 2200
 """22 s of them."""
+FLAT_OUT_S = 5.0
+AS_FAST_AS_IT_GOES_HZ = 1e6
 
 
 def test_every_packet_reaches_every_subscriber(guest: Guest) -> None:
@@ -44,6 +49,33 @@ def test_every_packet_reaches_every_subscriber(guest: Guest) -> None:
     assert {result["via"] for result in results} == {"push", "notify"}
     check_books(books, packets=sent, lost={})
     assert books["ledgers"]["framing"]["out"] == sent * SIZE
+
+
+def test_flat_out(guest: Guest) -> None:
+    """The line waits where nobody reads, so nothing may be missing, and the rate is that of the reads."""
+    rates = {queue: packets_a_second(guest, queue) for queue in (1, 8)}
+    print(f"packets a second: {rates[1]:.0f} with one read after another, {rates[8]:.0f} with 8 queued")
+
+
+def packets_a_second(guest: Guest, queue: int) -> float:
+    path = write_profile(guest, PROFILE, "flat-ftdi", {"transfer": {"queue": queue}})
+    with Serving(guest, path) as serving, Witnesses("flat-ftdi", serving.endpoint, ("push",), PROFILE) as witnesses:
+        witnesses.ready()
+        with Sender(guest.wire, rate_hz=AS_FAST_AS_IT_GOES_HZ) as sender:
+            begin_s = time.monotonic()
+            sender.start()
+            witnesses.rest(FLAT_OUT_S * longer())
+            sent = sender.stop()
+            took_s = time.monotonic() - begin_s
+        witnesses.reach(sent - 1, timeout_s=60)
+        books = serving.stop()
+        results = witnesses.results()
+    show(results)
+    for result in results:
+        check_whole(result)
+        assert result["story"] == [["attached"], ["packets", 0, sent - 1], ["end"]]
+    check_books(books, packets=sent, lost={})
+    return sent / took_s
 
 
 @pytest.mark.parametrize("udev", [True, False], ids=["udevd", "no udevd"])

@@ -14,6 +14,9 @@ from kernelrig.packets import numbered_packet
 BUFFER_BYTES = 4096
 """Small, so that what was sent while nobody listened is soon no longer held anywhere, as on a wire."""
 
+LAST_PACKET_S = 10.0
+"""What is left of the last packet is given so long to find room."""
+
 
 class Sender:
     """Sends by a thread of its own from `start` to `stop`; a context manager that stops.
@@ -76,7 +79,9 @@ class Sender:
                 self.sent.append(number)
                 rest = after
             number += 1
-        self._push(rest)
+        end = time.monotonic() + LAST_PACKET_S
+        while (rest := self._push(rest)) and self._waits and time.monotonic() < end:
+            select.select([], [self._socket], [], 0.1)
 
     def _push(self, data: bytes) -> bytes:
         """Send; return what found no room."""
