@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from usbcast_broker.flow import Transfer
+
 CANCELLED: Final = 1
 """Beside 0 and libusb's error codes, which are negative."""
 IO_ERROR: Final = -1
@@ -41,13 +43,8 @@ class Slot(Protocol):
         """How it ended; None while it is under way."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """The bytes of one transfer, and when it was found complete."""
-
-    data: bytes
-    realtime_ns: int
-    monotonic_ns: int
+Reading = Transfer
+"""What was read is handed on as it is; its times are those at which it was found complete."""
 
 
 @dataclass(frozen=True, slots=True)

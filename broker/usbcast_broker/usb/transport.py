@@ -18,7 +18,7 @@ from usbcast_broker.usb.clock import Clock, system_clock
 from usbcast_broker.usb.errors import Cause, busy, cause_of, device_error, forbidden
 from usbcast_broker.usb.finding import bus_path, find_device, identity_of, name_of
 from usbcast_broker.usb.libusb import load_backend
-from usbcast_broker.usb.readahead import Figures, Reading
+from usbcast_broker.usb.readahead import Figures
 from usbcast_broker.usb.system import System
 from usbcast_schemas.errors import DeviceDetached, DeviceError, DeviceFailed, ProfileError, UsageError, UsbcastError
 from usbcast_schemas.profile import ControlRequest, DeviceMatch, TransferSettings
@@ -39,11 +39,11 @@ _READABLE: Final = ("bulk", "interrupt")
 class ReadsAhead(Protocol):
     """A backend that keeps reads queued."""
 
-    last_reading: Reading | None
-    meanwhile: Callable[[list[Reading]], None] | None
+    last_reading: Transfer | None
+    meanwhile: Callable[[list[Transfer]], None] | None
 
-    def take_ready(self) -> list[Reading]: ...
-    def finish(self, timeout_s: float) -> list[Reading]: ...
+    def take_ready(self) -> list[Transfer]: ...
+    def finish(self, timeout_s: float) -> list[Transfer]: ...
     def wake(self) -> None: ...
 
 
@@ -136,13 +136,13 @@ class UsbTransport:
             failure = device_error(error, self.name, "a read")
         else:
             if self._ahead is not None and self._ahead.last_reading is not None:
-                return _as_transfer(self._ahead.last_reading)
+                return self._ahead.last_reading
             return Transfer(self._view[:size].tobytes(), *self._clock())
         raise failure
 
     def take_ready(self) -> list[Transfer]:
         """What else has been read by now, in order, up to a failure; never waits. Empty where reads are not queued."""
-        return [_as_transfer(reading) for reading in self._ahead.take_ready()] if self._ahead else []
+        return self._ahead.take_ready() if self._ahead else []
 
     def wake(self) -> None:
         """End a read that waits, as if nothing had come in time; from any thread. Reads that are not queued go on."""
@@ -152,7 +152,7 @@ class UsbTransport:
 
     def finish(self, timeout_s: float) -> list[Transfer]:
         """What was read ahead, in order, after giving what is queued so long to end. Read no more, but close it."""
-        return [_as_transfer(reading) for reading in self._ahead.finish(timeout_s)] if self._ahead else []
+        return self._ahead.finish(timeout_s) if self._ahead else []
 
     def clear_halt(self) -> None:
         """Let the halted endpoint go on."""
@@ -217,9 +217,8 @@ class UsbTransport:
     def _open(self) -> DeviceIdentity:
         self._backend = self._given_backend or load_backend(self._transfer.queue, self._figures)
         self._ahead = self._backend if isinstance(self._backend, ReadsAhead) else None
-        meanwhile = self.meanwhile
-        if self._ahead is not None and meanwhile is not None:
-            self._ahead.meanwhile = lambda readings: meanwhile([_as_transfer(reading) for reading in readings])
+        if self._ahead is not None:
+            self._ahead.meanwhile = self.meanwhile
         self._device = device = find_device(self._backend, self._match, self._identity, self._system)
         self.name = name_of(device.idVendor, device.idProduct, self._match.serial or "", bus_path(device))
         wanted = self._match
@@ -373,10 +372,6 @@ class UsbTransport:
             return busy(self.name, f"the kernel driver {driver}" if driver else "a kernel driver")
         holders = self._system.holders().get((device.bus, device.address), ())
         return busy(self.name, " and ".join(map(str, holders)))
-
-
-def _as_transfer(reading: Reading) -> Transfer:
-    return Transfer(reading.data, reading.realtime_ns, reading.monotonic_ns)
 
 
 def _kind(endpoint: Any) -> str:
