@@ -14,6 +14,7 @@ from usbcast.cli import (
     convert,
     demo,
     devices,
+    doctor,
     health,
     keys,
     logs,
@@ -70,6 +71,7 @@ app.command("bridge", epilog="Example: usbcast bridge tcp://127.0.0.1:5570 --bin
 app.command("verify", epilog="Example: usbcast verify run")(verify.verify)
 app.command("recover", epilog="Example: usbcast recover run-00003.mcap.part")(verify.recover)
 app.command("convert", epilog="Example: usbcast convert run --to csv")(convert.convert)
+app.command("doctor", epilog="Example: usbcast doctor   or: usbcast doctor tcp://lab:5570 --stream imu")(doctor.doctor)
 app.add_typer(keys.app, name="keys")
 app.command("command", epilog="Example: usbcast command first-case --type 0xc0 --request 1 --length 2")(command.command)
 

@@ -1,4 +1,4 @@
-"""A way to a node that takes longer, in one direction or both: a TCP proxy for its requests and, at the next port, its data."""
+"""A way to a node that takes longer, in one direction or both: a TCP proxy for its requests."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ class _Held:
 class DelayingProxy:
     """Passes on all bytes between clients and the node, those to the node after `there_s`, those from it after `back_s`.
 
-    The data port is not passed on: a client keeps the host of the request address and takes the node's own data port.
+    The data port is not passed on: a client takes the node's own data port at the host by which it reached the node. So
+    `at` another address than the node's, there are no data.
     """
 
-    def __init__(self, endpoint: str, *, there_s: float, back_s: float) -> None:
+    def __init__(self, endpoint: str, *, there_s: float, back_s: float, at: str = "127.0.0.1") -> None:
         node = split_tcp(endpoint)
         assert node is not None
         self._node = node
         self._delays = (there_s, back_s)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.endpoint = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._listener = socket.create_server((at, 0))
+        self.endpoint = f"tcp://{at}:{self._listener.getsockname()[1]}"
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ, None)
         self._held: list[_Held] = []

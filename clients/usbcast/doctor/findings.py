@@ -1,0 +1,29 @@
+"""What an examination finds: one line for each hop. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Outcome = Literal["ok", "failed", "skipped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One hop: whether it works, and a sentence; of a failed one, with what to do."""
+
+    hop: str
+    outcome: Outcome
+    says: str
+
+
+def ok(hop: str, says: str) -> Finding:
+    return Finding(hop, "ok", says)
+
+
+def failed(hop: str, says: str) -> Finding:
+    return Finding(hop, "failed", says)
+
+
+def skipped(hop: str, says: str) -> Finding:
+    return Finding(hop, "skipped", says)
