@@ -10,6 +10,7 @@ import zmq
 
 from usbcast.credentials import Credentials, Keys, credentials
 from usbcast.handshake import Handshakes
+from usbcast.jetstream.address import is_stored, parse
 from usbcast_schemas.batch import EncodedBatch
 from usbcast_schemas.contract import CONTRACT
 from usbcast_schemas.errors import (
@@ -18,6 +19,7 @@ from usbcast_schemas.errors import (
     NodeUnreachable,
     RemoteError,
     StreamUnknown,
+    UsageError,
     VersionMismatch,
 )
 from usbcast_schemas.sockets import set_up, split_tcp
@@ -29,6 +31,11 @@ DEFAULT_TIMEOUT_S = 3.0
 
 def dealer(endpoint: str, keys: Credentials | None) -> tuple[zmq.Socket[bytes], Handshakes]:
     """A socket connected to a node's request address, and what watches its handshakes. Raises UsageError, KeysError."""
+    if is_stored(endpoint):
+        raise UsageError(
+            f"{parse(endpoint)} stores streams and is no node: subscribe, watch, record, list and info read from it; "
+            "what asks a node or its device needs the node's own endpoint"
+        )
     split_tcp(endpoint)
     socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
     try:

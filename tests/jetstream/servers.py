@@ -174,3 +174,15 @@ class Cluster:
     def _has_leader(self) -> bool:
         time.sleep(0.05)
         return all(server.monitor("jsz").get("meta_cluster", {}).get("leader") for server in self.servers)
+
+
+async def make_store(url: str, stream: str, **config: Any) -> None:
+    """A JetStream stream for `stream` that was there before."""
+    import nats
+    from nats.js.api import StreamConfig
+
+    client = await nats.connect(url)
+    subjects = [f"usbcast.{stream}.batch", f"usbcast.{stream}.gap"]
+    chosen = {"subjects": subjects, **config}
+    await client.jetstream().add_stream(StreamConfig(name=f"usbcast-{stream}", **chosen))
+    await client.close()

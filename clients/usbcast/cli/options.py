@@ -14,7 +14,7 @@ Endpoint = Annotated[
         "--endpoint",
         "-e",
         metavar="ENDPOINT",
-        help="Address of the node, or lan: to find it; default: nodes of this machine.",
+        help="Address of the node, lan: to find it, or nats://HOST of a server; default: nodes of this machine.",
     ),
 ]
 Keys = Annotated[

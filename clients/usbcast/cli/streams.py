@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from google.protobuf import json_format
@@ -13,11 +13,15 @@ from usbcast.cli.lan import show_lan
 from usbcast.cli.options import AsJson, Endpoint, Keys
 from usbcast.cli.output import console, emit, errors, table
 from usbcast.discovery import is_lan
+from usbcast.jetstream.address import is_stored
 from usbcast.locate import endpoints, locate
 from usbcast.requests import NodeClient
 from usbcast_schemas.errors import AccessRefused, NodeUnreachable, RemoteError
 from usbcast_schemas.lan import SCHEME
 from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+if TYPE_CHECKING:
+    from usbcast.jetstream.listing import Stored
 
 
 def list_streams(
@@ -32,6 +36,9 @@ def list_streams(
     """List the streams of the nodes on this machine, of the one at ENDPOINT, or of those on the LAN."""
     if lan or is_lan(endpoint):
         show_lan(endpoint or SCHEME, keys, as_json)
+        return
+    if is_stored(endpoint):
+        _list_stored(endpoint or "", as_json)
         return
     found: list[tuple[str, pb.StreamInfo]] = []
     silent: list[RemoteError] = []
@@ -81,6 +88,9 @@ def info(
 
         show_recording(Path(stream), as_json)
         return
+    if is_stored(endpoint):
+        _show_stored(endpoint or "", stream, as_json)
+        return
     address = locate(stream, endpoint)
     with NodeClient(address, keys=keys) as node:
         (described,) = node.describe(stream)
@@ -100,6 +110,10 @@ def info(
         ("ring", f"{described.ring.path} ({described.ring_bytes / 2**20:g} MiB)"),
     ]
     console.print(table(f"Stream {described.stream}", ("", ""), rows))
+    _show_fields(described)
+
+
+def _show_fields(described: pb.StreamInfo) -> None:
     if described.fields:
         console.print(
             table(
@@ -111,6 +125,64 @@ def info(
                 ],
             )
         )
+
+
+def _list_stored(endpoint: str, as_json: bool) -> None:
+    from usbcast.jetstream.listing import stored
+
+    found = stored(endpoint)
+    if as_json:
+        emit({"streams": [_stored_as_plain(one) for one in found]})
+        return
+    rows = [
+        (
+            one.info.stream,
+            one.server,
+            one.info.device.serial or f"{one.info.device.vendor_id:04x}:{one.info.device.product_id:04x}",
+            "ended" if one.info.ended else "-",
+            one.info.next_sequence,
+            one.info.next_sequence - one.info.oldest_sequence,
+            one.info.nominal_rate_hz or "-",
+            one.size_bytes,
+        )
+        for one in found
+    ]
+    columns = ("stream", "server", "device", "state", "packets", "stored", "rate/s", "bytes")
+    console.print(table("Stored streams", columns, rows))
+
+
+def _show_stored(endpoint: str, stream: str, as_json: bool) -> None:
+    from usbcast.jetstream.listing import stored
+
+    (one,) = stored(endpoint, stream)
+    if as_json:
+        emit(_stored_as_plain(one))
+        return
+    described = one.info
+    rows = [
+        ("epoch", f"{described.epoch:016x}"),
+        ("server", f"{one.server}, as {one.store}"),
+        ("stored", f"{one.messages:,} messages, {one.size_bytes:,} bytes, {one.replicas} times"),
+        ("keeps", f"{one.keep_s / 86400:g} days" if one.keep_s else "without a limit of age"),
+        ("device", device_text(described.device)),
+        ("profile", described.profile_name),
+        ("packets", f"{described.next_sequence:,}, from {described.oldest_sequence:,} on still stored"),
+        ("packet size", f"{described.packet_size} bytes" if described.packet_size else "varying"),
+        ("nominal rate", f"{described.nominal_rate_hz:g} packets/s" if described.nominal_rate_hz else "unknown"),
+    ]
+    console.print(table(f"Stream {described.stream}", ("", ""), rows))
+    _show_fields(described)
+
+
+def _stored_as_plain(one: Stored) -> dict[str, Any]:
+    return {
+        **_plain(one.info, one.server),
+        "store": one.store,
+        "messages": one.messages,
+        "size_bytes": one.size_bytes,
+        "replicas": one.replicas,
+        "keep_s": one.keep_s,
+    }
 
 
 def _plain(info: pb.StreamInfo, address: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
@@ -199,7 +200,7 @@ def _explained(error: Exception, url: str, address: Address) -> Exception:
             "?ca=FILE in the address names the certificates to trust"
         )
     if isinstance(error, OSError) and not isinstance(error, TimeoutError):
-        why = error.strerror or said
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or said
     else:
         why = said or f"no answer within {CONNECT_TIMEOUT_S:g} s"
     return NodeUnreachable(f"no NATS server answers at {server}: {why}; is one running there?")

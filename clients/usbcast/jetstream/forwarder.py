@@ -15,8 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from nats.errors import Error
-from nats.js.api import PubAck
-from nats.js.errors import APIError, NoStreamResponseError
+from nats.js.errors import APIError
 
 from usbcast.continuity import Delivery, Position
 from usbcast.digest import Record
@@ -25,6 +24,7 @@ from usbcast.jetstream.address import Address
 from usbcast.jetstream.connection import Connection, Servers
 from usbcast.jetstream.messages import EPOCH_OVER, Outgoing, batch_message, gap_message
 from usbcast.jetstream.names import CONTRACT_HEADER, CONTRACT_VERSION, Names
+from usbcast.jetstream.publisher import Answer, Publisher
 from usbcast.jetstream.store import Retention, Store
 from usbcast.jetstream.window import Window
 from usbcast.reception import Reception, receive
@@ -46,7 +46,6 @@ DESCRIBE_AGAIN_S = 3600.0
 _TURN_RECORDS = 256
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.05, 2.0
 _STREAM_AWAY_S = 1.0
-_WRONG_LAST_SEQUENCE = 10071
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +187,8 @@ class Forwarder:
         """Until stopped: take, send, and look after acknowledgements."""
         closing = asyncio.ensure_future(connection.closed.wait())
         closing.add_done_callback(lambda _: self._wake.set())
+        publisher = Publisher(connection, self._names.store, lambda answer: self._answered(connection, answer))
+        await publisher.begin()
         notify_s = 0.0
         patient_until_s = time.monotonic() + CONNECT_TIMEOUT_S
         try:
@@ -200,7 +201,7 @@ class Forwarder:
                 moved = False
                 if not self._stopping:
                     await self._describe(connection, receiver)
-                    moved = await self._take(connection, receiver)
+                    moved = await self._take(publisher, receiver)
                 now_s = time.monotonic()
                 if now_s >= notify_s and not receiver.silent:
                     notify_s = now_s + HEARTBEAT_S
@@ -233,7 +234,6 @@ class Forwarder:
         info = receiver.info
         if info is None:
             return
-        self._began = True
         said = info.epoch, info.device.SerializeToString(deterministic=True)
         if said == self._described and time.monotonic() < self._describe_at_s:
             return
@@ -244,6 +244,7 @@ class Forwarder:
         await connection.ask(publishing, "storing a description")
         self._described, self._describe_at_s = said, time.monotonic() + DESCRIBE_AGAIN_S
         self._described_epochs.add(info.epoch)
+        self._began = True
         self._check_size(connection, info)
 
     def _check_size(self, connection: Connection, info: pb.StreamInfo) -> None:
@@ -255,7 +256,7 @@ class Forwarder:
                 "serve with a smaller --batch-size; what is too large is declared as a gap"
             )
 
-    async def _take(self, connection: Connection, receiver: Reception) -> bool:
+    async def _take(self, publisher: Publisher, receiver: Reception) -> bool:
         """Send what has come, as far as there is room; whether there was anything."""
         if self._described is None:
             return False
@@ -266,7 +267,7 @@ class Forwarder:
             if record is None or self._undescribed(record):
                 return n > 0
             for message in self._messages(record):
-                await self._send(connection, message)
+                await self._send(publisher, message)
         return True
 
     def _undescribed(self, record: Record) -> bool:
@@ -309,50 +310,38 @@ class Forwarder:
             next_number,
         )
 
-    async def _send(self, connection: Connection, message: Outgoing) -> None:
+    async def _send(self, publisher: Publisher, message: Outgoing) -> None:
         sequence = self._window.add(message, time.monotonic_ns())
         headers = {
             "Nats-Msg-Id": message.message_id,
+            "Nats-Expected-Stream": self._names.store,
             "Nats-Expected-Last-Sequence": str(sequence - 1),
             CONTRACT_HEADER: CONTRACT_VERSION,
         }
-        acknowledged = await connection.js.publish_async(
-            message.subject, message.body, stream=self._names.store, headers=headers
-        )
-        acknowledged.add_done_callback(lambda future: self._acknowledged(connection, message, future))
+        await publisher.publish(sequence, message.subject, message.body, headers)
 
-    def _acknowledged(self, connection: Connection, message: Outgoing, future: asyncio.Future[PubAck]) -> None:
+    def _answered(self, connection: Connection, answer: Answer) -> None:
         self._wake.set()
-        if future.cancelled() or connection is not self._connection:
+        if connection is not self._connection:
             return
-        error = future.exception()
-        if error is not None:
-            self._failure = self._failure or self._refusal(connection, error)
+        if answer.refusal:
+            self._failure = self._failure or answer.refusal
             return
-        ack = future.result()
-        if not self._window.acknowledged(ack.seq, duplicate=bool(ack.duplicate)):
+        message = None
+        if answer.sequence == answer.number:
+            message = self._window.acknowledged(answer.sequence, duplicate=answer.duplicate)
+        if message is None:
             self._failure = self._failure or (
-                f"the server {connection.server} stored a message as {ack.seq} in {self._names.store}, which is not "
-                "where it belongs"
+                f"the server {connection.server} stored a message as {answer.sequence} in {self._names.store}, "
+                f"and it belongs at {answer.number}"
             )
+            return
         if message.packets:
             if self._same_host:
                 self.lag_ns = time.monotonic_ns() - message.monotonic_ns
             else:
                 self.lag_ns = time.time_ns() - message.realtime_ns
         self.ended = self._ended and self._window.empty
-
-    def _refusal(self, connection: Connection, error: BaseException) -> str:
-        if isinstance(error, APIError) and error.err_code == _WRONG_LAST_SEQUENCE:
-            return (
-                f"the server {connection.server} has come further in {self._names.store} than was known: "
-                "another forwarder of this stream, or a message that was thought lost"
-            )
-        if isinstance(error, APIError):
-            return f"the server {connection.server} does not store in {self._names.store}: {error.description}"
-        if isinstance(error, NoStreamResponseError):
-            return f"the servers of {connection.server} have no leader for {self._names.store} just now"
-        return f"the server {connection.server} does not store in {self._names.store}: {error}"
 
     async def _notify(self, connection: Connection, receiver: Reception) -> None:
         """A sign of life, not stored, which says how far the server has come."""

@@ -20,9 +20,9 @@ async def seek(store: Store, standing: Standing, start: int | Position) -> int:
     while epoch != start.epoch:
         end = await _first(store, standing.first_sequence, end, _of(epoch))
         before = await store.after(end - 1) if end > standing.first_sequence else None
-        if before is None or before[0] >= end:
+        if before is None or before.sequence >= end:
             return standing.first_sequence  # what was read last is no longer stored
-        epoch = before[1].epoch
+        epoch = before.position.epoch
     return await _first(store, standing.first_sequence, end, lambda at: at.epoch == epoch and _beyond(at, start))
 
 
@@ -39,8 +39,8 @@ async def _first(store: Store, low: int, high: int, holds: Callable[[Position], 
     while low < high:
         middle = (low + high) // 2
         found = await store.after(middle)
-        if found is None or found[0] >= high or holds(found[1]):
+        if found is None or found.sequence >= high or holds(found.position):
             high = middle
         else:
-            low = found[0] + 1
+            low = found.sequence + 1
     return low

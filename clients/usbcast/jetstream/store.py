@@ -12,6 +12,7 @@ from usbcast.continuity import Position
 from usbcast.jetstream.connection import Connection
 from usbcast.jetstream.messages import position_after, read, read_info
 from usbcast.jetstream.names import Names, stream_of
+from usbcast_schemas.batch import EncodedBatch
 from usbcast_schemas.errors import ServerRefused, StreamUnknown, WireError
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
@@ -42,6 +43,20 @@ class Standing:
     created: str
     position: Position | None
     """Behind the last message; None if none is left."""
+    ended: bool
+    """The last message is the end of its epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One stored message, by where it stands."""
+
+    sequence: int
+    """On the server."""
+    begins: int
+    """The packets' sequence at which it begins."""
+    position: Position
+    """Behind it."""
 
 
 class Store:
@@ -54,7 +69,7 @@ class Store:
 
     async def ensure(self, wanted: Retention, differs: Callable[[str], None]) -> int:
         """Make the streams that are not there; return how large a message may be. `differs` hears what is not as wanted."""
-        names, replicas = self.names, wanted.replicas or 1
+        names = self.names
         keep_s = DEFAULT_KEEP_S if wanted.keep_s is None else wanted.keep_s
         made = StreamConfig(
             name=names.store,
@@ -65,7 +80,7 @@ class Store:
             storage=StorageType.FILE,
             max_age=keep_s,
             max_bytes=DEFAULT_KEEP_BYTES if wanted.keep_bytes is None else wanted.keep_bytes,
-            num_replicas=replicas,
+            num_replicas=wanted.replicas or 1,
             duplicate_window=min(DUPLICATES_S, keep_s),
         )
         there = await self._there_or_made(made)
@@ -81,7 +96,7 @@ class Store:
             storage=StorageType.FILE,
             max_msgs=MOST_DESCRIPTIONS,
             max_msgs_per_subject=1,
-            num_replicas=replicas,
+            num_replicas=there.num_replicas or 1,
         )
         await self._there_or_made(described)
         limits = [self.connection.max_payload_bytes, there.max_msg_size or -1]
@@ -99,14 +114,15 @@ class Store:
                 + (f"there {'is' if len(known) == 1 else 'are'} {', '.join(known)}" if known else "there is none yet")
             ) from None
         state = info.state
-        last_sequence, position = state.last_seq, None
+        last_sequence, position, ended = state.last_seq, None, False
         if state.messages:
             try:
                 last = await self.connection.ask(
                     self._js.get_msg(names.store, subject=f"{names.prefix}.{names.stream}.*"),
                     f"the last message of {names.store}",
                 )
-                position = position_after(read(last.subject or "", last.data or b""))
+                item = read(last.subject or "", last.data or b"")
+                position, ended = position_after(item), isinstance(item, EncodedBatch) and item.end is not None
                 last_sequence = max(last_sequence, last.seq or 0)  # more may have come between the two questions
             except NotFoundError:
                 pass  # it has reached its age between the two questions
@@ -115,10 +131,10 @@ class Store:
                     f"the last message of {names.store} on {self.connection.server} is not of usbcast ({error}): "
                     "another program publishes to its subjects"
                 ) from None
-        return Standing(state.first_seq, last_sequence, str(info.created), position)
+        return Standing(state.first_seq, last_sequence, str(info.created), position, ended)
 
-    async def after(self, sequence: int) -> tuple[int, Position] | None:
-        """The first message at `sequence` or behind it: its sequence and where the stream stands behind it."""
+    async def after(self, sequence: int) -> Found | None:
+        """The first message at `sequence` or behind it; None if there is none."""
         names = self.names
         while True:
             try:
@@ -128,11 +144,14 @@ class Store:
                 )
             except NotFoundError:
                 return None
-            found = message.seq or sequence
+            sequence = message.seq or sequence
             try:
-                return found, position_after(read(message.subject or "", message.data or b""))
+                item = read(message.subject or "", message.data or b"")
             except WireError:
-                sequence = found + 1
+                sequence += 1
+                continue
+            begins = item.first_sequence if isinstance(item, EncodedBatch) else item.gap.first
+            return Found(sequence, begins, position_after(item))
 
     async def description(self, epoch: int | None = None) -> pb.StreamInfo | None:
         """What was said of the stream in `epoch`, or last."""

@@ -83,10 +83,10 @@ class Window:
         self.books.held += amount
         return sequence
 
-    def acknowledged(self, sequence: int, *, duplicate: bool) -> bool:
-        """The server has stored a message at `sequence`; False if that is not one that is under way."""
+    def acknowledged(self, sequence: int, *, duplicate: bool) -> Outgoing | None:
+        """The server has stored the message that was to get `sequence`; return it, None if it is not under way."""
         if not self._sent or not 0 <= (at := sequence - self._sent[0].sequence) < len(self._sent):
-            return False
+            return None
         sent = self._sent[at]
         if not sent.acked:
             sent.acked = True
@@ -97,7 +97,7 @@ class Window:
             done = self._sent.popleft()
             self._bytes -= len(done.message.body)
             self.position = done.message.after
-        return True
+        return sent.message
 
     def _store(self, message: Outgoing) -> None:
         self.books.held -= _amount(message)

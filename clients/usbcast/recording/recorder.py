@@ -21,6 +21,7 @@ from usbcast.continuity import Delivery, Position
 from usbcast.credentials import Keys
 from usbcast.digest import Record
 from usbcast.events import Gap
+from usbcast.jetstream.address import is_stored
 from usbcast.locate import endpoints, locate
 from usbcast.recording.entries import Entry, Remark, remark_entry
 from usbcast.recording.policy import Limits
@@ -324,6 +325,10 @@ class Recorder:
                 del entry  # the first segment's head has it
 
     def _described(self) -> list[str]:
+        if self.options.endpoint is not None and is_stored(self.options.endpoint):
+            from usbcast.jetstream.listing import stored
+
+            return [one.info.stream for one in stored(self.options.endpoint)]
         names = []
         for address in endpoints(self.options.endpoint):
             with contextlib.suppress(NodeUnreachable), NodeClient(address, keys=self.options.keys) as node:
@@ -352,7 +357,7 @@ class Recorder:
         fields: dict[str, Any] = {"realtime_ns": realtime_ns, "monotonic_ns": time.monotonic_ns()}
         if tap.info is not None and tap.info.host_id == host_id():
             fields |= {"node_ahead_ns": 0, "uncertainty_ns": 0}
-        elif tap.info is not None:
+        elif tap.info is not None and not is_stored(self.options.endpoint):
             with contextlib.suppress(RemoteError):
                 begin_ns, begin_realtime_ns = time.monotonic_ns(), time.time_ns()
                 address = locate(tap.stream, self.options.endpoint)

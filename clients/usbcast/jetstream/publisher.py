@@ -1,0 +1,67 @@
+"""Publishing without waiting: each message has a number, and what the server answers comes back with it.
+
+The library's `publish_async` (2.16) loses the answer where that is an error, so the answers are taken here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from nats.aio.msg import Msg
+
+from usbcast.jetstream.connection import Connection
+
+NO_RESPONDERS = "503"
+_WRONG_LAST_SEQUENCE = 10071
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the server said to one message."""
+
+    number: int
+    """Of the message, as it was published."""
+    sequence: int = 0
+    """At which it is stored; 0 where it is not."""
+    duplicate: bool = False
+    refusal: str = ""
+    """Why it is not stored."""
+
+
+class Publisher:
+    """Over one connection; `answered` is called in the event loop, in no certain order."""
+
+    def __init__(self, connection: Connection, store: str, answered: Callable[[Answer], None]) -> None:
+        self._connection = connection
+        self._store = store
+        self._answered = answered
+        self._inbox = connection.client.new_inbox()
+
+    async def begin(self) -> None:
+        await self._connection.client.subscribe(f"{self._inbox}.*", cb=self._take)
+
+    async def publish(self, number: int, subject: str, body: bytes, headers: dict[str, str]) -> None:
+        await self._connection.client.publish(subject, body, reply=f"{self._inbox}.{number}", headers=headers)
+
+    async def _take(self, message: Msg) -> None:
+        number = int(message.subject.rpartition(".")[2])
+        server = self._connection.server
+        if message.headers is not None and message.headers.get("Status") == NO_RESPONDERS:
+            refusal = f"the servers of {server} have no leader for {self._store} just now"
+            self._answered(Answer(number, refusal=refusal))
+            return
+        said = json.loads(message.data)
+        error = said.get("error")
+        if error is None:
+            self._answered(Answer(number, int(said["seq"]), bool(said.get("duplicate"))))
+        elif error.get("err_code") == _WRONG_LAST_SEQUENCE:
+            refusal = (
+                f"the server {server} has come further in {self._store} than was known: another forwarder of this stream, "
+                "or a message that was thought lost"
+            )
+            self._answered(Answer(number, refusal=refusal))
+        else:
+            refusal = f"the server {server} does not store in {self._store}: {error.get('description')}"
+            self._answered(Answer(number, refusal=refusal))

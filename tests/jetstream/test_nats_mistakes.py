@@ -1,0 +1,258 @@
+"""What a user can do wrong is told in one sentence that names the server, the value and the next step."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from forwarded import forwarding, lost
+from nodes import DEADLINE_S, eventually, serving, small, take_all
+from servers import Server, make_store
+
+import usbcast
+from usbcast.jetstream.address import Address, parse
+from usbcast.jetstream.forwarding import ForwardOptions, forward
+from usbcast.jetstream.listing import stored
+from usbcast.jetstream.store import Retention
+from usbcast_schemas.errors import NodeUnreachable, ServerRefused, StreamUnknown, UsageError, UsbcastError
+
+
+def refused(url: str, upstream: str, **options: object) -> str:
+    """What a forwarder says that cannot begin."""
+    chosen = ForwardOptions(parse(url), upstream, **options)  # type: ignore[arg-type]
+    with pytest.raises(UsbcastError) as raised:
+        forward(("sim",), chosen, threading.Event(), warn=print)
+    sentence = str(raised.value)
+    assert "\n" not in sentence
+    assert "Traceback" not in sentence
+    return sentence
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "address"),
+    [
+        ("nats://host", Address(("nats://host:4222",))),
+        ("tls://u:p@a:1,b/fleet", Address(("tls://u:p@a:1", "tls://u:p@b:4222"), "fleet")),
+        ("nats://u:p@a,v:q@b", Address(("nats://u:p@a:4222", "nats://v:q@b:4222"))),
+        ("nats://[::1]:4333", Address(("nats://[::1]:4333",))),
+        ("nats://a?creds=/c&ca=/d", Address(("nats://a:4222",), creds="/c", ca="/d")),
+    ],
+)
+def test_addresses(endpoint: str, address: Address) -> None:
+    assert parse(endpoint) == address
+    assert ":p@" not in str(address)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "said"),
+    [
+        ("nats://", "is no address of a NATS server"),
+        ("nats://u:secret@:4222", "a host is missing"),
+        ("nats://a:port", "the port"),
+        ("nats://a/b/c", "the prefix 'b/c'"),
+        ("nats://a?user=me", "the option 'user'"),
+    ],
+)
+def test_what_is_no_address(endpoint: str, said: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(said)) as raised:
+        usbcast.subscribe("sim", endpoint)
+    assert "secret" not in str(raised.value)
+
+
+def test_another_way_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"via is 'push': from nats://a:4222 there is one way only"):
+        usbcast.subscribe("sim", "nats://a", via="push")
+    with pytest.raises(UsageError, match="start is 'yesterday'"):
+        usbcast.subscribe("sim", "nats://a", start="yesterday")
+
+
+def test_nobody_answers(nowhere: str) -> None:
+    assert re.fullmatch(
+        rf"no NATS server answers at {nowhere}: .*[Cc]onnection refused.*; is one running there\?",
+        refused(nowhere, "tcp://127.0.0.1:1"),
+    )
+    with usbcast.subscribe("sim", nowhere) as subscription:
+        assert not subscription.ready(0.5)
+        assert nowhere in str(subscription.unreachable())
+        assert "is one running there?" in str(subscription.unreachable())
+    with pytest.raises(NodeUnreachable, match="is one running there"):
+        stored(nowhere)
+
+
+def test_a_host_that_is_not_known() -> None:
+    assert "no NATS server answers at nats://nowhere.invalid:4222" in refused(
+        "nats://nowhere.invalid", "tcp://127.0.0.1:1"
+    )
+
+
+def test_no_jetstream(tmp_path: Path) -> None:
+    with Server(tmp_path, jetstream=False) as server:
+        said = f"the server {server.url} offers no JetStream to this user: start it with `-js`"
+        assert said in refused(server.url, "tcp://127.0.0.1:1")
+        with (
+            usbcast.subscribe("sim", server.url) as subscription,
+            pytest.raises(ServerRefused, match="offers no JetStream"),
+        ):
+            subscription.ready()
+
+
+def test_who_is_not_let_in(tmp_path: Path) -> None:
+    login = 'authorization { users: [ {user: lab, password: "s3cret"} ] }'
+    with Server(tmp_path, login) as server, serving(rate_hz=1000, packets=100, ends=True) as served:
+        for url in (server.url, server.url.replace("//", "//lab:wrong@")):
+            said = refused(url, served.endpoint)
+            assert said.startswith(f"the server {server.url} does not let this user in (Authorization Violation)")
+            assert "wrong" not in said
+        with (
+            usbcast.subscribe("sim", server.url) as subscription,
+            pytest.raises(ServerRefused, match="let this user in"),
+        ):
+            subscription.ready()
+        url = server.url.replace("//", "//lab:s3cret@")
+        with forwarding(url, served.endpoint) as forwarder:
+            forwarder.wait_idle()
+        with usbcast.subscribe("sim", url, start=0) as subscription:
+            assert take_all(subscription.events(DEADLINE_S), 0).delivered == 100
+
+
+def test_who_may_not_publish(tmp_path: Path) -> None:
+    rights = (
+        'authorization { users: [ {user: lab, password: "p", permissions: {publish: ["$JS.API.>", "_INBOX.>"]}} ] }'
+    )
+    with Server(tmp_path, rights) as server, serving(rate_hz=1000, packets=100) as served:
+        said = refused(server.url.replace("//", "//lab:p@"), served.endpoint)
+        assert said.startswith(f"the server {server.url} refuses storing a description: ")
+        assert 'permissions violation for publish to "usbcast.sim.info.' in said.lower()
+
+
+def test_a_stream_with_another_configuration(server: Server) -> None:
+    asyncio.run(make_store(server.url, "sim", subjects=["something.else"]))
+    said = refused(server.url, "tcp://127.0.0.1:1")
+    assert said == (
+        f"the server {server.url} has usbcast-sim with another configuration: its subjects are something.else instead "
+        "of usbcast.sim.batch, usbcast.sim.gap; remove it, or give another prefix in the address (nats://HOST/PREFIX)"
+    )
+
+
+def test_a_configuration_that_differs_from_the_wish_is_respected_and_said(server: Server) -> None:
+    asyncio.run(make_store(server.url, "sim", max_age=3600))
+    with serving(rate_hz=1000, packets=100, ends=True) as served:
+        wish = Retention(keep_s=7 * 86400, keep_bytes=1 << 30, replicas=3)
+        with forwarding(server.url, served.endpoint, retention=wish) as forwarder:
+            forwarder.wait_idle()
+        there = "stays (`nats stream edit` changes it)"
+        assert [warning for warning in forwarder.warnings if there in warning] == [
+            "usbcast-sim is there already and keeps messages 3600 s, not 604800 s; that " + there,
+            "usbcast-sim is there already and keeps without a limit of size, not 1,073,741,824 bytes; that " + there,
+            "usbcast-sim is there already and has 1 replicas, not 3; that " + there,
+        ]
+        (one,) = stored(server.url)
+        assert (one.keep_s, one.replicas, one.info.next_sequence, one.info.ended) == (3600, 1, 100, True)
+
+
+def test_more_replicas_than_servers(server: Server) -> None:
+    said = refused(server.url, "tcp://127.0.0.1:1", retention=Retention(replicas=3))
+    assert said.startswith(f"the server {server.url} does not make usbcast-sim: ")
+    assert said.endswith("--replicas 3 needs as many servers in the cluster")
+
+
+def test_a_stream_that_nobody_stored(server: Server) -> None:
+    with usbcast.subscribe("sim", server.url) as subscription, pytest.raises(StreamUnknown) as raised:
+        subscription.ready()
+    assert str(raised.value) == f"the server {server.url} has no stream 'sim' below 'usbcast': there is none yet"
+
+
+def test_a_stream_that_the_node_has_not(server: Server) -> None:
+    with serving(stream="other", rate_hz=1000) as served:
+        assert "sim" in refused(server.url, served.endpoint)
+
+
+def test_no_node_is_said_after_ten_seconds_unless_it_is_to_wait(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("usbcast.jetstream.forwarder.CONNECT_TIMEOUT_S", 0.3)
+    assert "no node with stream 'sim' answered at tcp://127.0.0.1:1" in refused(server.url, "tcp://127.0.0.1:1")
+
+
+def test_batches_larger_than_the_server_takes_are_told_at_the_start_and_declared(tmp_path: Path) -> None:
+    settings = small(batch_size=8192)
+    with (
+        Server(tmp_path, "max_payload: 4096") as server,
+        serving(rate_hz=0, packets=2000, settings=settings, ends=True) as served,
+    ):
+        with forwarding(server.url, served.endpoint) as forwarder:
+            forwarder.wait_idle()
+            (warning,) = [said for said in forwarder.warnings if "max_payload" in said]
+            assert warning.startswith(
+                f"stream sim: its batches have up to 8,192 bytes of packets, and the server {server.url} takes messages "
+                "up to 4,096 bytes: raise max_payload there, or serve with a smaller --batch-size"
+            )
+            ledger = forwarder.ledger()
+        with usbcast.subscribe("sim", server.url, start=0) as subscription:
+            account = take_all(subscription.events(DEADLINE_S), 0)
+        assert account.lost > 0
+        assert {gap.stage for gap in account.gaps} == {"bridge"}
+        assert account.delivered + account.lost == 2000
+        assert (ledger["balanced"], ledger["out"], sum(ledger["lost"].values())) == (
+            True,
+            account.delivered,
+            account.lost,
+        )
+        assert sum(count for _, _, count in lost(account.events)) == account.lost
+
+
+def test_commands_do_not_go_through_a_server(server: Server) -> None:
+    with serving(rate_hz=1000) as served, forwarding(server.url, served.endpoint) as forwarder:
+        forwarder.wait_stored(1)
+        with (
+            usbcast.subscribe("sim", server.url) as subscription,
+            pytest.raises(UsageError, match="stores streams and is no node"),
+        ):
+            subscription.command(0xC0, 1, length=2)
+
+
+def test_rubbish_among_the_messages_is_counted_and_passed_over(server: Server) -> None:
+    async def publish() -> None:
+        import nats
+
+        client = await nats.connect(server.url)
+        for subject in ("usbcast.sim.batch", "usbcast.sim.gap"):
+            await client.jetstream().publish(subject, b"\xff rubbish")
+        await client.close()
+
+    with serving(rate_hz=1000, packets=3000, ends=True) as served:
+        with forwarding(server.url, served.endpoint) as forwarder:
+            forwarder.wait_stored(100)
+            asyncio.run(publish())
+            # Where the last message is not ours, nothing is stored until somebody has looked at it.
+            eventually(lambda: any("is not of usbcast" in warning for warning in forwarder.warnings))
+            asyncio.run(remove_last(server.url))
+            asyncio.run(remove_last(server.url))
+            forwarder.wait_idle()
+        with usbcast.subscribe("sim", server.url, start=0) as subscription:
+            assert bytes(take_all(subscription.events(DEADLINE_S), 0).payload) == served.expected(0, 3000)
+
+
+async def remove_last(url: str) -> None:
+    import nats
+
+    client = await nats.connect(url)
+    js = client.jetstream()
+    await js.purge_stream("usbcast-sim", subject="nothing.here")
+    last = await js.get_msg("usbcast-sim", subject="usbcast.sim.*")
+    await js.delete_msg("usbcast-sim", last.seq)
+    await client.close()
+
+
+def test_what_is_not_installed_is_one_sentence() -> None:
+    code = (
+        "import sys\nsys.modules['nats'] = None\nimport usbcast\n"
+        "try:\n    usbcast.subscribe('imu', 'nats://a')\nexcept usbcast.UsageError as error:\n    print(error)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert ran.stdout.strip() == "nats-py is not installed: pip install 'usbcast[nats]'", ran.stderr
