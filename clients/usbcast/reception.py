@@ -54,7 +54,7 @@ def receive(
     if endpoint is None or not is_stored(endpoint):
         return Receiver(stream, endpoint, start, deliver, via, keys)
     if keys is not None:
-        raise UsageError(f"keys are for nodes, and {endpoint} is a server: leave them out")
+        raise UsageError(f"keys are for nodes, and {parse(endpoint)} is a server: leave them out")
     address = parse(endpoint)
     check_wish(stream, start, deliver, via)
     if via != "auto":

@@ -211,7 +211,7 @@ def test_commands_do_not_go_through_a_server(server: Server) -> None:
         forwarder.wait_stored(1)
         with (
             usbcast.subscribe("sim", server.url) as subscription,
-            pytest.raises(UsageError, match="stores streams and is no node"),
+            pytest.raises(UsageError, match="stores what a device has sent and does not reach the device"),
         ):
             subscription.command(0xC0, 1, length=2)
 
@@ -238,12 +238,35 @@ def test_rubbish_among_the_messages_is_counted_and_passed_over(server: Server) -
             assert bytes(take_all(subscription.events(DEADLINE_S), 0).payload) == served.expected(0, 3000)
 
 
+def test_a_stream_that_somebody_emptied_goes_on_where_it_was(server: Server) -> None:
+    async def purge() -> None:
+        import nats
+
+        client = await nats.connect(server.url)
+        await client.jetstream().purge_stream("usbcast-sim")
+        await client.close()
+
+    with serving(rate_hz=1000, packets=3000, ends=True) as served:
+        for _ in range(2):  # a forwarder that was there before knows where it was; another one is told by message ids
+            with forwarding(server.url, served.endpoint) as forwarder:
+                eventually(lambda forwarder=forwarder: forwarder.ledger().get("counters", {}).get("batches", 0) > 200)
+                asyncio.run(purge())
+        with forwarding(server.url, served.endpoint) as forwarder:
+            forwarder.wait_idle()
+            assert forwarder.ledger()["balanced"]
+        with usbcast.subscribe("sim", server.url, start="oldest") as subscription:
+            account = take_all(subscription.events(DEADLINE_S))
+        assert account.gaps == []
+        assert account.begin is not None
+        assert account.begin > 0
+        assert bytes(account.payload) == served.expected(account.begin, 3000 - account.begin)
+
+
 async def remove_last(url: str) -> None:
     import nats
 
     client = await nats.connect(url)
     js = client.jetstream()
-    await js.purge_stream("usbcast-sim", subject="nothing.here")
     last = await js.get_msg("usbcast-sim", subject="usbcast.sim.*")
     await js.delete_msg("usbcast-sim", last.seq)
     await client.close()

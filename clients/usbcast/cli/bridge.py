@@ -18,6 +18,7 @@ from usbcast.cli.options import AsJson
 from usbcast.cli.output import console, emit, errors, show_settings, table
 from usbcast.cli.rates import Rate
 from usbcast.cli.signals import stop_signals
+from usbcast.cli.storing import Wish, check_alone, store
 
 if TYPE_CHECKING:
     from usbcast.bridge.bridge import Bridge
@@ -84,9 +85,39 @@ def bridge(
     show_config: Annotated[
         bool, typer.Option("--show-config", help="Say each setting and where it came from; exit.")
     ] = False,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", metavar="nats://HOST", help="Serve nothing here: store the streams on a NATS server."),
+    ] = None,
+    keep: Annotated[
+        str | None, typer.Option("--keep", metavar="DURATION", help="With --to: how long, as 12h; 7d if made anew.")
+    ] = None,
+    keep_bytes: Annotated[
+        str | None, typer.Option("--keep-bytes", metavar="SIZE", help="With --to: how much; 10GiB if made anew.")
+    ] = None,
+    replicas: Annotated[
+        int | None, typer.Option("--replicas", min=1, max=5, help="With --to: on so many servers of the cluster.")
+    ] = None,
+    creds: Annotated[
+        str | None, typer.Option("--creds", metavar="FILE", help="With --to: a user's credentials of NATS.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Serve the streams of the nodes at ENDPOINT... here: same packets, sequences and events, each received once."""
+    storing = {"--keep": keep, "--keep-bytes": keep_bytes, "--replicas": replicas, "--creds": creds}
+    serving = {
+        "--bind": bind, "--publish": publish, "--insecure": insecure, "--keys": keys, "--config": config,
+        "--max-connections": max_connections, "--ring-size": ring_size, "--ring-slots": ring_slots,
+        "--linger-s": linger_s,
+    }  # fmt: skip
+    check_alone(to, storing, serving)
+    if to is not None:
+        wish = Wish(
+            to, tuple(upstreams or ()), tuple(streams or ("*",)), start, via, wait, keep, keep_bytes, replicas, creds,
+            upstream_keys,
+        )  # fmt: skip
+        store(wish, as_json)
+        return
     from usbcast.bridge.bridge import Bridge
     from usbcast.bridge.choice import Choice, read_choices, read_limit
     from usbcast.bridge.options import BridgeOptions, parse_upstream

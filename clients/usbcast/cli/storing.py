@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,17 @@ class Wish:
     keep_bytes: str | None
     replicas: int | None
     creds: str | None
+    upstream_keys: str | None
+
+
+def check_alone(to: str | None, storing: Mapping[str, object], serving: Mapping[str, object]) -> None:
+    """Raise UsageError where options of the two kinds of bridge stand together."""
+    wrong = storing if to is None else serving
+    given = [name for name, value in wrong.items() if value is not None]
+    if given and to is None:
+        raise UsageError(f"{given[0]} is for a bridge that stores on a NATS server: say --to nats://HOST too")
+    if given:
+        raise UsageError(f"{given[0]} is for a bridge that serves, and --to serves nothing: leave out one of the two")
 
 
 def store(wish: Wish, as_json: bool) -> None:
@@ -46,6 +58,8 @@ def store(wish: Wish, as_json: bool) -> None:
     from usbcast.jetstream import require_nats
     from usbcast.jetstream.address import is_stored, parse
 
+    if wish.start not in ("now", "oldest"):
+        raise UsageError(f"--start is {wish.start!r}: now or oldest is allowed")
     if not is_stored(wish.to):
         raise UsageError(f"--to is {wish.to!r}: write the address of a NATS server, like nats://HOST:4222")
     if len(wish.upstreams) > 1 or any("=" in upstream for upstream in wish.upstreams):
@@ -58,7 +72,7 @@ def store(wish: Wish, as_json: bool) -> None:
     retention = Retention(None if wish.keep is None else seconds(wish.keep), keep_bytes, wish.replicas)
     address = parse(wish.to).with_creds(wish.creds or "")
     upstream = wish.upstreams[0] if wish.upstreams else None
-    options = ForwardOptions(address, upstream, wish.start, wish.via, retention, wish.wait)
+    options = ForwardOptions(address, upstream, wish.start, wish.via, retention, wish.wait, wish.upstream_keys)
     view = _View(str(address), as_json)
     with stop_signals() as stopped, view.showing():
         done = forward(wish.streams, options, stopped, warn=view.warn, look=view.look)

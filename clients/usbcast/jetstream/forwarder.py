@@ -18,6 +18,7 @@ from nats.errors import Error
 from nats.js.errors import APIError
 
 from usbcast.continuity import Delivery, Position
+from usbcast.credentials import Keys
 from usbcast.digest import Record
 from usbcast.events import Gap, Restart
 from usbcast.jetstream.address import Address
@@ -61,6 +62,8 @@ class ForwardOptions:
     retention: Retention = field(default_factory=Retention)
     wait: bool = False
     """Go on trying where the first connection fails."""
+    keys: Keys = None
+    """For an upstream that asks for them."""
 
 
 class Interrupted(Exception):
@@ -91,6 +94,8 @@ class Forwarder:
         self._stopping = False
         self._failure = ""
         self._connection: Connection | None = None
+        self._created = ""
+        """Of the JetStream stream, which tells it from one of the same name."""
         self._epoch = 0
         self._described: tuple[int, bytes] | None = None
         self._described_epochs: set[int] = set()
@@ -153,13 +158,17 @@ class Forwarder:
         store = Store(connection, self._names)
         self._most_bytes = await store.ensure(self._options.retention, self._tell)
         standing = await store.standing()
-        self._window.begin(standing.position, standing.last_sequence)
+        at = standing.position
+        if at is None and standing.created == self._created:
+            at = self._window.position  # it was stored, and its retention or somebody has removed it
+        self._created = standing.created
+        self._window.begin(at, standing.last_sequence)
         self._connection, self._failure = connection, ""
         self._described, self._held = None, None
         self._described_epochs.clear()
-        self._epoch = standing.position.epoch if standing.position else 0
-        start: str | Position = standing.position or self._options.start
-        receiver = receive(self.stream, self._options.upstream, start, "all", self._options.via)
+        self._epoch = at.epoch if at else 0
+        start: str | Position = at or self._options.start
+        receiver = receive(self.stream, self._options.upstream, start, "all", self._options.via, self._options.keys)
         try:
             while True:
                 try:
@@ -173,7 +182,9 @@ class Forwarder:
                     receiver.close()
                     await self._pause(connection, _STREAM_AWAY_S)
                     start = self._window.position or self._options.start
-                    receiver = receive(self.stream, self._options.upstream, start, "all", self._options.via)
+                    receiver = receive(
+                        self.stream, self._options.upstream, start, "all", self._options.via, self._options.keys
+                    )
         finally:
             receiver.close()
 
@@ -328,8 +339,9 @@ class Forwarder:
             self._failure = self._failure or answer.refusal
             return
         message = None
-        if answer.sequence == answer.number:
-            message = self._window.acknowledged(answer.sequence, duplicate=answer.duplicate)
+        # What was removed since may be known by its id still: it was stored, and is not to be again.
+        if answer.sequence == answer.number or answer.duplicate:
+            message = self._window.acknowledged(answer.number, duplicate=answer.duplicate)
         if message is None:
             self._failure = self._failure or (
                 f"the server {connection.server} stored a message as {answer.sequence} in {self._names.store}, "

@@ -111,7 +111,7 @@ class _Work:
         found = list(named)
         for address in endpoints(self._options.upstream):
             try:
-                with NodeClient(address) as node:
+                with NodeClient(address, keys=self._options.keys) as node:
                     found += [info.stream for info in node.describe()]
             except NodeUnreachable:
                 if self._options.upstream is not None and not self._options.wait:
