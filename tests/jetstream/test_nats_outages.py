@@ -197,6 +197,25 @@ def test_a_server_that_lost_all_it_had_is_given_it_again(server: Server, tmp_pat
 
 
 @pytest.mark.slow
+def test_a_server_that_hangs_and_wakes(server: Server) -> None:
+    packets = 8000
+    with (
+        serving(
+            rate_hz=500, packets=packets, ends=True, settings=small(ring_size=32 << 20, ring_slots=1 << 17)
+        ) as served,
+        forwarding(server.url, served.endpoint) as forwarder,
+    ):
+        forwarder.wait_stored(300)
+        with read_twice(server.url, served.expected(0, packets)) as reader:
+            eventually(lambda: reader.account.delivered > 0)
+            server.signal(signal.SIGSTOP)
+            eventually(lambda: forwarder.seen.figures()["sim"]["trouble"])
+            server.signal(signal.SIGCONT)
+            eventually(lambda: not forwarder.seen.figures()["sim"]["trouble"])
+            assert len(reader.account.of(Silence)) == 1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("rate_hz", "packets"), [(100, 1500), (10_000, 100_000)])
 @pytest.mark.parametrize("whom", ["leader", "another"])
 def test_a_cluster_of_three_of_which_one_is_killed(cluster: Cluster, rate_hz: int, packets: int, whom: str) -> None:

@@ -91,6 +91,11 @@ class OrderedConsumer:
                 await self._subscription.unsubscribe()
 
     @property
+    def full(self) -> bool:
+        """Whether it waits for `room`."""
+        return self._full
+
+    @property
     def silent(self) -> bool:
         """Whether the server has said nothing for too long."""
         return not self._full and time.monotonic() - self._heard_s > SILENT_S

@@ -97,7 +97,7 @@ class Courier:
             return None
         item = self._items.popleft()
         if isinstance(item, Received):
-            before = self._put_bytes - self._taken_bytes
+            before = self._waiting_bytes
             self._taken_bytes += len(item.body)
             if before >= MOST_WAITING_BYTES > before - len(item.body):
                 self._call(self._room())
@@ -131,6 +131,10 @@ class Courier:
             asyncio.run_coroutine_threadsafe(work, self._loop)
         except RuntimeError:  # it has failed and its loop is closed
             work.close()
+
+    @property
+    def _waiting_bytes(self) -> int:
+        return self._put_bytes - self._taken_bytes
 
     # The thread
 
@@ -194,6 +198,8 @@ class Courier:
                 await asyncio.wait(waits, timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
                 for wait in waits:
                     wait.cancel()
+                if consumer.full and self._waiting_bytes < MOST_WAITING_BYTES:
+                    await consumer.room()  # the other thread may have missed the moment
             self.made_anew += 1
             if connection.closed.is_set():
                 raise connection.lost(f"reading {self._names.store}")
@@ -250,7 +256,7 @@ class Courier:
         self._put_bytes += len(received.body)
         self._put(received)
         self._next_sequence, self._last = received.sequence + 1, received
-        return self._put_bytes - self._taken_bytes < MOST_WAITING_BYTES
+        return self._waiting_bytes < MOST_WAITING_BYTES
 
     async def _describe(self, store: Store, epoch: str) -> None:
         """Tell what was said of the stream in `epoch`."""
