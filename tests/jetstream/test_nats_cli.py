@@ -21,6 +21,7 @@ def last_line(program: Program) -> dict[str, Any]:
     return dict(json.loads(program.out[-1]))
 
 
+@pytest.mark.slow
 def test_store_and_read_back(server: Server, tmp_path: Path) -> None:
     with (
         serving(rate_hz=500, packets=700, ends=True) as served,

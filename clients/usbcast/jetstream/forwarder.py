@@ -104,6 +104,7 @@ class Forwarder:
         self._held_until_s = 0.0
         self._describe_at_s = 0.0
         self._most_bytes = 0
+        self._previous_id = ""
         self._same_host = True
         self._ended = False
 
@@ -166,6 +167,7 @@ class Forwarder:
         self._connection, self._failure = connection, ""
         self._described, self._held = None, None
         self._described_epochs.clear()
+        self._previous_id = ""  # of what was stored long ago the server may not know it any more
         self._epoch = at.epoch if at else 0
         start: str | Position = at or self._options.start
         receiver = receive(self.stream, self._options.upstream, start, "all", self._options.via, self._options.keys)
@@ -329,6 +331,9 @@ class Forwarder:
             "Nats-Expected-Last-Sequence": str(sequence - 1),
             CONTRACT_HEADER: CONTRACT_VERSION,
         }
+        if self._previous_id:  # a stranger's message in between would have a sequence just as well
+            headers["Nats-Expected-Last-Msg-Id"] = self._previous_id
+        self._previous_id = message.message_id
         await publisher.publish(sequence, message.subject, message.body, headers)
 
     def _answered(self, connection: Connection, answer: Answer) -> None:

@@ -60,7 +60,7 @@ async def _one(store: Store) -> Stored:
     names = store.names
     state = await store.connection.ask(store.connection.js.stream_info(names.store), f"the state of {names.store}")
     at = standing.position
-    info = (await store.description(at.epoch if at else None)) or pb.StreamInfo(stream=names.stream)
+    info = (await store.description(at.epoch) if at else None) or pb.StreamInfo(stream=names.stream)
     info.ClearField("ring")
     info.ClearField("ring_bytes")
     del info.data_endpoints[:]

@@ -14,7 +14,7 @@ from nats.aio.msg import Msg
 from usbcast.jetstream.connection import Connection
 
 NO_RESPONDERS = "503"
-_WRONG_LAST_SEQUENCE = 10071
+_NOT_BEHIND_THE_LAST = (10070, 10071)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Publisher:
         error = said.get("error")
         if error is None:
             self._answered(Answer(number, int(said["seq"]), bool(said.get("duplicate"))))
-        elif error.get("err_code") == _WRONG_LAST_SEQUENCE:
+        elif error.get("err_code") in _NOT_BEHIND_THE_LAST:
             refusal = (
                 f"the server {server} has come further in {self._store} than was known: another forwarder of this stream, "
                 "or a message that was thought lost"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.api import DiscardPolicy, RawStreamMsg, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import APIError, NotFoundError
 
 from usbcast.continuity import Position
@@ -113,25 +113,36 @@ class Store:
                 f"the server {self.connection.server} has no stream {names.stream!r} below {names.prefix!r}: "
                 + (f"there {'is' if len(known) == 1 else 'are'} {', '.join(known)}" if known else "there is none yet")
             ) from None
-        state = info.state
-        last_sequence, position, ended = state.last_seq, None, False
-        if state.messages:
+        position, ended = None, False
+        last = await self._last(info.state.last_seq) if info.state.messages else None
+        if last is not None:
             try:
-                last = await self.connection.ask(
-                    self._js.get_msg(names.store, subject=f"{names.prefix}.{names.stream}.*"),
-                    f"the last message of {names.store}",
-                )
                 item = read(last.subject or "", last.data or b"")
-                position, ended = position_after(item), isinstance(item, EncodedBatch) and item.end is not None
-                last_sequence = max(last_sequence, last.seq or 0)  # more may have come between the two questions
-            except NotFoundError:
-                pass  # it has reached its age between the two questions
             except WireError as error:
                 raise ServerRefused(
                     f"the last message of {names.store} on {self.connection.server} is not of usbcast ({error}): "
                     "another program publishes to its subjects"
                 ) from None
-        return Standing(state.first_seq, last_sequence, str(info.created), position, ended)
+            position, ended = position_after(item), isinstance(item, EncodedBatch) and item.end is not None
+        return Standing(info.state.first_seq, info.state.last_seq, str(info.created), position, ended)
+
+    async def _last(self, sequence: int) -> RawStreamMsg | None:
+        """The message at `sequence`, which is the last; the last before it if that one was removed; None if none is left.
+
+        Subjects are asked for one by one: asked for the last of several, nats-server 2.9 may say that there is none.
+        """
+        last = await self._message(seq=sequence)
+        if last is not None:
+            return last
+        found = [message for subject in self.names.stored if (message := await self._message(subject=subject))]
+        return max(found, key=lambda message: message.seq or 0, default=None)
+
+    async def _message(self, *, seq: int | None = None, subject: str | None = None) -> RawStreamMsg | None:
+        store = self.names.store
+        try:
+            return await self.connection.ask(self._js.get_msg(store, seq=seq, subject=subject), f"a message of {store}")
+        except NotFoundError:
+            return None
 
     async def after(self, sequence: int) -> Found | None:
         """The first message at `sequence` or behind it; None if there is none."""
@@ -153,8 +164,8 @@ class Store:
             begins = item.first_sequence if isinstance(item, EncodedBatch) else item.gap.first
             return Found(sequence, begins, position_after(item))
 
-    async def description(self, epoch: int | None = None) -> pb.StreamInfo | None:
-        """What was said of the stream in `epoch`, or last."""
+    async def description(self, epoch: int) -> pb.StreamInfo | None:
+        """What was said of the stream in `epoch`, last."""
         names = self.names
         try:
             message = await self.connection.ask(
