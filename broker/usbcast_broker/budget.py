@@ -1,4 +1,4 @@
-"""The budget of requests: so many a second for each connection, so that one that floods is told to wait, and then cut.
+"""The budget of requests and of what they fetch: one connection gets so much a second, then is told to wait, and then cut.
 
 A token bucket for each connection. Who goes on when told to wait runs into debt, and at a bound is cut; for some seconds
 new connections of the same party then begin with little, so that connecting again is no way around it.
@@ -12,6 +12,9 @@ from enum import Enum
 
 MAX_ACCOUNTS = 4096
 """Connections whose spending is remembered; beyond it that of the one heard least recently is forgotten."""
+
+BYTES_PER_REQUEST = 128 * 1024
+"""So many bytes fetched count as one request more: 2000 requests a second are 250 MB/s."""
 
 MAX_PENALTIES = 1000
 PENALTY_NS = 10_000_000_000
@@ -66,6 +69,12 @@ class Budgets:
         account.cut = True
         self._penalise(party, now_ns)
         return Verdict.CUT
+
+    def charge(self, connection: bytes, size_bytes: int) -> None:
+        """The answer has this size: what is large costs like many requests."""
+        account = self._accounts.get(connection)
+        if account is not None:
+            account.tokens -= size_bytes // BYTES_PER_REQUEST
 
     def _open(self, party: str, now_ns: int) -> _Account:
         if self._penalties.get(party, 0) > now_ns:

@@ -20,6 +20,9 @@ from enum import Enum
 LOCAL = "a process of this user"
 """The name of every peer on a local socket: the directory it stands in lets nobody else in."""
 
+GONE_AT_ONCE = "a peer that was gone at once"
+"""The name of one that libzmq had done with before it could be asked for its address."""
+
 _SPARE_DESCRIPTORS = 256
 """For all else that a node holds open."""
 
@@ -66,7 +69,7 @@ class Connections:
         self.remove(which, fd)
         connection = _duplicate(fd)
         if connection is None:
-            return "", True
+            return GONE_AT_ONCE, True
         peer = _peer_of(connection)
         with self._lock:
             found = self._open[which, fd] = _Open(connection, peer)
@@ -155,7 +158,7 @@ def _peer_of(connection: posix.socket) -> str:
     try:
         host = str(connection.getpeername()[0])
     except OSError:
-        return "a peer that has gone"
+        return GONE_AT_ONCE
     return host.removeprefix("::ffff:")
 
 

@@ -19,7 +19,7 @@ import zmq
 
 from usbcast_broker import admission
 from usbcast_broker.admission import Admission
-from usbcast_broker.connections import LOCAL, Connections, EndedBy, make_room
+from usbcast_broker.connections import GONE_AT_ONCE, LOCAL, Connections, EndedBy, make_room
 from usbcast_broker.doorbell import PollableDoorbell
 from usbcast_broker.peers import peer_of
 from usbcast_broker.refusals import Refusals
@@ -174,22 +174,23 @@ class Gatekeeper:
         while not self._stopping:
             poller.poll(int(LOOK_S * 1000))
             self._bell.quiet()
-            self._answer(zap)
-            for monitor in monitors:
-                self._hear(monitor)
+            self._answer(zap, monitors)
+            self._hear(monitors)
             if time.monotonic() >= look_at_s:
                 look_at_s = time.monotonic() + LOOK_S
                 self._look()
 
     # Who comes in
 
-    def _answer(self, zap: zmq.Socket[bytes]) -> None:
+    def _answer(self, zap: zmq.Socket[bytes], monitors: list[_Monitor]) -> None:
         """Answer what libzmq has asked; always, as a question without an answer holds up its connection."""
         for _ in range(100):
             try:
                 frames = zap.recv_multipart(zmq.DONTWAIT)
             except zmq.Again:
                 return
+            # So whoever is let in is in the table of connections before; who is not there when it goes never was.
+            self._hear(monitors)
             try:
                 zap.send_multipart(self._decide(frames))
             except Exception:
@@ -241,14 +242,15 @@ class Gatekeeper:
 
     # What becomes of them
 
-    def _hear(self, monitor: _Monitor) -> None:
-        for _ in range(_MAX_EVENTS):
-            try:
-                frames = monitor.socket.recv_multipart(zmq.DONTWAIT)
-            except zmq.Again:
-                return
-            event, value = _EVENT.unpack_from(frames[0])
-            self._take(monitor, event, value)
+    def _hear(self, monitors: list[_Monitor]) -> None:
+        for monitor in monitors:
+            for _ in range(_MAX_EVENTS):
+                try:
+                    frames = monitor.socket.recv_multipart(zmq.DONTWAIT)
+                except zmq.Again:
+                    break
+                event, value = _EVENT.unpack_from(frames[0])
+                self._take(monitor, event, value)
 
     def _take(self, monitor: _Monitor, event: int, value: int) -> None:
         if event == zmq.EVENT_ACCEPTED:
@@ -281,10 +283,8 @@ class Gatekeeper:
 
     def _ended(self, monitor: _Monitor, fd: int) -> None:
         failed, monitor.failed = monitor.failed, None
-        found = self._connections.remove(monitor.which, fd)
-        if found is None:
-            return
-        peer, ended_by = found
+        # One that was gone before it could be looked at left or was cut in the handshake, where libzmq says the former.
+        peer, ended_by = self._connections.remove(monitor.which, fd) or (GONE_AT_ONCE, EndedBy.LIBZMQ)
         if ended_by is EndedBy.CUT:
             return  # counted when it was cut
         if failed is not None:

@@ -224,6 +224,8 @@ class ReplayService:
             reply, batches = pb.Reply(error=pb.ErrorReply(code=error.code, message=str(error))), []
         if reply is not None:
             reply.request_id = request_id
+            if batches:
+                self._budgets.charge(envelope[0], sum(map(len, batches)))
             self._send(envelope, reply, batches)
 
     def _cut(self, frame: zmq.Frame, verdict: Verdict) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import zmq
-from nodes import Served, eventually, serving, small
+from nodes import Account, Served, check_packets, eventually, serving, small, take_until
 
 from usbcast import NodeClient
 from usbcast_schemas.keyring import Keyring
@@ -61,6 +62,32 @@ def keyed(home: Path, **device: Any) -> Iterator[Keyed]:
     ring = Keyring.create(home / "lab", "lab")
     with serving(settings=small(keys=str(ring.directory)), **{"rate_hz": 500, **device}) as served:
         yield Keyed(served, ring, home)
+
+
+@contextmanager
+def bystander(served: Served, keys: Keyring | None = None) -> Iterator[None]:
+    """Somebody who is welcome, receives by push all the while, and misses nothing."""
+    begun, stop = threading.Event(), threading.Event()
+    account = Account(0)
+
+    def take() -> None:
+        with served.subscribe("push", start=0, keys=keys.directory if keys else None) as subscription:
+            take_until(subscription, account, lambda: account.delivered > 0)
+            begun.set()
+            take_until(subscription, account, stop.is_set)
+            goal = served.published
+            take_until(subscription, account, lambda: (account.next or 0) >= goal)
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    assert begun.wait(10)
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    assert (account.gaps, account.begin) == ([], 0)
+    assert check_packets(account.payload, 112) == list(range(account.delivered))
 
 
 @contextmanager

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import zmq
-from nodes import WAYS, Account, check_packets, eventually, take_until
-from parties import AT_ONCE_S, Keyed, intruder, keyed
+from nodes import WAYS, Account, eventually, take_until
+from parties import AT_ONCE_S, Keyed, bystander, intruder, keyed
 from programs import Program, run, usbcast
 
 from usbcast import End
@@ -25,37 +23,13 @@ def node(tmp_path: Path) -> Iterator[Keyed]:
         yield found
 
 
-@contextmanager
-def bystander(node: Keyed) -> Iterator[None]:
-    """Somebody else who is allowed, receives by push all the while, and misses nothing."""
-    bob = node.client("bob", Rights.READ)
-    begun, stop = threading.Event(), threading.Event()
-    account = Account(0)
-
-    def take() -> None:
-        with node.served.subscribe("push", start=0, keys=bob.directory) as subscription:
-            take_until(subscription, account, lambda: account.delivered > 0)
-            begun.set()
-            take_until(subscription, account, stop.is_set)
-            goal = node.served.published
-            take_until(subscription, account, lambda: (account.next or 0) >= goal)
-
-    thread = threading.Thread(target=take)
-    thread.start()
-    assert begun.wait(10)
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-    assert (account.gaps, account.begin) == ([], 0)
-    assert check_packets(account.payload, 112) == list(range(account.delivered))
-
-
 @pytest.mark.parametrize("via", WAYS)
 def test_a_subscriber_is_cut_off(node: Keyed, via: str, caplog: pytest.LogCaptureFixture) -> None:
     alice = node.client("alice", Rights.READ)
-    with bystander(node), node.served.subscribe(via, keys=alice.directory) as subscription:
+    with (
+        bystander(node.served, node.client("bob", Rights.READ)),
+        node.served.subscribe(via, keys=alice.directory) as subscription,
+    ):
         account = Account()
         take_until(subscription, account, lambda: account.delivered > 50)
         node.ring.revoke("alice")
@@ -75,7 +49,10 @@ def test_no_packet_reaches_a_revoked_socket_any_more(node: Keyed) -> None:
     """A raw one, which does not care what it is told and goes on trying."""
     eve = node.client("eve", Rights.READ)
     key = node.ring.own().public
-    with bystander(node), intruder(zmq.SUB, node.data_endpoint, eve, key) as data:
+    with (
+        bystander(node.served, node.client("bob", Rights.READ)),
+        intruder(zmq.SUB, node.data_endpoint, eve, key) as data,
+    ):
         assert data.poll(5000)
         node.ring.revoke("eve")
         # Dry once what was on its way has been taken, and for good.
