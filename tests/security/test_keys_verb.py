@@ -1,8 +1,9 @@
-"""`usbcast keys` and `--keys`: a keyed node and a client set up by the commands of docs/security.md, and every mistake in words."""
+"""`usbcast keys` and `--keys`: a keyed node and a client set up as docs/security.md says, and every mistake in words."""
 
 from __future__ import annotations
 
 import json
+import signal
 import stat
 import sys
 from collections.abc import Callable
@@ -104,6 +105,7 @@ def test_an_address_that_others_can_reach_needs_keys_or_a_word(cli: Cli, tmp_pat
     )
 
 
+@pytest.mark.slow
 def test_a_keyed_node_and_its_clients_as_programs(tmp_path: Path) -> None:
     """Five commands; then every verb works with the key, and none without."""
     node, alice = str(tmp_path / "node"), str(tmp_path / "alice")
@@ -124,12 +126,12 @@ def test_a_keyed_node_and_its_clients_as_programs(tmp_path: Path) -> None:
             "record": ("first-case", "--packets", "20", "--via", "push", "-o", str(tmp_path / "run")),
         }
         for verb, arguments in verbs.items():
-            well = run(verb, *arguments, "-e", endpoint, "--json", USBCAST_KEYS=alice)
-            assert well.finish() == 0, (verb, well.stderr)
             refused = run(verb, *arguments, "-e", endpoint, "--json")
             assert refused.finish() == 1, verb
             (line,) = refused.stderr.strip().splitlines()
             assert "lets in only clients with a key, and none was given" in line
+            well = run(verb, *arguments, "-e", endpoint, "--json", USBCAST_KEYS=alice)
+            assert well.finish() == 0, (verb, well.stderr)
         commanded = run(
             "command",
             "first-case",
@@ -148,3 +150,5 @@ def test_a_keyed_node_and_its_clients_as_programs(tmp_path: Path) -> None:
         assert "may read, but not command the device" in commanded.stderr
         assert "refused 127.0.0.1: no key" in served.stderr
         assert f"refused key {key[:12]} (alice)" in served.stderr
+        served.signal(signal.SIGTERM)
+        assert served.finish() == 0
