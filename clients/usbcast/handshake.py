@@ -27,6 +27,9 @@ _EVENTS = (
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 )
 _GREETING_BYTES = 64
+_LOOKED_AT_S = 0.1
+"""So that a node has the time to see whose connection it is, before it has a reason to end it."""
+
 _VERSION = 11
 _MECHANISM = slice(12, 32)
 _PROBE_S = 2.0
@@ -155,6 +158,8 @@ def greeted(endpoint: str, mechanism: str) -> str:
                     break
                 said += more
             wanted = said[_MECHANISM].rstrip(b"\0").decode("ascii", "replace")
+            if wanted != mechanism:
+                time.sleep(_LOOKED_AT_S)
             peer.sendall(greeting[_VERSION:])
             while wanted != mechanism and time.monotonic() < deadline and peer.recv(4096):
                 pass

@@ -80,7 +80,7 @@ def test_a_client_without_a_key(node: Keyed, via: str, caplog: pytest.LogCapture
         f"the node at {node.endpoint} lets in only clients with a key, and none was given: give --keys"
     )
     assert node.counts("no key") >= 1
-    assert "refused 127.0.0.1: no key" in caplog.text
+    eventually(lambda: "refused 127.0.0.1: no key" in caplog.text, "it is named", AT_ONCE_S)
 
 
 @pytest.mark.parametrize("via", WAYS)
@@ -143,7 +143,7 @@ def test_a_client_with_keys_and_a_node_without(tmp_path: Path, caplog: pytest.Lo
             eventually(
                 lambda: client.health().refused["encrypted, and this node has no keys"], "it is counted", AT_ONCE_S
             )
-        assert "refused 127.0.0.1: encrypted, and this node has no keys" in caplog.text
+        eventually(lambda: "127.0.0.1: encrypted, and this node has no keys" in caplog.text, "it is named", AT_ONCE_S)
 
 
 def test_a_node_on_another_machine_whose_key_is_not_known(tmp_path: Path) -> None:
