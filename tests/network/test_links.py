@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,11 @@ TRIALS = [
     Trial("200 ms each way, ± 50 ms", 1000, 10_000, shape={"delay_s": 0.2, "jitter_s": 0.05}),
     Trial("200 ms each way, 1% loss", 100, 1_500, shape={"delay_s": 0.2, "loss": 0.01}),
 ]
+BRIDGED = [
+    replace(trial, name=f"bridged: {trial.name}", hosts=3)
+    for trial in TRIALS
+    if trial.name not in ("200 ms each way, 1% loss", "200 ms each way, ± 50 ms")
+]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +63,8 @@ def outcomes() -> Iterator[dict[str, Future[Outcome]]]:
     """All trials, run side by side."""
     with tempfile.TemporaryDirectory(prefix="usbcast-trials-") as directory, ThreadPoolExecutor(TOGETHER) as pool:
         trials = {
-            trial.name: pool.submit(run, trial, Path(directory) / str(number)) for number, trial in enumerate(TRIALS)
+            trial.name: pool.submit(run, trial, Path(directory) / str(number))
+            for number, trial in enumerate((*TRIALS, *BRIDGED))
         }
         wait(trials.values())  # what still runs would be taken for what the first test left behind
         yield trials
@@ -65,7 +72,7 @@ def outcomes() -> Iterator[dict[str, Future[Outcome]]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", [trial.name for trial in TRIALS])
+@pytest.mark.parametrize("name", [trial.name for trial in (*TRIALS, *BRIDGED)])
 def test_all_of_the_stream_or_an_exact_gap(name: str, outcomes: dict[str, Future[Outcome]]) -> None:
     outcome = outcomes[name].result()
     print(outcome.row())

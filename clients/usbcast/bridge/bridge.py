@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 LOOK_S = 2.0
 """How often an upstream is asked for streams that it did not have before."""
 
+LOOK_TIMEOUT_S = 6.0
+"""To connect and to ask takes five round trips, and on a bad line a second try of the kernel's."""
+
 MAX_STREAMS = 256
 """Of one bridge. Each has a thread, a connection and a ring."""
 
@@ -88,7 +91,7 @@ class Bridge:
 
     def _look(self, upstream: UpstreamAddress) -> None:
         """Add the streams of `upstream` that are wanted and not there yet."""
-        with NodeClient(upstream.endpoint, timeout_s=LOOK_S, keys=self._options.keys) as client:
+        with NodeClient(upstream.endpoint, timeout_s=LOOK_TIMEOUT_S, keys=self._options.keys) as client:
             described = client.describe()
         for info in described:
             if self._options.wants(info.stream) and not self._stopping.is_set():

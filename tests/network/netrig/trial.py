@@ -1,4 +1,7 @@
-"""A trial: a stream sent over a bad link to a recorder and two subscribers on the last host, and what each of them got."""
+"""A trial: a stream sent over bad links to a recorder and two subscribers on the last host, and what each of them got.
+
+With two hosts they subscribe to the node itself; with three, to a bridge on the host between.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -33,7 +36,9 @@ class Trial:
     packet_size: int = 112
     ring_size: str = "64MiB"
     shape: dict[str, float] = field(default_factory=dict)
+    """Of all links."""
     disturb: Callable[[Site], None] | None = None
+    hosts: int = 2
     loses: bool = False
     """The ring cannot hold what the link holds back, so there must be gaps."""
     deadline_s: float = 100.0
@@ -45,7 +50,7 @@ class Outcome:
     """What a trial came to: the last words of all programs."""
 
     trial: Trial
-    node: dict[str, Any]
+    servers: dict[str, dict[str, Any]]
     recording: dict[str, Any]
     followers: dict[str, dict[str, Any]]
     silences: dict[str, int]
@@ -64,61 +69,77 @@ class Outcome:
                 f"silences {self.silences[via]}"
             )
         said.append(", ".join(f"{name} {size / 1e6:.0f} MB" for name, size in self.peak_bytes.items()))
-        carried = self.wire[0]
-        said.append(f"carried {carried['passed_bytes']:,} bytes")
+        said.append("carried " + " and ".join(f"{link['passed_bytes']:,}" for link in self.wire) + " bytes")
         return " | ".join(said)
 
 
-def run(trial: Trial, directory: Path, hosts: int = 2) -> Outcome:
+def run(trial: Trial, directory: Path) -> Outcome:
     """Run it to the end of the stream."""
     begin_s = time.monotonic()
     directory.mkdir(exist_ok=True)
-    with site(hosts, trial.seed) as made:
-        (link,) = made.links
-        link.shape(**trial.shape)
-        with node(made.hosts[0], link.addresses[0], trial) as (serving, endpoint):
-            with contextlib.ExitStack() as stack:
-                there = made.hosts[-1]
-                recorder = stack.enter_context(record(there, endpoint, directory))
-                followers = {via: stack.enter_context(follow(there, endpoint, via)) for via in VIAS}
-                peaks = stack.enter_context(Peaks({"node": serving, "recorder": recorder, **followers}))
-                if trial.disturb:
-                    recorder.hear("figures", where=lambda said: said["streams"][STREAM]["packets"] > 0)
-                    for follower in followers.values():
-                        follower.hear("figures", where=lambda said: said["delivered"] > 0)
-                    trial.disturb(made)
-                deadline_s = time.monotonic() + trial.deadline_s
-                done = {
-                    via: follower.hear("done", deadline_s - time.monotonic()) for via, follower in followers.items()
-                }
-                recorder.hear("ended", max(0.1, deadline_s - time.monotonic()))
-                assert recorder.finish() == 0
-                silences = {
-                    via: sum(json.loads(line)["event"] == "silence" for line in follower.out)
-                    for via, follower in followers.items()
-                }
-            serving.signal(signal.SIGINT)
-            ended = serving.hear("ended")["streams"][STREAM]
-            assert serving.finish() == 0
-        wire = link.counts()
-    return Outcome(trial, ended, verify(directory), done, silences, peaks.bytes, time.monotonic() - begin_s, wire)
+    with site(trial.hosts, trial.seed) as made, contextlib.ExitStack() as stack:
+        first, *_, last = made.hosts
+        for link in made.links:
+            link.shape(**trial.shape)
+        serving = stack.enter_context(serve(first, trial))
+        servers = {"node": serving}
+        serving.hear("serving")
+        endpoint = f"tcp://{made.links[0].addresses[0]}:{PORT}"
+        if trial.hosts == 3:
+            servers["bridge"] = stack.enter_context(bridge(made.hosts[1], endpoint, trial))
+            servers["bridge"].hear("serving", 30)
+            endpoint = f"tcp://{made.links[1].addresses[0]}:{PORT}"
+        with contextlib.ExitStack() as listening:
+            recorder = listening.enter_context(record(last, endpoint, directory))
+            followers = {via: listening.enter_context(follow(last, endpoint, via)) for via in VIAS}
+            peaks = listening.enter_context(Peaks({**servers, "recorder": recorder, **followers}))
+            if trial.disturb:
+                recorder.hear("figures", where=lambda said: said["streams"][STREAM]["packets"] > 0)
+                for follower in followers.values():
+                    follower.hear("figures", where=lambda said: said["delivered"] > 0)
+                trial.disturb(made)
+            deadline_s = time.monotonic() + trial.deadline_s
+            done = {via: follower.hear("done", deadline_s - time.monotonic()) for via, follower in followers.items()}
+            recorder.hear("ended", max(0.1, deadline_s - time.monotonic()))
+            assert recorder.finish() == 0
+            silences = {
+                via: sum(json.loads(line)["event"] == "silence" for line in follower.out)
+                for via, follower in followers.items()
+            }
+        ended = {}
+        for name, server in reversed(servers.items()):
+            server.signal(signal.SIGINT)
+            ended[name] = server.hear("ended")["streams"][STREAM]
+            assert server.finish() == 0
+        wire = [link.counts()[0] for link in made.links]
+        took_s = time.monotonic() - begin_s
+    return Outcome(trial, ended, verify(directory), done, silences, peaks.bytes, took_s, wire)
 
 
-@contextlib.contextmanager
-def node(host: Host, address: str, trial: Trial) -> Iterator[tuple[Program, str]]:
-    """The node of the trial, and its endpoint."""
-    with host.start(
+def serve(host: Host, trial: Trial) -> Program:
+    return host.start(
         usbcast(
             "serve", "--simulate", "--json", "--insecure",
-            "--bind", f"tcp://{address}:{PORT}",
+            "--bind", f"tcp://0.0.0.0:{PORT}",
             "--rate", str(trial.rate_hz),
             "--packets", str(trial.packets),
             "--packet-size", str(trial.packet_size),
             "--ring-size", trial.ring_size,
             "--linger-s", str(trial.deadline_s),
         )
-    ) as program:  # fmt: skip
-        yield program, program.hear("serving")["endpoint"]
+    )  # fmt: skip
+
+
+def bridge(host: Host, endpoint: str, trial: Trial) -> Program:
+    """A bridge that can be reached by all links of its host."""
+    return host.start(
+        usbcast(
+            "bridge", endpoint, "--json", "--insecure", "--wait",
+            "--bind", f"tcp://0.0.0.0:{PORT}",
+            "--ring-size", trial.ring_size,
+            "--linger-s", str(trial.deadline_s),
+        )
+    )  # fmt: skip
 
 
 def record(host: Host, endpoint: str, directory: Path) -> Program:
@@ -131,8 +152,8 @@ def record(host: Host, endpoint: str, directory: Path) -> Program:
     )  # fmt: skip
 
 
-def follow(host: Host, endpoint: str, via: str) -> Program:
-    return host.start([sys.executable, str(FOLLOWER), endpoint, STREAM, via, "--start", "0"])
+def follow(host: Host, endpoint: str, via: str, start: str = "0") -> Program:
+    return host.start([sys.executable, str(FOLLOWER), endpoint, STREAM, via, "--start", start])
 
 
 def verify(directory: Path) -> dict[str, Any]:
@@ -179,10 +200,10 @@ def peak_bytes(pid: int) -> int:
 def check(outcome: Outcome) -> None:
     """Everybody got every packet that the device sent, or was told exactly which were lost."""
     trial = outcome.trial
-    outlet = outcome.node["ledgers"]["outlet"]
-    assert outcome.node["balanced"]
-    assert outlet["out"] == trial.packets
-    assert not any(ledger["lost"] for ledger in outcome.node["ledgers"].values()), "the node was not slowed"
+    node = outcome.servers["node"]
+    assert node["ledgers"]["outlet"]["out"] == trial.packets
+    assert not any(ledger["lost"] for ledger in node["ledgers"].values()), "the node was not slowed"
+    assert all(server["balanced"] for server in outcome.servers.values())
     (epoch,) = outcome.recording["streams"]
     assert outcome.recording["balanced"]
     assert epoch["ended"]
