@@ -24,6 +24,8 @@ from netrig.site import Host, Site, site
 PORT = 5570
 STREAM = "first-case"
 VIAS = ("push", "notify")
+MOST_BYTES = 200_000_000
+"""Of memory for each program, the ring of 64 MiB included: whatever the link does, it stays far below."""
 
 
 @dataclass(frozen=True)
@@ -216,6 +218,7 @@ def check(outcome: Outcome) -> None:
         assert done["books"]["balanced"]
         assert done["books"]["out"] == done["delivered"]
         assert sum(done["books"]["lost"].values()) == done["lost"]
+    assert max(outcome.peak_bytes.values()) < MOST_BYTES
     lost = [done["lost"] for done in outcome.followers.values()] + [sum(epoch["lost"].values())]
     if trial.loses:
         assert any(lost)
