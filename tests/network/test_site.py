@@ -31,7 +31,7 @@ heard = []
 try:
     while True:
         heard.append(int.from_bytes(hearer.recv(100)[:4]))
-        hearer.settimeout(1)
+        hearer.settimeout(0.5)
 except TimeoutError:
     print(json.dumps({"event": "heard", "heard": heard}), flush=True)
 """
@@ -57,18 +57,17 @@ def interfaces(host: Host) -> list[str]:
     return [link["ifname"] for link in found]
 
 
-@pytest.mark.parametrize("loss", [0.0, 0.1])
-def test_a_link_loses_what_it_is_told_to(loss: float) -> None:
+def test_a_link_loses_what_it_is_told_to() -> None:
     with site(2, seed=7) as made:
         (link,) = made.links
-        link.shape(loss=loss, delay_s=0.05)
+        link.shape(loss=0.1, delay_s=0.05)
         with made.hosts[1].start([sys.executable, "-c", HEAR]) as hearer:
             hearer.hear("ready")
             made.hosts[0].run(sys.executable, "-c", SEND, link.addresses[1], "1000")
             heard = hearer.hear("heard")["heard"]
         there = link.counts()[0]
         assert len(heard) == there["passed"] == 1000 - there["lost"]
-        assert there["lost"] == 0 if not loss else 60 < there["lost"] < 140
+        assert 60 < there["lost"] < 140
         assert heard == sorted(heard), "without jitter nothing overtakes"
 
 
