@@ -57,6 +57,15 @@ BRIDGED = [
     if trial.name not in ("200 ms each way, 1% loss", "200 ms each way, ± 50 ms")
 ]
 
+SPARED = [
+    Trial(
+        f"4 Mbit/s over 1 Mbit/s, bridge {' '.join(options)}", FAST_HZ, FAST_HZ * 15, ring_size=SMALL, shape=NARROW, loses=True,
+        hosts=3, bridge_options=options,
+    )
+    for options in (("--every", "10"), ("--latest", "10"), ("--limit", "50kB"))
+]  # fmt: skip
+EVERYTHING = [*TRIALS, *BRIDGED, *SPARED]
+
 
 @pytest.fixture(scope="module")
 def outcomes() -> Iterator[dict[str, Future[Outcome]]]:
@@ -64,7 +73,7 @@ def outcomes() -> Iterator[dict[str, Future[Outcome]]]:
     with tempfile.TemporaryDirectory(prefix="usbcast-trials-") as directory, ThreadPoolExecutor(TOGETHER) as pool:
         trials = {
             trial.name: pool.submit(run, trial, Path(directory) / str(number))
-            for number, trial in enumerate((*TRIALS, *BRIDGED))
+            for number, trial in enumerate(EVERYTHING)
         }
         wait(trials.values())  # what still runs would be taken for what the first test left behind
         yield trials
@@ -72,7 +81,7 @@ def outcomes() -> Iterator[dict[str, Future[Outcome]]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", [trial.name for trial in (*TRIALS, *BRIDGED)])
+@pytest.mark.parametrize("name", [trial.name for trial in EVERYTHING])
 def test_all_of_the_stream_or_an_exact_gap(name: str, outcomes: dict[str, Future[Outcome]]) -> None:
     outcome = outcomes[name].result()
     print(outcome.row())
