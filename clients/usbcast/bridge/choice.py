@@ -97,6 +97,9 @@ def read_choices(tables: Mapping[str, Any], otherwise: Choice, where: str) -> Ch
     return Choices(tuple((pattern, _read(pattern, table, where)) for pattern, table in tables.items()), otherwise)
 
 
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
+
+
 def _read(pattern: str, table: Any, where: str) -> Choice:
     known = {item.name: type(item.default) for item in fields(Choice)}
     if not isinstance(table, dict):
@@ -111,7 +114,7 @@ def _read(pattern: str, table: Any, where: str) -> Choice:
         if kind is float and type(value) is int:
             value = float(value)  # noqa: PLW2901
         if type(value) is not kind:
-            raise ConfigError(f'{where}: {name} of streams."{pattern}" is {value!r}: a {kind.__name__} is needed')
+            raise ConfigError(f'{where}: {name} of streams."{pattern}" is {value!r}: {_KINDS[kind]} is needed')
         values[name] = value
     return Choice(**values)
 

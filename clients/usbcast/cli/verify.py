@@ -110,6 +110,13 @@ def _show(verified: Verified) -> None:
             console.print(
                 f"  {epoch.stream}: {count:,} lost at {reason}", markup=False, highlight=False, soft_wrap=True
             )
+        for reason, count in sorted(epoch.left_out.items()):
+            console.print(
+                f"  {epoch.stream}: {count:,} not carried, by choice: {reason}",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
         for reason, count in sorted(epoch.lost_earlier.items()):
             console.print(
                 f"  {epoch.stream}: {count:,} lost before they were numbered, at {reason}",

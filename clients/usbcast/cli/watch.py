@@ -162,6 +162,8 @@ def describe(event: Event) -> str:
             return f"restart: epoch {old:016x} is over, {new:016x} began"
         case DeviceEvent(kind=kind, detail=detail):
             return f"device {kind}: {detail}"
+        case Silence(duration_ns=duration, upstream=True):
+            return f"silence for {duration / 1e9:.1f} s: the bridge lives, and hears nothing of its upstream"
         case Silence(duration_ns=duration):
             return f"silence for {duration / 1e9:.1f} s: the node is gone or hung; reconnecting"
         case End(reason=reason, packets=packets):

@@ -30,6 +30,8 @@ class EpochBooks:
     batches: int = 0
     lost: dict[str, int] = field(default_factory=dict)
     """Sequences declared lost, by stage and reason."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Sequences that a bridge left out on purpose, by stage and reason."""
     lost_earlier: dict[str, int] = field(default_factory=dict)
     """Packets that were lost before they got a sequence, by stage and reason."""
     missing: int = 0
@@ -47,7 +49,8 @@ class EpochBooks:
 
     @property
     def balanced(self) -> bool:
-        return self.recorded + sum(self.lost.values()) == self.span and not self.missing and not self.doubled
+        accounted = self.recorded + sum(self.lost.values()) + sum(self.left_out.values())
+        return accounted == self.span and not self.missing and not self.doubled
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -59,6 +62,7 @@ class EpochBooks:
             "recorded": self.recorded,
             "batches": self.batches,
             "lost": dict(sorted(self.lost.items())),
+            "left_out": dict(sorted(self.left_out.items())),
             "lost_before_numbering": dict(sorted(self.lost_earlier.items())),
             "missing": self.missing,
             "doubled": self.doubled,
@@ -213,7 +217,8 @@ class Books:
                 self.note(str(fields["reason"]))
             case "silence":
                 self.note(
-                    f"{remark.stream}: silence for {fields['duration_ns'] / 1e9:.1f} s, the node was gone or hung"
+                    f"{remark.stream}: silence for {fields['duration_ns'] / 1e9:.1f} s, "
+                    + ("the bridge heard nothing itself" if fields.get("upstream") else "the node was gone or hung")
                 )
             case "rate":
                 self.note(str(fields["reason"]))
@@ -236,7 +241,8 @@ class Books:
             )
             return
         what = f"{gap.stage}: {gap.reason}"
-        books.lost[what] = books.lost.get(what, 0) + gap.last + 1 - gap.first
+        column = books.left_out if gap.on_purpose else books.lost
+        column[what] = column.get(what, 0) + gap.last + 1 - gap.first
         books.next_sequence = gap.last + 1
 
     def _begin(self, remark: Remark) -> None:

@@ -175,6 +175,7 @@ def gap_remark(stream: str, epoch: int, gap: Gap, time_ns: int) -> Remark:
         "count": gap.count,
         "stage": gap.stage,
         "reason": gap.reason,
+        **({"on_purpose": True} if gap.on_purpose else {}),
     }
     return Remark("gap", time_ns, stream, fields)
 
@@ -194,13 +195,15 @@ def restart_remark(stream: str, restart: Restart, time_ns: int) -> Remark:
 
 
 def silence_remark(stream: str, silence: Silence, time_ns: int) -> Remark:
-    return Remark("silence", time_ns, stream, {"duration_ns": silence.duration_ns})
+    fields: dict[str, Any] = {"duration_ns": silence.duration_ns}
+    return Remark("silence", time_ns, stream, fields | ({"upstream": True} if silence.upstream else {}))
 
 
 def gap_of(remark: Remark) -> Gap:
     """The Gap that a remark of kind "gap" tells of."""
     f = remark.fields
-    return Gap(f["first"], f["last"], f["count"], f["stage"], f["reason"])
+    on_purpose = f.get("on_purpose", False)
+    return Gap(f["first"], f["last"], f["count"], f["stage"], f["reason"], on_purpose=on_purpose)
 
 
 def restart_of(remark: Remark) -> Restart:

@@ -224,7 +224,7 @@ class _Reading:
                 self._dejitter.restart()
             yield restart_of(remark)
         elif remark.kind == "silence":
-            yield Silence(int(remark.fields["duration_ns"]))
+            yield Silence(int(remark.fields["duration_ns"]), bool(remark.fields.get("upstream")))
 
     def _gap(self, gap: Gap) -> Gap:
         self._gaps.append(gap)
