@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from line import Line
+from bridge_line import Line, Start
 from programs import Program, usbcast
 
 from usbcast_broker import binding
 from usbcast_schemas.places import ring_directory, runtime_directory
 from usbcast_schemas.registry import local_nodes
 from usbcast_schemas.ring import sweep
-
-Start = Callable[..., tuple[Program, dict[str, Any]]]
 
 
 @pytest.fixture

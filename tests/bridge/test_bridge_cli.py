@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from conftest import Start
+from bridge_line import Start
 from programs import Program, follow, run
 
 ANY = "tcp://127.0.0.1:0"

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import Start
-from line import Line
+from bridge_line import Line, Start
 from nodes import WAYS, eventually
 from programs import Program, follow
 

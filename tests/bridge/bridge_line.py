@@ -7,9 +7,16 @@ import selectors
 import socket
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
+from typing import Any
+
+from programs import Program
 
 from usbcast_schemas.sockets import split_tcp
+
+Start = Callable[..., tuple[Program, dict[str, Any]]]
+"""What starts a program; see conftest."""
 
 HOST = "127.0.0.2"
 """Another address of this machine: who reaches a node by it is sent to its data by it, at the ports that the node told."""
