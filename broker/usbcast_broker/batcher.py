@@ -105,6 +105,8 @@ class Batcher:
     def add_run(self, transfers: list[Transfer], packet_size: int) -> list[Encoded]:
         """As `add` of each of `transfers`, which hold whole packets of `packet_size` bytes; the cost of each is a fraction."""
         most_bytes = min(self._max_bytes, MAX_PACKETS * packet_size)
+        if len(transfers) == 1 and not self._max_age_ns and not self.pending and len(transfers[0].data) <= most_bytes:
+            return [self._alone(transfers[0], packet_size)]
         pieces = [transfer.data for transfer in transfers]
         ends = list(accumulate(map(len, pieces)))
         done: list[Encoded] = []
@@ -138,6 +140,22 @@ class Batcher:
             self._arrival_monotonic_ns += [transfer.monotonic_ns for transfer in run]
             at, taken = until, ends[until - 1]
         return done
+
+    def _alone(self, transfer: Transfer, packet_size: int) -> Encoded:
+        """A batch of one transfer, with nothing to wait for: what an idle stream sends."""
+        count = len(transfer.data) // packet_size
+        parts = encode_parts(
+            epoch=self.epoch,
+            number=self.next_number,
+            first_sequence=self.next_sequence,
+            packet_count=count,
+            packet_size=packet_size,
+            payload=(transfer.data,),
+            arrivals=Arrivals((count,), (transfer.realtime_ns,), (transfer.monotonic_ns,)),
+        )
+        first = self.next_sequence
+        self.next_sequence += count
+        return self._encoded(parts, 1, len(transfer.data), first, count)
 
     def due(self, monotonic_ns: int) -> bool:
         """Whether what is held has reached its age."""
@@ -213,17 +231,22 @@ class Batcher:
             events=self._events,
             end=end,
         )
-        if self._size < JOINED_BYTES * max(1, len(self._payload)):
-            encoded = Encoded(b"".join(parts), self.next_number, first, count)
-        else:
-            head = b"".join(parts[: -len(self._payload)])
-            encoded = Encoded(head, self.next_number, first, count)
-            encoded.parts = (head, *self._payload)
-            encoded.size_bytes = len(head) + self._size
-        self.next_number += 1
+        encoded = self._encoded(parts, len(self._payload), self._size, first, count)
         self.held_packets = 0
         self._begin()
         return [encoded]
+
+    def _encoded(self, parts: list[Buffer], pieces: int, size_bytes: int, first: int, count: int) -> Encoded:
+        """The next batch, of `parts` that end in so many pieces of payload of so many bytes together."""
+        if size_bytes < JOINED_BYTES * max(1, pieces):
+            encoded = Encoded(b"".join(parts), self.next_number, first, count)
+        else:
+            head = b"".join(parts[:-pieces])
+            encoded = Encoded(head, self.next_number, first, count)
+            encoded.parts = (head, *parts[-pieces:])
+            encoded.size_bytes = len(head) + size_bytes
+        self.next_number += 1
+        return encoded
 
 
 def device_info(identity: DeviceIdentity) -> pb.DeviceInfo:

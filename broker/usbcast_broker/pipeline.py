@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import Protocol
+from typing import Protocol, cast
 
 from usbcast_broker.batcher import Batcher, Encoded
 from usbcast_broker.flow import DeviceIdentity, Lost, Packets, StreamItem, Transfer
@@ -94,11 +94,11 @@ class Pipeline:
     def turn(self, publish: Callable[[Encoded], None]) -> bool:
         """Handle what has accumulated, up to a bound; True if there was anything."""
         items = self._queue.take(TURN_BYTES)
-        run = self._assembler.pass_whole(items) if items else []
-        if run:
-            self._books.enter(sum(len(transfer.data) for transfer in run) // self._assembler.packet_size)
-            self._publish(self._batcher.add_run(run, self._assembler.packet_size), publish)
-        for item in () if run else items:
+        whole = self._assembler.pass_whole(items) if items else 0
+        if whole:
+            self._books.enter(whole)
+            self._publish(self._batcher.add_run(cast(list[Transfer], items), self._assembler.packet_size), publish)
+        for item in () if whole else items:
             if isinstance(item, Transfer):
                 self._publish(self._take(self._assembler.feed(item), item.realtime_ns, item.monotonic_ns), publish)
             elif isinstance(item, Lost):

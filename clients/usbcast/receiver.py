@@ -53,6 +53,8 @@ _REPORT_NS = 1_000_000_000
 _RETRY_FIRST_NS, _RETRY_MOST_NS = 50_000_000, 2_000_000_000
 _HOUSEKEEPING_NS = 20_000_000
 """A busy subscription looks after its requests and timers this often."""
+_CALM_NS = 200_000_000
+"""One that has asked for nothing this often."""
 
 _LOOK_AGAIN_NS = 50_000_000
 _EMPTY_FETCH_NS = 20_000_000
@@ -138,6 +140,10 @@ class Receiver:
         self._gate = gate
         self._fetched_from_ns = 0
         self._house_at_ns = 0
+        self._calm = False
+        """Whether nothing is asked for, so that what comes by the way is all there is to look after for a while."""
+        self._called = True
+        """Whether something other than the way's data may have to be looked after."""
         self._fetch_at_ns = 0
         self._report_at_ns = 0
         self._answered_ns = time.monotonic_ns()
@@ -150,16 +156,22 @@ class Receiver:
         """Take what has come and do what is due. Raises StreamUnknown, VersionMismatch, AccessRefused, KeysError."""
         if self._way is not None:
             self._way.pump(self)
-            if self._core.out and time.monotonic_ns() < self._house_at_ns:
+            if time.monotonic_ns() < self._house_at_ns and (self._core.out or self._nothing_else()):
+                self._called = False
                 return  # what has come goes first
         now_ns = time.monotonic_ns()
-        self._house_at_ns = now_ns + _HOUSEKEEPING_NS
         self._link.check()
         if self._way is not None:
             self._way.check()
         self._take_replies(now_ns)
         self._watch(now_ns)
         self._ask(now_ns)
+        self._called = False
+        self._calm = not (self._describing or self._fetching or self._silent) and self._describe_at_ns is None
+        self._house_at_ns = now_ns + (_CALM_NS if self._calm else _HOUSEKEEPING_NS)
+
+    def _nothing_else(self) -> bool:
+        return self._calm and not self._called and self._core.wanted() is None
 
     def take(self) -> Event | None:
         """The next event, if there is one."""
@@ -225,6 +237,7 @@ class Receiver:
 
     def may_sleep(self) -> bool:
         """Whether nothing has come meanwhile, so that waiting on `waiter` is safe."""
+        self._called = True  # what ends the waiting may be anything
         return self._link.may_sleep() and (self._way is None or self._way.may_sleep())
 
     def rest_s(self) -> float:
@@ -237,7 +250,11 @@ class Receiver:
             due.append(self._heard_ns() + _SILENCE_NS)
         if self._fetching is None and self._fetch_at_ns and self._core.wanted():
             due.append(self._fetch_at_ns)
-        return max(0.0, (min(due, default=0) - time.monotonic_ns()) / 1e9)
+        rest_ns = min(due, default=0) - time.monotonic_ns()
+        if rest_ns > 0:
+            return rest_ns / 1e9
+        self._called = True
+        return 0.0
 
     def ledger(self) -> Ledger:
         """The books of this subscription as of now."""

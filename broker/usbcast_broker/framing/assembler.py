@@ -64,28 +64,26 @@ class Assembler:
             items += self._told()
         return tuple(items)
 
-    def pass_whole(self, items: Sequence[HostItem]) -> list[Transfer]:
-        """`items`, if they are transfers of whole packets of `packet_size` and nothing else can be said of them, taken as fed.
+    def pass_whole(self, items: Sequence[HostItem]) -> int:
+        """The packets in `items`, if these are transfers of whole ones and nothing else can be said of them; then they are fed.
 
-        The short way of a stream whose framing looks at no byte. Empty if they are to be fed one by one.
+        The short way of a stream whose framing looks at no byte. 0 if they are to be fed one by one.
         """
         size = self._framer.blind_size
         if not size or self._stripped or self._tracker is not None or self._run or self._gap_bytes:
-            return []
-        run: list[Transfer] = []
+            return 0
         size_bytes = 0
         for item in items:
             if type(item) is not Transfer or len(item.data) % size or not item.data:
-                return []
+                return 0
             size_bytes += len(item.data)
-            run.append(item)
+            self._seen_realtime_ns, self._seen_monotonic_ns = item.realtime_ns, item.monotonic_ns
         self.framing.enter(size_bytes)
         self.framing.leave(size_bytes)
         count = size_bytes // size
         self.device.enter(count)
         self.device.leave(count)
-        self._seen_realtime_ns, self._seen_monotonic_ns = run[-1].realtime_ns, run[-1].monotonic_ns
-        return run
+        return count
 
     def happening(self, happening: Happening) -> tuple[StreamItem, ...]:
         """Something happened to the device: the event, after what it made of a partial packet."""
