@@ -339,8 +339,9 @@ def test_a_stall_and_an_overflow(via: str) -> None:
 
 def test_one_that_stopped_for_a_while_has_none_missing(via: str) -> None:
     """4,000 messages are more than all queues on the way hold, so by push it is the ring that has them."""
+    each_alone = small(ring_slots=65536, batch_size=SIZE)
     with (
-        serving(rate_hz=4000, latency_s=0, fifo_bytes=1 << 22, settings=small(ring_slots=65536)) as served,
+        serving(rate_hz=4000, latency_s=0, fifo_bytes=1 << 22, settings=each_alone) as served,
         served.subscribe(via, start=0) as subscription,
     ):
         account = Account(0)
