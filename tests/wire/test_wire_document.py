@@ -218,7 +218,7 @@ def test_pushed_batches_that_get_lost_are_fetched(serve: Serve) -> None:
 
     received = receive(node, "push", 0, lose=lose)
     check_packets(received, range(3000))
-    assert len(lost) > 10
+    assert len(lost) > 2  # how many batches there are depends on how busy the machine is
     assert received.fetched >= sum(len(batch.packets) for batch in received.batches if batch.number in lost)
     assert received.gaps == []
 
