@@ -73,7 +73,9 @@ def read_twice(url: str, expected: bytes) -> Iterator[Reader]:
     numbers = [record.batch.number for record in records("sim", url) if isinstance(record, Delivery)]
     assert numbers == list(range(len(numbers))), "every batch is stored once, in order"
     with usbcast.subscribe("sim", url, start="oldest") as subscription:
-        assert bytes(take_all(subscription.events(DEADLINE_S)).payload) == expected
+        later = take_all(subscription.events(DEADLINE_S))
+        assert later.end is not None, f"{later.delivered} packets came, then: {subscription.unreachable()}"
+    assert bytes(later.payload) == expected
 
 
 @pytest.mark.parametrize(("rate_hz", "packets"), [pytest.param(200, 800, marks=pytest.mark.slow), (10_000, 40_000)])

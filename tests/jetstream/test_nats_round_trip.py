@@ -118,6 +118,17 @@ def test_always_the_newest(server: Server) -> None:
         assert {gap.reason for gap in account.gaps} == {"skipped for the newest"}
 
 
+def test_the_newest_of_a_stream_that_is_over(server: Server) -> None:
+    with serving(rate_hz=4000, packets=300, ends=True) as served:
+        with forwarding(server.url, served.endpoint) as forwarder:
+            forwarder.wait_idle()
+        with usbcast.subscribe("sim", server.url, deliver="latest") as subscription:
+            account = take_all(subscription.events(DEADLINE_S))
+        assert account.delivered > 0
+        assert account.next == 300
+        assert account.end is not None
+
+
 def test_a_second_life_of_the_stream_is_a_restart_and_only_its_end_is_the_end(server: Server) -> None:
     epochs = []
     for packets in (300, 400):

@@ -220,7 +220,7 @@ class Courier:
         if at is not None:
             await self._describe(store, f"{at.epoch:016x}")
         if self._latest:
-            return standing.last_sequence, Begun()
+            return await store.newest(standing), Begun()
         if start == "oldest":
             return standing.first_sequence, Begun()
         if start == "now":

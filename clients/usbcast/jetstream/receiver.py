@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 
 REMOVED = "removed by the server's retention"
 OUT_BATCHES = 64
+TURN_ITEMS = 1000
+"""Of the newest alone, more may come while they are taken; the application gets its turn."""
+
 _SILENCE_NS = int(SILENCE_S * 1e9)
 
 
@@ -58,7 +61,9 @@ class StoreReceiver:
     def pump(self) -> None:
         """Take what has come. Raises StreamUnknown, ServerRefused, VersionMismatch."""
         self._courier.awake()
-        while len(self._core.out) < OUT_BATCHES or self._latest:
+        for _ in range(TURN_ITEMS):
+            if len(self._core.out) >= OUT_BATCHES and not self._latest:
+                break
             item = self._next or self._courier.take()
             self._next = None
             if item is None:

@@ -22,6 +22,7 @@ DUPLICATES_S = 120.0
 """For so long the server remembers message ids; beyond it the expected sequence does it."""
 
 MOST_DESCRIPTIONS = 10_000
+NEWEST_AMONG = 100
 _NAME_IN_USE, _STORAGE_EXCEEDED, _NO_PEERS = 10058, (10023, 10028, 10047), (10005, 10074, 10052)
 
 
@@ -136,6 +137,19 @@ class Store:
             return last
         found = [message for subject in self.names.stored if (message := await self._message(subject=subject))]
         return max(found, key=lambda message: message.seq or 0, default=None)
+
+    async def newest(self, standing: Standing) -> int:
+        """The sequence of the last batch that holds a packet, among the last 100 messages; else of the last message."""
+        least = max(standing.first_sequence, standing.last_sequence - NEWEST_AMONG + 1)
+        for sequence in range(standing.last_sequence, least - 1, -1):
+            message = await self._message(seq=sequence)
+            try:
+                item = read(message.subject or "", message.data or b"") if message is not None else None
+            except WireError:
+                continue
+            if isinstance(item, EncodedBatch) and item.packet_count:
+                return sequence
+        return standing.last_sequence
 
     async def _message(self, *, seq: int | None = None, subject: str | None = None) -> RawStreamMsg | None:
         store = self.names.store
