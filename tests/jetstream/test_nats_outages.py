@@ -243,9 +243,16 @@ def test_a_cluster_of_three_of_which_one_is_killed(cluster: Cluster, rate_hz: in
             eventually(lambda: reader.account.delivered > packets // 20)
             killed.kill()
             stood = reader.account.delivered
-            eventually(lambda: reader.account.delivered > stood + packets // 10, timeout_s=LONG_S)
-            killed.start()
-            eventually(lambda: forwarder.ledger()["out"] >= packets, timeout_s=LONG_S)
+            try:
+                eventually(lambda: reader.account.delivered > stood + packets // 10, "it goes on", LONG_S)
+                killed.start()
+                eventually(lambda: forwarder.ledger()["out"] >= packets, "all is acknowledged", LONG_S)
+            except AssertionError:
+                print(
+                    whom, reader.account.delivered, forwarder.seen.figures(), forwarder.warnings
+                )  # for who looks into it
+                print("\n".join(server.log() for server in cluster.servers))
+                raise
             assert forwarder.ledger()["balanced"]
             assert forwarder.ledger()["lost"] == {}
         assert reader.account.of(End)
