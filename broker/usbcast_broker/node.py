@@ -91,6 +91,7 @@ class Node:
             Budgets(settings.max_requests_per_s),
             self._describe,
             self._publisher.health,
+            self._publisher.beat,
             identity,
         )
 

@@ -117,6 +117,11 @@ class Publisher:
             self._wakes_at_ns = due_ns
             self._doorbell.ring()
 
+    def beat(self, pipeline: Line) -> None:
+        """Notify though there is no news, for somebody who has just come; the pacer bounds how often."""
+        pipeline.outlet.pacer.news()
+        self._doorbell.ring()
+
     def end(self, pipeline: Line, reason: str) -> None:
         """Publish what the stopped feed of `pipeline` has left, and the end of its stream; idempotent."""
         with self._turning:

@@ -91,6 +91,7 @@ class ReplayService:
         budgets: Budgets,
         describe: Describe,
         health: Callable[[], list[pb.StreamHealth]],
+        beat: Callable[[Line], None],
         node: pb.HealthReply,
     ) -> None:
         self._context = context
@@ -99,6 +100,7 @@ class ReplayService:
         self._budgets = budgets
         self._describe = describe
         self._health = health
+        self._beat = beat
         self._node = node
         self._streams: dict[str, _Served] = {}
         """Replaced as a whole, never changed: its thread may be going through it."""
@@ -331,7 +333,9 @@ class ReplayService:
             ) from None
 
     def _note(self, request: pb.ReportRequest) -> None:
-        self._stream(request.stream)
+        served = self._stream(request.stream)
+        if request.report.joining:
+            self._beat(served.line)
         key = (request.stream, request.report.name[:200])
         self._reports[key] = (time.monotonic(), request.report)
         self._reports.move_to_end(key)

@@ -50,6 +50,9 @@ _FETCH_NS = 3_000_000_000, 24_000_000_000
 """How long an answer is waited for, at first and at the most."""
 
 _REPORT_NS = 1_000_000_000
+_JOINING_NS = 2_000_000
+"""After the first report by which it asks to be notified; then after twice that, and so on."""
+
 _RETRY_FIRST_NS, _RETRY_MOST_NS = 50_000_000, 2_000_000_000
 _HOUSEKEEPING_NS = 20_000_000
 """A busy subscription looks after its requests and timers this often."""
@@ -146,6 +149,7 @@ class Receiver:
         """Whether something other than the way's data may have to be looked after."""
         self._fetch_at_ns = 0
         self._report_at_ns = 0
+        self._report_every_ns = _JOINING_NS
         self._answered_ns = time.monotonic_ns()
         self._silent = self._source_silent = False
         self._named_malformed = False
@@ -375,7 +379,9 @@ class Receiver:
             elif now_ns >= self._fetch_at_ns:
                 self._fetch_through_gate(wanted, now_ns)
         if now_ns >= self._report_at_ns:
-            self._report_at_ns = now_ns + _REPORT_NS
+            self._report_at_ns = now_ns + self._report_every_ns
+            # Until something comes, that it is there has perhaps not reached the publisher yet.
+            self._report_every_ns = min(2 * self._report_every_ns, _REPORT_NS) if not self.joined else _REPORT_NS
             # A report keeps the node sending, where that sends to subscribers only.
             if self._gate is None or self._gate.always or self._gate.budget(now_ns):
                 self._send_report()
@@ -427,6 +433,8 @@ class Receiver:
             lag_ns=self.lag_ns,
             next_sequence=self._core.next_sequence,
         )
+        if not self.joined:
+            report.joining = True
         self._link.send(pb.Request(report=pb.ReportRequest(stream=self.stream, report=report)))
 
     def _take_replies(self, now_ns: int) -> None:

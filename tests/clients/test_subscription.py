@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ import usbcast
 import usbcast.aio
 import usbcast.subscription
 from usbcast import Batch, End, Event, UsageError
+from usbcast.ways.published import data_endpoint
+from usbcast_broker.pacer import NotificationPacer
 from usbcast_schemas.contract import DEFAULT_ENDPOINT
 from usbcast_schemas.errors import CommandFailed, NodeUnreachable, RingUnavailable, StreamUnknown
 
@@ -262,6 +265,47 @@ def test_asyncio_offers_the_same(served: Served) -> None:
             assert [event async for event in nothing.events(0.05)] == []
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("via", ["push", "notify"])
+def test_joining_a_stream_that_is_still_waits_for_no_heartbeat(via: str) -> None:
+    with serving(rate_hz=1000, packets=5) as served:
+        served.wait_published(5)
+        served.pipeline.outlet.pacer = NotificationPacer(heartbeat_ns=3600 * 10**9)
+        for start in ("now", "oldest"):
+            with served.subscribe(via, start=start) as subscription:
+                assert subscription.ready(10)
+                if start == "oldest":
+                    batches = (event for event in subscription.events(10) if isinstance(event, Batch))
+                    assert next(batches).first_sequence == 0
+
+
+def test_a_flood_of_who_joins_makes_no_flood_of_notifications() -> None:
+    with serving(rate_hz=1000, packets=5) as served, served.subscribe("notify") as subscription:
+        assert subscription.ready(10)
+        published = served.node._publisher
+        sent: list[int] = []
+        real = published._send_frames
+
+        def send(topic: bytes, body: bytes) -> None:
+            sent.append(time.monotonic_ns())
+            real(topic, body)
+
+        published._send_frames = send  # type: ignore[method-assign]
+        begun = time.monotonic()
+        while time.monotonic() - begun < 0.3:
+            published.beat(served.pipeline)
+        elapsed_ms = (time.monotonic() - begun) * 1000
+        assert 10 < len(sent) <= elapsed_ms + 2
+        assert min(b - a for a, b in pairwise(sent)) > 500_000
+
+
+def test_a_local_socket_that_this_user_may_not_use_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(rate_hz=100) as served, served.subscribe("push") as subscription:
+        info = subscription.info
+        assert data_endpoint(info, served.endpoint).startswith("ipc://")
+        monkeypatch.setattr("os.access", lambda *_: False)
+        assert data_endpoint(info, served.endpoint).startswith("tcp://")
 
 
 def test_asyncio_commands_while_it_streams(served: Served) -> None:
