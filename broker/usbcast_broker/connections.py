@@ -45,6 +45,10 @@ class _Open:
     connection: posix.socket
     peer: str
     cut: bool = False
+    heard_bytes: int = 0
+    """How much had come when a message of it was last complete."""
+    heard: bool = True
+    """Whether one was since `unending` looked last."""
 
     def shut(self) -> None:
         self.cut = True
@@ -117,6 +121,27 @@ class Connections:
                 for (of, fd), one in self._open.items()
                 if of == which and one.peer != LOCAL and not one.cut and _received_bytes(one.connection) > most_bytes
             ]
+
+    def heard(self, which: str, fd: int) -> None:
+        """A message of this connection is complete."""
+        with self._lock:
+            found = self._open.get((which, fd))
+            if found is not None:
+                found.heard = True
+
+    def unending(self, which: str, most_bytes: int) -> list[tuple[int, str]]:
+        """The connections to `which` that have sent more than `most_bytes` and completed no message since; to be asked often."""
+        found = []
+        with self._lock:
+            for (of, fd), one in self._open.items():
+                if of != which or one.peer == LOCAL or one.cut:
+                    continue
+                received_bytes = _received_bytes(one.connection)
+                if one.heard:
+                    one.heard, one.heard_bytes = False, received_bytes
+                elif received_bytes - one.heard_bytes > most_bytes:
+                    found.append((fd, one.peer))
+        return found
 
     def close(self) -> None:
         with self._lock:

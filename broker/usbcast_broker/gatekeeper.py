@@ -27,6 +27,7 @@ from usbcast_schemas.errors import KeysError, WireError
 from usbcast_schemas.keyring import Keyring
 from usbcast_schemas.keys import KeyPair, short_text
 from usbcast_schemas.sockets import guard
+from usbcast_schemas.wire import MAX_REQUEST_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,9 @@ LOOK_S = 0.2
 MAX_SAID_BYTES = 64 * 1024
 """What a subscriber may send to the data port: its handshake and its subscriptions. One thousand of these fit in."""
 
+MAX_UNENDED_BYTES = 2 * MAX_REQUEST_BYTES
+"""libzmq bounds a frame of a message and not their number, and holds all of a message until its last one has come."""
+
 GONE = "gone before the handshake was over"
 STALLED = "stalled in the handshake"
 BROKEN = "broken handshake"
@@ -47,6 +51,7 @@ NO_KEYS_HERE = "encrypted, and this node has no keys"
 OTHER_NODE = "encrypted for a node with another key"
 TOO_MANY = "too many connections"
 TALKS = "talks to the data port"
+UNENDING = "a request without an end"
 NO_DESCRIPTOR = "no descriptor left"
 
 _SENTENCES = {
@@ -132,6 +137,10 @@ class Gatekeeper:
     def cut(self, which: str, fd: int) -> None:
         """End one connection."""
         self._connections.cut(which, fd)
+
+    def heard(self, which: str, said: zmq.Frame) -> None:
+        """A message came up whole."""
+        self._connections.heard(which, int(said.get(zmq.SRCFD)))
 
     def talked(self, which: str, said: zmq.Frame) -> None:
         """A message came up to a socket that only sends: end the connection that it came by."""
@@ -302,6 +311,11 @@ class Gatekeeper:
         for fd, peer in self._connections.talkative(DATA, MAX_SAID_BYTES):
             self._connections.cut(DATA, fd)
             self._refusals.refuse(TALKS, peer, f"it sent more than {MAX_SAID_BYTES} bytes to where it can only listen")
+        for fd, peer in self._connections.unending(REQUESTS, MAX_UNENDED_BYTES):
+            self._connections.cut(REQUESTS, fd)
+            self._refusals.refuse(
+                UNENDING, peer, f"it sent more than {MAX_UNENDED_BYTES} bytes without ending a request"
+            )
 
 
 def _address(which: str) -> str:

@@ -201,6 +201,7 @@ class ReplayService:
 
     def _handle(self, frames: list[zmq.Frame]) -> None:
         envelope = [frames[0].bytes]
+        self._gatekeeper.heard(REQUESTS, frames[0])
         verdict = self._budgets.spend(envelope[0], peer_of(frames[0]), time.monotonic_ns())
         if verdict in (Verdict.CUT, Verdict.IGNORED):
             self._cut(frames[0], verdict)

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import random
 import socket as posix
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -16,6 +17,7 @@ from nodes import WAYS, Account, Served, check_packets, eventually, serving, tak
 
 import usbcast
 from usbcast import NodeClient
+from usbcast_broker.memory import resident_bytes
 from usbcast_schemas.contract import CONTRACT, data_topic, notify_topic
 from usbcast_schemas.errors import NodeUnreachable, RemoteError, StreamUnknown, VersionMismatch, WireError
 from usbcast_schemas.v1 import usbcast_pb2 as pb
@@ -181,6 +183,42 @@ def test_a_message_beyond_all_bounds_costs_its_sender_the_connection(served: Ser
         peer.send(bytes(2 * MAX_REQUEST_BYTES + 1))
         peer.send(HEALTH)
         eventually(lambda: refused(served) == {"not ZMTP, or too long": 1}, "others are answered, and it is counted")
+
+
+def shaken(endpoint: str) -> posix.socket:
+    """A connection as a DEALER, by hand, with the handshake behind it."""
+    peer = posix.create_connection(("127.0.0.1", port(endpoint)))
+    peer.settimeout(10)
+    peer.sendall(b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32))
+    ready = b"\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
+    peer.sendall(bytes((4, len(ready))) + ready)
+    peer.recv(65536)
+    return peer
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says how much has come by a connection")
+def test_a_message_of_endlessly_many_frames_costs_its_sender_the_connection(served: Served) -> None:
+    """libzmq bounds each frame and holds a message until its last one: some 50 bytes of memory for 3 on the wire."""
+    frames = b"\x01\x01x" * 20_000
+    before = resident_bytes()
+    with undisturbed(served), shaken(served.endpoint) as peer:
+        sent = 0
+        with contextlib.suppress(OSError):
+            while sent < 1 << 30:
+                peer.sendall(frames)
+                sent += len(frames)
+        assert sent < 1 << 30, "it was cut off"
+        eventually(lambda: refused(served) == {"a request without an end": 1})
+    assert resident_bytes() - before < 400 << 20
+
+
+def test_large_requests_that_do_end_are_answered(served: Served) -> None:
+    with dealer(served.endpoint) as peer:
+        for _ in range(10):
+            peer.send(bytes(MAX_REQUEST_BYTES - 1000))
+        for _ in range(10):
+            assert peer.poll(10_000)
+            assert pb.Reply.FromString(peer.recv()).error.code == pb.ErrorReply.CODE_MALFORMED
 
 
 def test_more_commands_than_can_wait_are_refused_not_kept(served: Served) -> None:
