@@ -120,6 +120,7 @@ class Publisher:
     def beat(self, pipeline: Line) -> None:
         """Notify though there is no news, for somebody who has just come; the pacer bounds how often."""
         pipeline.outlet.pacer.news()
+        self._wakes_at_ns = 0
         self._doorbell.ring()
 
     def end(self, pipeline: Line, reason: str) -> None:
