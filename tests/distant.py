@@ -42,8 +42,8 @@ def faketime_library() -> str:
 
 
 @contextlib.contextmanager
-def distant_node(*arguments: str, clock: str = "") -> Iterator[tuple[Program, str]]:
-    """`usbcast serve --simulate` apart from this process; `clock` as libfaketime has it: "+3.5" is so many seconds ahead."""
+def distant_program(*arguments: str, clock: str = "") -> Iterator[tuple[Program, str]]:
+    """`usbcast` apart from this process, and where it serves; `clock` as libfaketime has it: "+3.5" is so many seconds ahead."""
     need_apart()
     program = usbcast()
     environment = {"USBCAST_RING_DIR": "/dev/shm/rings", "USBCAST_RUNTIME_DIR": "/dev/shm/run"}
@@ -52,6 +52,13 @@ def distant_node(*arguments: str, clock: str = "") -> Iterator[tuple[Program, st
         faked = {"LD_PRELOAD": faketime_library(), "FAKETIME": clock, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
         preload = ["env", *(f"{name}={value}" for name, value in faked.items())]
         program = [sys.executable, "-c", SLEEPS_BY_SELECT]
-    command = [*APART, *preload, *program, "serve", "--simulate", "--ring-size", "4MiB", "--json", "--bind"]
-    with Program([*command, "tcp://127.0.0.1:0", *arguments], **environment) as program:
-        yield program, program.hear("serving")["endpoint"]
+    with Program([*APART, *preload, *program, *arguments], **environment) as running:
+        yield running, running.hear("serving")["endpoint"]
+
+
+@contextlib.contextmanager
+def distant_node(*arguments: str, clock: str = "") -> Iterator[tuple[Program, str]]:
+    """A node with a simulated device, apart from this process."""
+    serve = ("serve", "--simulate", "--ring-size", "4MiB", "--json", "--bind", "tcp://127.0.0.1:0")
+    with distant_program(*serve, *arguments, clock=clock) as found:
+        yield found

@@ -28,7 +28,7 @@ FIRST_PROBES, PROBES = 8, 4
 """So many questions are asked one after another, the first time and every later one; the quickest answer counts."""
 
 EVERY_S = 30.0
-_FIRST_GAPS_S = (1.0, 2.0, 4.0, 8.0, 16.0)
+_FIRST_GAPS_S = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Sooner in the beginning, so that the drift shows; the same for as long as nothing was answered, and again after that."""
 
 _ANSWER_S = 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from google.protobuf import json_format
 
 from usbcast.cli.output import console, emit, table
 from usbcast.cli.streams import device_text
+from usbcast.clocks import ClockOffset
 from usbcast.recording.reader import Recording, open_recording
 
 
@@ -57,6 +59,8 @@ def show_recording(path: Path, as_json: bool) -> None:
             (name, device_text(info.device), info.profile_name, info.packet_size or "varying", rate, fields)
         )
     console.print(table("", ("stream", "device", "profile", "size", "rate/s", "fields"), described))
+    for stream, known in sorted(books.clocks.items()):
+        console.print(f"  {stream}: {_clock_text(known)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _plain(recording: Recording) -> dict[str, Any]:
@@ -69,12 +73,22 @@ def _plain(recording: Recording) -> dict[str, Any]:
         "end_ns": recording.end_ns,
         "epochs": [epoch.to_json() for epoch in books.epochs.values()],
         "notes": books.notes,
+        "clocks": {stream: asdict(known) for stream, known in books.clocks.items()},
         "balanced": books.balanced,
         "streams": {
             name: json_format.MessageToDict(recording.info(name), preserving_proto_field_name=True)
             for name in recording.streams
         },
     }
+
+
+def _clock_text(known: ClockOffset) -> str:
+    if not known.uncertainty_ns:
+        return "recorded on the host that reads the device: one clock"
+    return (
+        f"the clock of the host that reads the device was ahead of the recording host's by {known.offset_ns / 1e9:+.6f} s, "
+        f"± {known.uncertainty_ns / 1e6:.3f} ms, at {_time(known.at_ns)}"
+    )
 
 
 def _time(ns: int) -> str:

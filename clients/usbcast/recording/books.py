@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from usbcast.clocks import ClockOffset
 from usbcast.events import STAGES
-from usbcast.recording.entries import STAGE, Item, Remark, gap_of, hex_epoch
+from usbcast.recording.entries import STAGE, Item, Remark, clock_of, gap_of, hex_epoch
 from usbcast_schemas.batch import EncodedBatch
 
 MAX_PROBLEMS = 1000
@@ -83,6 +84,8 @@ class Books:
         self.problem_count = 0
         self.notes: list[str] = []
         self.disks: list[str] = []
+        self.clocks: dict[str, ClockOffset] = {}
+        """What was known last of the clock of the host that reads each stream, against that of the recording host."""
         self._where = ""
         self._index: int | None = None
         self._seen: set[int] = set()
@@ -213,6 +216,10 @@ class Books:
                 self.note(
                     f"recording paused for {(remark.time_ns - fields['since_ns']) / 1e9:.1f} s: {fields['reason']}"
                 )
+            case "clock":
+                known = clock_of(remark)
+                if known is not None:
+                    self.clocks[remark.stream] = known
             case "stalled":
                 self.note(str(fields["reason"]))
             case "silence":

@@ -12,6 +12,7 @@ from typing import Any
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
+from usbcast.clocks import ClockOffset
 from usbcast.continuity import Position
 from usbcast.events import Gap, Restart, Silence
 from usbcast_schemas.batch import EncodedBatch, decode_batch
@@ -197,6 +198,34 @@ def restart_remark(stream: str, restart: Restart, time_ns: int) -> Remark:
 def silence_remark(stream: str, silence: Silence, time_ns: int) -> Remark:
     fields: dict[str, Any] = {"duration_ns": silence.duration_ns}
     return Remark("silence", time_ns, stream, fields | ({"upstream": True} if silence.upstream else {}))
+
+
+def clock_remark(stream: str, known: ClockOffset | None, time_ns: int) -> Remark:
+    """By how much the clock of the host that reads `stream` is ahead of that of the recording host, where that is known."""
+    fields: dict[str, Any] = {}
+    if known is not None:
+        fields = {
+            "realtime_ns": known.at_ns,
+            "node_ahead_ns": known.offset_ns,
+            "uncertainty_ns": known.uncertainty_ns,
+            "drift_ppm": known.drift_ppm,
+            "drift_uncertainty_ppm": known.drift_uncertainty_ppm,
+        }
+    return Remark("clock", time_ns, stream, fields)
+
+
+def clock_of(remark: Remark) -> ClockOffset | None:
+    """What a remark of kind "clock" tells; None where nothing was known."""
+    f = remark.fields
+    if "node_ahead_ns" not in f:
+        return None
+    return ClockOffset(
+        offset_ns=int(f["node_ahead_ns"]),
+        uncertainty_ns=int(f["uncertainty_ns"]),
+        drift_ppm=float(f["drift_ppm"]),
+        drift_uncertainty_ppm=float(f["drift_uncertainty_ppm"]),
+        at_ns=int(f["realtime_ns"]),
+    )
 
 
 def gap_of(remark: Remark) -> Gap:

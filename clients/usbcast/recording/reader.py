@@ -11,12 +11,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from usbcast.batch import Batch
+from usbcast.clocks import ClockOffset
 from usbcast.dejitter import Dejitter
 from usbcast.digest import Event
 from usbcast.events import End, Gap, Silence, device_event, gap_of_loss
 from usbcast.layout import Layout
 from usbcast.recording.books import Books
-from usbcast.recording.entries import Remark, gap_of, restart_of
+from usbcast.recording.entries import Remark, clock_of, gap_of, restart_of
 from usbcast.recording.files import Damage, SegmentFile, Stored, resolve, walk
 from usbcast_schemas.batch import EncodedBatch
 from usbcast_schemas.errors import RecordingError, UsageError
@@ -120,6 +121,9 @@ class Recording:
         Sequences are of `epoch`, by default the first one of the stream in this recording.
         """
         reading = _Reading(self.info(stream))
+        if start_ns is not None:
+            for remark in self._clock_before(stream, start_ns):
+                list(reading.remark(remark))
         by_sequence = start_sequence is not None or until_sequence is not None
         for stored in self.stored(start_ns=start_ns, until_ns=until_ns):
             if stored.stream != stream:
@@ -164,6 +168,13 @@ class Recording:
         table: pyarrow.Table = pyarrow.Table.from_batches(batches)
         return table
 
+    def _clock_before(self, stream: str, start_ns: int) -> Iterator[Remark]:
+        """What the head of the segment that holds `start_ns` says of the clock: reading begins behind it."""
+        before = [s for s in self.segments if s.chunks and s.chunks[0].start_ns < start_ns]
+        for stored in before[-1].first_stored(0) if before else ():
+            if stored.stream == stream and isinstance(stored.item, Remark) and stored.item.kind == "clock":
+                yield stored.item
+
     def _stored_of(self, segment: SegmentFile, first_chunk: int) -> Iterator[Stored]:
         damages: list[Damage] = []
         yield from segment.stored(first_chunk, damages)
@@ -191,6 +202,7 @@ class _Reading:
     def __init__(self, info: pb.StreamInfo) -> None:
         self._gaps: list[Gap] = []
         self._dejitter: Dejitter | None = None
+        self._clock: ClockOffset | None = None
         self.info(info)
 
     def info(self, info: pb.StreamInfo) -> None:
@@ -211,7 +223,8 @@ class _Reading:
                 for count, realtime_ns in zip(batch.arrivals.packets, batch.arrivals.realtime_ns, strict=True):
                     last += count
                     self._dejitter.update(last, realtime_ns)
-            yield Batch(batch, self._layout, tuple(self._gaps), skip, self._dejitter)
+            known = self._clock  # as of then, whatever is learnt later
+            yield Batch(batch, self._layout, tuple(self._gaps), skip, self._dejitter, lambda: known)
             self._gaps.clear()
         if batch.end is not None:
             yield End(batch.end.reason, batch.end.packets)
@@ -219,6 +232,8 @@ class _Reading:
     def remark(self, remark: Remark) -> Iterator[Event]:
         if remark.kind == "gap":
             yield self._gap(gap_of(remark))
+        elif remark.kind == "clock":
+            self._clock = clock_of(remark) or self._clock
         elif remark.kind == "restart":
             if self._dejitter is not None:
                 self._dejitter.restart()

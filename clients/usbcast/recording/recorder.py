@@ -22,15 +22,14 @@ from usbcast.credentials import Keys
 from usbcast.digest import Record
 from usbcast.events import Gap
 from usbcast.jetstream.address import is_stored
-from usbcast.locate import endpoints, locate
+from usbcast.locate import endpoints
 from usbcast.recording.entries import Entry, Remark, remark_entry
 from usbcast.recording.policy import Limits
 from usbcast.recording.store import Store, StoreOptions
 from usbcast.recording.tap import Tap
 from usbcast.requests import NodeClient
 from usbcast.service_manager import ServiceManager
-from usbcast_schemas.errors import AccessRefused, NodeUnreachable, RemoteError, UsageError
-from usbcast_schemas.places import host_id
+from usbcast_schemas.errors import AccessRefused, NodeUnreachable, UsageError
 from usbcast_schemas.registry import local_nodes
 
 LOOK_S = 0.01
@@ -41,7 +40,8 @@ STALL_NS = 2_000_000_000
 DISCOVER_NS = 2_000_000_000
 HOUSEKEEPING_NS = 250_000_000
 CONNECT_S = 10.0
-CLOCK_TIMEOUT_S = 0.3
+CLOCK_S = 0.5
+"""A node on another host is given so long to say what time it is there, before the recording begins without."""
 PRE_BYTES = 256 * 1024 * 1024
 """What waits for a trigger takes so much memory at the most; beyond it the oldest goes, declared."""
 
@@ -152,7 +152,7 @@ class Recorder:
 
     def heads(self, realtime_ns: int) -> Sequence[Entry]:
         entries = [entry for tap in self.taps.values() for entry in tap.head(realtime_ns)]
-        return entries + [self._clock(tap, realtime_ns) for tap in self.taps.values()]
+        return entries + [tap.clock(realtime_ns) for tap in self.taps.values()]
 
     def tails(self) -> dict[str, object]:
         return {name: tap.tail() for name, tap in self.taps.items()}
@@ -248,6 +248,9 @@ class Recorder:
         if now_ns >= self._house_ns:
             self._house_ns = now_ns + HOUSEKEEPING_NS
             self._watch_rates(now_ns, realtime_ns)
+            for tap in self.taps.values():
+                if tap.clock_is_news:
+                    self.store.append(tap.clock(realtime_ns))
             look()
         if now_ns >= self._discover_ns and self.options.endpoint is None:
             self._discover_ns = now_ns + DISCOVER_NS
@@ -320,6 +323,10 @@ class Recorder:
                 raise NodeUnreachable(f"{missing[0].receiver.unreachable(CONNECT_S)} --wait starts all the same")
             if missing:
                 self._stopping.wait(LOOK_S)
+        deadline = min(deadline, time.monotonic() + CLOCK_S)
+        while any(tap.receiver.info is not None and tap.receiver.clock is None for tap in self.taps.values()):
+            if self._stopping.wait(LOOK_S) or time.monotonic() > deadline:
+                break
         for tap in self.taps.values():
             for entry in tap.described(time.time_ns()):
                 del entry  # the first segment's head has it
@@ -351,25 +358,6 @@ class Recorder:
             for entry in tap.head(time.time_ns()):
                 self.store.append(entry)
         self.taps[name] = tap
-
-    def _clock(self, tap: Tap, realtime_ns: int) -> Entry:
-        """This host's clocks and, for a node on another one, by how much its clock is ahead."""
-        fields: dict[str, Any] = {"realtime_ns": realtime_ns, "monotonic_ns": time.monotonic_ns()}
-        if tap.info is not None and tap.info.host_id == host_id():
-            fields |= {"node_ahead_ns": 0, "uncertainty_ns": 0}
-        elif tap.info is not None and not is_stored(self.options.endpoint):
-            with contextlib.suppress(RemoteError):
-                begin_ns, begin_realtime_ns = time.monotonic_ns(), time.time_ns()
-                address = locate(tap.stream, self.options.endpoint)
-                with NodeClient(address, timeout_s=CLOCK_TIMEOUT_S, keys=self.options.keys) as node:
-                    answer = node.clock()
-                round_trip_ns = time.monotonic_ns() - begin_ns
-                middle_ns = begin_realtime_ns + round_trip_ns // 2
-                fields |= {
-                    "node_ahead_ns": (answer.received_realtime_ns + answer.replied_realtime_ns) // 2 - middle_ns,
-                    "uncertainty_ns": round_trip_ns // 2,
-                }
-        return remark_entry(Remark("clock", realtime_ns, tap.stream, fields))
 
 
 def _is_pattern(name: str) -> bool:

@@ -14,6 +14,7 @@ from usbcast.recording.entries import (
     Entry,
     batch_entry,
     begin_remark,
+    clock_remark,
     gap_remark,
     hex_epoch,
     info_entry,
@@ -26,7 +27,7 @@ from usbcast_schemas.errors import AccessRefused, KeysError, StreamUnknown
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 NOT_WANTED = "outside of a trigger's time"
-_AGAIN_NS = 1_000_000_000
+_AGAIN_NS = _SECOND_NS = 1_000_000_000
 _EXCUSED_NS = 2_000_000_000
 """A gap may be noticed so long after its cause: by the next batch, or by the answer to a fetch."""
 
@@ -55,6 +56,7 @@ class Tap:
         self._keys = keys
         self._receiver = receive(stream, endpoint, start, "all", via, keys)
         self._again_ns = 0
+        self._asked_ns = 0
         self._skipped: tuple[int, int, int] | None = None
         """Epoch, first and next sequence of packets that are not wanted."""
 
@@ -146,6 +148,23 @@ class Tap:
         if self.info is not None:
             made.insert(0, info_entry(self.info, realtime_ns))
         return made
+
+    @property
+    def clock_is_news(self) -> bool:
+        """Whether the reading host was asked for its clock since the last entry about it."""
+        return self._asked_at() not in (0, self._asked_ns)
+
+    def clock(self, realtime_ns: int) -> Entry:
+        """What is known now of the reading host's clock."""
+        self._asked_ns = self._asked_at()
+        return remark_entry(clock_remark(self.stream, self._receiver.clock, realtime_ns))
+
+    def _asked_at(self) -> int:
+        """A number that changes with each answer; 0 before the first."""
+        known = self._receiver.clock
+        if known is None:
+            return 0
+        return (known.at_ns - known.age_ns) // _SECOND_NS if known.uncertainty_ns else 1
 
     def tail(self) -> dict[str, Any]:
         """What a closed segment says of this stream."""

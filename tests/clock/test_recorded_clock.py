@@ -1,0 +1,66 @@
+"""The clock of the reading host in recordings, and through a bridge whose own clock is yet another one."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from distant import distant_node, distant_program
+from nodes import eventually
+from programs import run
+
+import usbcast
+from usbcast.clocks import MAX_DRIFT
+from usbcast.recording.entries import Remark, clock_of, clock_remark
+
+S = 1_000_000_000
+
+
+def test_a_recording_knows_the_other_clock(tmp_path: Path) -> None:
+    base = tmp_path / "run"
+    with distant_node(clock="+3.5") as (_, endpoint):
+        begin_ns = time.time_ns()
+        done = run("record", "first-case", "--endpoint", endpoint, "--packets", "100", "--output", str(base))
+        end_ns = time.time_ns()
+    assert done.finish() == 0, done.stderr
+    with usbcast.open_recording(base) as recording:
+        batches = list(recording.batches("first-case"))
+        assert sum(map(len, batches)) >= 100
+        for batch in batches:
+            local, error = batch.times_local_ns, batch.times_local_error_ns
+            assert (local + error >= begin_ns).all()
+            assert (local - error <= end_ns).all()
+            assert (abs(batch.times_ns - local - 3.5 * S) <= error).all()
+        late = list(recording.batches("first-case", start_ns=recording.end_ns - S // 10))
+        assert late
+        assert (abs(late[0].times_ns - late[0].times_local_ns - 3.5 * S) <= late[0].times_local_error_ns).all()
+    told = json.loads(run("info", str(base), "--json").stdout)["clocks"]["first-case"]
+    assert abs(told["offset_ns"] - 3.5 * S) <= told["uncertainty_ns"]
+    assert "ahead of the recording host's by +3." in run("info", str(base)).stdout
+
+
+@pytest.mark.parametrize(
+    ("upstream", "bridge"), [("+3.5", ""), ("+3.5", "-100")], ids=["a bridge by our clock", "three clocks"]
+)
+def test_through_a_bridge_the_clock_is_that_of_the_reading_host(upstream: str, bridge: str) -> None:
+    begin_ns = time.time_ns()
+    with (
+        distant_node(clock=upstream) as (_, endpoint),
+        distant_program("bridge", endpoint, "--bind", "tcp://127.0.0.1:0", "--json", clock=bridge) as (_, bridged),
+        usbcast.subscribe("first-case", bridged) as stream,
+    ):
+        assert stream.ready()
+        known = eventually(lambda: stream.clock, "the clock is known")
+        assert abs(known.offset_ns - 3.5 * S) <= known.uncertainty_ns
+        assert known.uncertainty_ns < S // 4
+        batch = next(iter(stream))
+        local_ns, error_ns = int(batch.times_local_ns[-1]), int(batch.times_local_error_ns[-1])
+        assert begin_ns - error_ns < local_ns < time.time_ns() + error_ns
+
+
+def test_a_clock_remark_says_what_was_known() -> None:
+    assert clock_of(clock_remark("s", None, 5)) is None
+    known = usbcast.ClockOffset(-7, 3, 1.5, MAX_DRIFT * 1e6, 11)
+    assert clock_of(Remark.decode(clock_remark("s", known, 12).encode())) == known
