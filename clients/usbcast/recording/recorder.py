@@ -40,7 +40,7 @@ STALL_NS = 2_000_000_000
 DISCOVER_NS = 2_000_000_000
 HOUSEKEEPING_NS = 250_000_000
 CONNECT_S = 10.0
-CLOCK_S = 0.5
+CLOCK_S = 2.0
 """A node on another host is given so long to say what time it is there, before the recording begins without."""
 PRE_BYTES = 256 * 1024 * 1024
 """What waits for a trigger takes so much memory at the most; beyond it the oldest goes, declared."""
@@ -323,7 +323,8 @@ class Recorder:
                 raise NodeUnreachable(f"{missing[0].receiver.unreachable(CONNECT_S)} --wait starts all the same")
             if missing:
                 self._stopping.wait(LOOK_S)
-        deadline = min(deadline, time.monotonic() + CLOCK_S)
+        patience_s = 0.0 if is_stored(self.options.endpoint or "") else CLOCK_S  # a store knows no clock
+        deadline = min(deadline, time.monotonic() + patience_s)
         while any(tap.receiver.info is not None and tap.receiver.clock is None for tap in self.taps.values()):
             if self._stopping.wait(LOOK_S) or time.monotonic() > deadline:
                 break
