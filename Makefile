@@ -48,7 +48,7 @@ test-all: $(STAMP)
 # Where no guest can be made the tests skip themselves and say why. INSTALL=--install installs what making it needs, as root.
 test-kernel test-kernel-ci: $(STAMP)
 	@$(BIN)/python tests/kernel/build_guest.py --if-possible $(INSTALL)
-	@$(PYTEST) -m "$(if $(filter %-ci,$@),kernel_ci,kernel)" $(ARGS)
+	@$(PYTEST) tests/kernel -m "$(if $(filter %-ci,$@),kernel_ci,kernel)" $(ARGS)
 
 check: $(STAMP)
 	@$(BIN)/ruff format --check --quiet . || { echo "make format would change the files above"; exit 1; }
