@@ -125,7 +125,6 @@ def test_several_clients_at_once_are_answered_each_in_order(guest: Guest) -> Non
     check_books(books, packets=counted["made"], lost={})
 
 
-@pytest.mark.kernel_ci
 def test_a_device_that_is_slow_to_answer_does_not_hold_the_stream_up(guest: Guest) -> None:
     with (
         SoftDevice(guest, rate_hz=100, fifo=ROOM_ENOUGH) as device,

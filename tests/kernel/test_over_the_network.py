@@ -16,7 +16,6 @@ RATE_HZ = 100
 USUAL_S = 20.0
 
 
-@pytest.mark.kernel_ci
 def test_everything_arrives(guest: Guest) -> None:
     """Ten minutes with USBCAST_KERNEL_LONGER=30. The times in the packets and at the application are of one clock."""
     packets = int(RATE_HZ * USUAL_S * longer())
