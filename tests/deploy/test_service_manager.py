@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from nodes import Served, eventually, serving
@@ -18,7 +19,7 @@ from programs import Program, run, usbcast
 
 import usbcast as client
 from usbcast import End
-from usbcast.cli import attended
+from usbcast.cli import attended, storing
 from usbcast.cli.attended import Attended
 from usbcast.cli.logs import JournalFormatter, to_journal
 from usbcast.service_manager import ServiceManager
@@ -109,6 +110,19 @@ def test_a_bridge_is_ready_alive_and_stopping(manager: Manager) -> None:
             bridge.signal(signal.SIGTERM)
             manager.hear_until("STOPPING=1")
             assert bridge.finish(15) == 0
+
+
+def test_a_bridge_that_stores_is_ready_though_no_stream_is_there_yet(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in manager.environment.items():
+        monkeypatch.setenv(name, value)
+    view = storing._View("nats://nowhere", as_json=True)
+    none_yet = SimpleNamespace(forwarders={}, figures=dict)
+    for _ in range(3):
+        view.look(none_yet)  # type: ignore[arg-type]
+    manager.drain()
+    assert manager.heard == ["READY=1", "WATCHDOG=1"]
 
 
 def hang_publishing(served: Served, until: threading.Event) -> None:

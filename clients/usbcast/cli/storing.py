@@ -17,6 +17,7 @@ from usbcast.cli.output import console, emit, errors, table
 from usbcast.cli.rates import Rate
 from usbcast.cli.signals import stop_signals
 from usbcast.recording.sizes import parse_size
+from usbcast.service_manager import ServiceManager
 from usbcast_schemas.errors import UsageError
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ class _View:
         self._as_json = as_json
         self._rates: dict[str, Rate] = {}
         self._live: Live | None = None
+        self._manager = ServiceManager()
         self._begun = False
         self._due_s = 0.0
 
@@ -129,6 +131,9 @@ class _View:
             else:
                 names = ", ".join(work.forwarders)
                 console.print(f"storing [bold]{names}[/bold] at {self._to}  (Ctrl-C stops)", highlight=False)
+        if not self._due_s:
+            self._manager.ready()
+        self._manager.alive(time.monotonic_ns())
         now_s = time.monotonic()
         if now_s < self._due_s:
             return
