@@ -57,6 +57,12 @@ def bridge(
     ] = False,
     bind: Annotated[str | None, typer.Option("--bind", metavar="ENDPOINT", help="Address for requests.")] = None,
     publish: Annotated[str | None, typer.Option("--publish", metavar="ENDPOINT", help="Address of the data.")] = None,
+    announce: Annotated[
+        str | None,
+        typer.Option(
+            "--announce", metavar="IFACE,…", help="Be found on the LAN by mDNS: interfaces, addresses, or all."
+        ),
+    ] = None,
     insecure: Annotated[
         bool | None, typer.Option("--insecure", help="May be reached from other machines, by anybody.")
     ] = None,
@@ -126,7 +132,7 @@ def bridge(
 
     flags = {
         "bind": bind, "publish": publish, "insecure": insecure, "keys": keys, "max_connections": max_connections,
-        "ring_size": ring_size, "ring_slots": ring_slots, "linger_s": linger_s,
+        "announce": announce, "ring_size": ring_size, "ring_slots": ring_slots, "linger_s": linger_s,
     }  # fmt: skip
     settings, sourced = load_settings(config, flags, tables=("streams",))
     if show_config:
