@@ -35,6 +35,9 @@ MOST_WAITING_BYTES = 8 * 1024 * 1024
 """So much may wait for the subscription before the server is no longer asked for more; it may send 32 MiB beyond that."""
 
 _LOOK_S = 0.25
+_IDLE_S = 2.5
+"""After so long without a message, the server is asked whether there is one."""
+
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.05, 2.0
 
 
@@ -193,6 +196,7 @@ class Courier:
             self._consumer = consumer = OrderedConsumer(connection, self._names, lambda got: self._deliver(store, got))
             await consumer.begin(sequence)
             self.trouble = ""
+            moved_s, moved_to = time.monotonic(), consumer.next_sequence
             while not (connection.closed.is_set() or consumer.problem.is_set() or consumer.silent):
                 waits = [asyncio.ensure_future(event.wait()) for event in (connection.closed, consumer.problem)]
                 await asyncio.wait(waits, timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
@@ -200,6 +204,13 @@ class Courier:
                     wait.cancel()
                 if consumer.full and self._waiting_bytes < MOST_WAITING_BYTES:
                     await consumer.room()  # the other thread may have missed the moment
+                if consumer.full or consumer.next_sequence != moved_to:
+                    moved_s, moved_to = time.monotonic(), consumer.next_sequence
+                elif time.monotonic() - moved_s > _IDLE_S:
+                    # A consumer may be on a server that has not caught up with its cluster; another may be luckier.
+                    if (await store.standing()).last_sequence >= moved_to == consumer.next_sequence:
+                        break
+                    moved_s = time.monotonic()
             self.made_anew += 1
             if connection.closed.is_set():
                 raise connection.lost(f"reading {self._names.store}")
