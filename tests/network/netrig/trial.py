@@ -209,7 +209,7 @@ def check(outcome: Outcome) -> None:
     assert not any(ledger["lost"] for ledger in node["ledgers"].values()), "the node was not slowed"
     assert all(server["balanced"] for server in outcome.servers.values())
     (epoch,) = outcome.recording["streams"]
-    assert outcome.recording["balanced"]
+    assert outcome.recording["balanced"], outcome.recording["problems"]
     assert epoch["ended"]
     assert epoch["recorded"] + sum(epoch["lost"].values()) == trial.packets - epoch["first_sequence"]
     for done in outcome.followers.values():
