@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from usbcast.continuity import Position
 from usbcast.events import Gap, Restart
 from usbcast.recording.books import Books
 from usbcast.recording.entries import Item, Remark, begin_remark, gap_remark, hex_epoch, restart_remark
+from usbcast_schemas.batch import Arrivals, decode_batch, encode_batch
+from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 
 def gap(first: int, last: int, epoch: int = EPOCH) -> Remark:
@@ -99,3 +102,19 @@ def test_what_was_dropped_by_wish_is_not_missing() -> None:
     dropped = Remark("dropped", 0, "", {"before": 2, "reason": "removed by --keep"})
     assert audited([begin(20, 2), dropped, batch(2), close()], indexes=[2]).balanced
     assert not audited([begin(20, 2), dropped, batch(2), close()], indexes=[3]).balanced
+
+
+def test_numbers_that_a_batch_stands_for_are_not_missing() -> None:
+    """A bridge that carries a part leaves numbers out where it leaves out no packet: the next batch says so itself."""
+    hole = pb.LostRange(
+        first_sequence=10, count=0, stage=pb.STAGE_BRIDGE, reason="left out", batches=7, on_purpose=True
+    )
+    late = decode_batch(
+        encode_batch(
+            epoch=EPOCH, number=8, first_sequence=10, packet_count=1, packet_size=1, payload=(b"x",),
+            arrivals=Arrivals((1,), (0,), (0,)), holes=[hole],
+        )
+    )  # fmt: skip
+    books = audited([batch(0), late, close()])
+    assert books.balanced, books.problems
+    assert not audited([batch(0), replace(late, holes=()), close()]).balanced

@@ -171,9 +171,9 @@ class Books:
                 f"{_who(books)}: batch {batch.number} in {self._where} begins with {first:,}, "
                 f"which is recorded or declared lost already (up to {books.next_sequence - 1:,})"
             )
-        elif books.next_number is not None and batch.number > books.next_number and not books.told:
+        elif books.next_number is not None and batch.first_number > books.next_number and not books.told:
             self.problem(
-                f"{_who(books)}: {batch.number - books.next_number} batches without packets, such as device events, "
+                f"{_who(books)}: {batch.first_number - books.next_number} batches without packets, such as device events, "
                 f"are missing before batch {batch.number} in {self._where}"
             )
         books.told = False
