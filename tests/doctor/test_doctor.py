@@ -169,6 +169,8 @@ def test_a_node_that_hangs() -> None:
     program, endpoint = serve("--bind", "tcp://127.0.0.1:0")
     with program:
         program.signal(signal.SIGSTOP)
+        tasks = list(Path(f"/proc/{program.pid}/task").iterdir())
+        eventually(lambda: all(") T " in (task / "stat").read_text() for task in tasks), "all its threads stand still")
         check_broken(look(endpoint), "handshake", "says nothing", "hangs or was stopped")
         program.signal(signal.SIGCONT)
         program.signal(signal.SIGTERM)
