@@ -18,7 +18,7 @@ IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in $(NAMES); do $$p -c '$(IS_NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-all test-kernel test-kernel-ci check format proto bench clean
+.PHONY: help demo test test-slow test-all test-kernel test-kernel-ci check format proto bench regression clean
 
 help:
 	@echo "make demo         see it work, without any hardware"
@@ -30,6 +30,7 @@ help:
 	@echo "make check        format, lint, types, and whether the generated code is current"
 	@echo "make format       format the code"
 	@echo "make proto        generate the Python code of the contract"
+	@echo "make regression   whether the hot path does more work than it did: instructions, counted by valgrind"
 	@echo "make bench        measure beside other products; ARGS=\"--mode full\" for figures worth keeping"
 	@echo "make clean        remove .venv and what tools have left"
 
@@ -69,6 +70,9 @@ GENERATE = $(BIN)/protoc -I schemas --python_out="$(1)" --pyi_out="$(1)" $(PROTO
 
 proto: $(STAMP)
 	@$(call GENERATE,schemas)
+
+regression: $(STAMP)
+	@$(BIN)/python -m benchmarks.regression $(ARGS)
 
 bench: $(STAMP)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'

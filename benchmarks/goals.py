@@ -65,6 +65,7 @@ def _device(row: str) -> Figure:
 
 
 RING, PUSH, RAW, ICEORYX = "usbcast-ring", "usbcast-push", "pyzmq-ipc", "iceoryx2"
+RING_AS_COMES, PUSH_AS_COMES = "usbcast-ring-natural", "usbcast-push-natural"
 PEERS_WITH_LAG = ("iceoryx2", "zenoh-tcp", "lsl", "nats", "redis", "mqtt", "cyclonedds")
 
 GOALS = (
@@ -72,10 +73,24 @@ GOALS = (
         Goal(f"throughput, ring against iceoryx2, batch {size}", _fast(RING, size), _fast(ICEORYX, size), at_least=share)
         for size, share in ((1, 1.5), (64, 1.5), (512, 1.2), (4096, 1.0))
     ),
+    *(
+        Goal(
+            f"throughput, ring, batches as they come, against iceoryx2, {size} handed over at once",
+            _fast(RING_AS_COMES, size), _fast(ICEORYX, size), at_least=share,
+        )
+        for size, share in ((1, 1.5), (64, 1.5), (512, 1.2), (4096, 1.0))
+    ),
     Goal("throughput, ring against LSL, batch 512", _fast(RING, 512), _fast("lsl", 512), at_least=10),
     Goal("throughput, ring against memcpy, batch 4096", _fast(RING, 4096), _fast("memcpy", 4096), at_least=0.9),
     *(
         Goal(f"throughput, push against raw pyzmq, batch {size}", _fast(PUSH, size), _fast(RAW, size), at_least=share)
+        for size, share in ((1, 0.5), (64, 0.8), (512, 0.95))
+    ),
+    *(
+        Goal(
+            f"throughput, push, batches as they come, against raw pyzmq, {size} handed over at once",
+            _fast(PUSH_AS_COMES, size), _fast(RAW, size), at_least=share,
+        )
         for size, share in ((1, 0.5), (64, 0.8), (512, 0.95))
     ),
     *(

@@ -9,6 +9,7 @@ from typing import Self
 
 from benchmarks.peers.usbcast import HandedIn
 from benchmarks.task import PACKET_BYTES
+from usbcast.clock_watch import ClockWatch
 from usbcast.continuity import Continuity
 from usbcast.digest import Digest
 from usbcast.waiting import Waiter
@@ -53,7 +54,7 @@ class HotPath:
         self._pipeline = Pipeline(self._feed, self.queue, self.assembler, self.batcher, self.outlet)
         self._core = Continuity(can_fetch=False)
         self._core.start(1, 0, 0)
-        self.digest = Digest(self._core)
+        self.digest = Digest(self._core, ClockWatch("bench"))
         self._waiter = Waiter()
         info = self.outlet.describe(None)
         info.host_id = host_id()
@@ -115,8 +116,8 @@ class HotPath:
         self._next_number = batch.number + 1
         self._core.live(batch)
 
-    def known(self, epoch: int, next_sequence: int, next_number: int) -> None:
-        self._core.known(epoch, next_sequence, next_number)
+    def known(self, epoch: int, next_sequence: int, next_number: int, *, ended: bool) -> None:
+        self._core.known(epoch, next_sequence, next_number, ended=ended)
 
     def malformed(self, error: Exception) -> None:
         raise error
