@@ -211,7 +211,8 @@ def check(outcome: Outcome) -> None:
     (epoch,) = outcome.recording["streams"]
     assert outcome.recording["balanced"], outcome.recording["problems"]
     assert epoch["ended"]
-    assert epoch["recorded"] + sum(epoch["lost"].values()) == trial.packets - epoch["first_sequence"]
+    told = sum(epoch["lost"].values()) + sum(epoch["left_out"].values())
+    assert epoch["recorded"] + told == trial.packets - epoch["first_sequence"]
     for done in outcome.followers.values():
         assert done["ended"]
         assert (done["twice"], done["damaged"], done["unsaid"]) == (0, 0, 0)
