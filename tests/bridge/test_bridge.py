@@ -46,6 +46,7 @@ def thinned(served: Served, choice: Choice) -> Iterator[Node]:
 
 def take(node: Node, via: str, start: str | int = 0) -> tuple[Account, Ledger]:
     """All of the stream until its end."""
+    eventually(lambda: node.pipelines[0].outlet.next_number, "the bridge has begun")
     account = Account()
     with subscribe("sim", node.endpoint, start=start, via=via) as subscription:
         for event in subscription.events(10):
@@ -61,9 +62,10 @@ def books_of(node: Node) -> dict[str, pb.Ledger]:
 
 def check_left_out(account: Account, ledger: Ledger, reason: str) -> None:
     """Nothing is lost; what is missing is said to be left out, and why."""
-    assert {(gap.stage, gap.reason, gap.on_purpose) for gap in account.gaps} == {("bridge", reason, True)}
+    assert {(gap.stage, gap.on_purpose) for gap in account.gaps} == {("bridge", True)}
+    assert reason in {gap.reason for gap in account.gaps}
     assert (ledger.lost, ledger.discrepancy()) == ({}, None)
-    assert ledger.overhead == account.lost == ledger.counters[f"left out: {reason}"]
+    assert ledger.overhead == account.lost >= ledger.counters[f"left out: {reason}"]
     assert ledger.left == account.delivered
 
 

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from usbcast.bridge.choice import LEFT_OUT
 from usbcast.continuity import Delivery
 from usbcast.events import Gap
 from usbcast_broker.batcher import Encoded
-from usbcast_schemas.batch import encode_batch
+from usbcast_schemas.batch import EncodedBatch, encode_batch
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 
@@ -36,6 +37,8 @@ class Whole:
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
         self._next_number: int | None = None
+        self._told_until = 0
+        """Up to where all is carried or told of."""
         self._untold: Gap | None = None
         """What there was no number for yet."""
 
@@ -53,9 +56,14 @@ class Whole:
         if missed:
             made = self._hole(missed, batch.first_number)
         self._next_number = batch.number + 1
+        self._told_until = batch.end_sequence
+        if delivery.skip and delivery.skip == batch.packet_count:
+            return [*made, _remarks_of(batch)]
         return [*made, Encoded(batch.raw, batch.number, batch.first_sequence, batch.packet_count)]
 
     def lose(self, gap: Gap, until_number: int | None = None) -> list[Encoded]:
+        if gap.count and gap.last < self._told_until:
+            return []  # what a batch says was kept when its packets were skipped, and that told of them
         if self._untold is not None:
             first = self._untold.first
             gap = replace(gap, first=first, count=gap.last + 1 - first)
@@ -75,6 +83,19 @@ class Whole:
             return []  # no number is free for it: then the upstream has told of them itself
         self._next_number = until_number
         return [hole_batch(self.epoch, number, number - first_number, gaps)]
+
+
+def _remarks_of(batch: EncodedBatch) -> Encoded:
+    """A batch whose packets were skipped for newer ones: what it says beside them."""
+    skipped = pb.LostRange(
+        first_sequence=batch.first_sequence, count=batch.packet_count, stage=pb.STAGE_BRIDGE,
+        reason=f"{LEFT_OUT}: newer packets are carried", on_purpose=True,
+    )  # fmt: skip
+    raw = encode_batch(
+        epoch=batch.epoch, number=batch.number, first_sequence=batch.end_sequence, packet_count=0, packet_size=0,
+        payload=(), losses=batch.losses, events=batch.events, end=batch.end, holes=[*batch.holes, skipped],
+    )  # fmt: skip
+    return Encoded(raw, batch.number, batch.end_sequence, 0)
 
 
 def hole_batch(epoch: int, number: int, batches: int, gaps: Sequence[Gap]) -> Encoded:

@@ -238,6 +238,7 @@ class BridgedFeed:
         """Let go of the receiver; its books stay."""
         if self._receiver is not None:
             _add(self._former, self._receiver.ledger())
+            self._former.entered -= self._former.held  # they come again
             self._former.held = 0
             self._receiver.waiter.remove(self._bell.fileno())
             self._receiver.close()
@@ -294,7 +295,8 @@ class BridgedFeed:
                 batch = record.batch
                 if batch.epoch != self._upstream_epoch:
                     self._begin(batch.epoch)
-                self._books.enter(batch.packet_count)
+                entered = batch.packet_count - record.skip
+                self._books.enter(entered)
                 self._position = Position(batch.epoch, batch.end_sequence, batch.number + 1)
                 self._counters["batches"] += 1
                 self._counters["bytes"] += len(batch.raw)
@@ -304,7 +306,7 @@ class BridgedFeed:
                 if self._which.choice.latest_hz:
                     record.gaps = tuple(self._chosen(gap) for gap in record.gaps)
                 made = self._carrier.deliver(record)
-                left_out = batch.packet_count - sum(one.packet_count for one in made)
+                left_out = entered - sum(one.packet_count for one in made)
                 if left_out:
                     self._books.overhead += left_out
                     self._books.count(f"left out: {self._which.choice.reason}", left_out)
