@@ -22,6 +22,7 @@ from usbcast_broker.peers import peer_of, property_of
 from usbcast_broker.pipeline import Line
 from usbcast_broker.reading_host import reading_host_of
 from usbcast_broker.refusals import Refusals
+from usbcast_broker.undelivered import Undelivered
 from usbcast_schemas.contract import CONTRACT
 from usbcast_schemas.errors import PeerError, RingUnavailable, UsbcastError, VersionMismatch
 from usbcast_schemas.ring import RingReader
@@ -39,6 +40,11 @@ MAX_QUEUED = 16
 
 LOOK_MS = 1000
 """So often its thread goes round though nobody asks anything, so that a watchdog can see that it lives."""
+
+RETRY_MS = 2
+"""An answer that a client had no room for is tried again so soon."""
+
+TOO_SLOW = "client too slow for its answers"
 
 MAX_REPORTS = 1024
 REPORT_KEPT_S = 10.0
@@ -113,6 +119,7 @@ class ReplayService:
         self._thread: threading.Thread | None = None
         self.turned_ns: int | None = None
         """When its thread last went round, on the monotonic clock; it does so at least once in LOOK_MS."""
+        self._undelivered = Undelivered()
         self._reports: OrderedDict[tuple[str, str], tuple[float, pb.SubscriptionReport]] = OrderedDict()
         self.problem: BaseException | None = None
         """Why nothing is answered any more, which should never be."""
@@ -179,7 +186,9 @@ class ReplayService:
             self._admitting.wait()
             while not self._stopping:
                 self.turned_ns = time.monotonic_ns()
-                poller.poll(LOOK_MS)
+                poller.poll(RETRY_MS if self._undelivered else LOOK_MS)
+                for _ in range(self._undelivered.retry(self._try, time.monotonic_ns())):
+                    self._refusals.count(TOO_SLOW)
                 self._bell.quiet()
                 while self._answers:
                     envelope, reply = self._answers.popleft()
@@ -376,11 +385,19 @@ class ReplayService:
 
     def _send(self, envelope: list[bytes], reply: pb.Reply, batches: Sequence[bytes] = ()) -> None:
         reply.contract = CONTRACT
+        frames = [*envelope, reply.SerializeToString(), *batches]
+        waits = self._undelivered.waits(envelope[0])
+        if (waits or not self._try(frames)) and not self._undelivered.keep(envelope[0], frames, time.monotonic_ns()):
+            self._refusals.count(TOO_SLOW)
+
+    def _try(self, frames: Sequence[bytes]) -> bool:
+        """Send, unless the client has no room now."""
         try:
-            self._socket.send_multipart([*envelope, reply.SerializeToString(), *batches], zmq.DONTWAIT)
+            self._socket.send_multipart(frames, zmq.DONTWAIT)
         except zmq.Again:
-            self._refusals.count("client too slow for its answers")
+            return False
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
             self._refusals.count("client gone before its answer")
+        return True

@@ -1,0 +1,71 @@
+"""Answers for which a client has no room at the moment: kept for a while, within bounds, and tried again."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+
+MAX_CLIENTS = 64
+MAX_ANSWERS = 1_000
+MAX_BYTES = 1024 * 1024
+"""Of one client. What is larger alone, a fetch's batches, is asked for again by who wants it."""
+
+KEPT_NS = 5_000_000_000
+"""Who has not taken an answer by then does not read its answers."""
+
+Try = Callable[[Sequence[bytes]], bool]
+"""Sends, or says that there is no room; what can never be sent counts as sent."""
+
+
+class _Waiting:
+    """Of one client, the oldest first, each with the time since when it waits."""
+
+    __slots__ = ("answers", "size_bytes")
+
+    def __init__(self) -> None:
+        self.answers: deque[tuple[Sequence[bytes], int]] = deque()
+        self.size_bytes = 0
+
+
+class Undelivered:
+    """Used by one thread; monotonic nanoseconds are handed in."""
+
+    def __init__(self) -> None:
+        self._clients: OrderedDict[bytes, _Waiting] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self._clients)
+
+    def waits(self, client: bytes) -> bool:
+        """Whether earlier answers to `client` wait, so that later ones are to wait behind them."""
+        return client in self._clients
+
+    def keep(self, client: bytes, frames: Sequence[bytes], now_ns: int) -> bool:
+        """Take an answer to `client`; False if that is beyond the bounds."""
+        size = sum(map(len, frames))
+        waiting = self._clients.get(client)
+        if waiting is None:
+            if len(self._clients) >= MAX_CLIENTS or size > MAX_BYTES:
+                return False
+            waiting = self._clients[client] = _Waiting()
+        elif len(waiting.answers) >= MAX_ANSWERS or waiting.size_bytes + size > MAX_BYTES:
+            return False
+        waiting.answers.append((frames, now_ns))
+        waiting.size_bytes += size
+        return True
+
+    def retry(self, send: Try, now_ns: int) -> int:
+        """Send what there is room for now; return how many answers were given up as they have waited for too long."""
+        given_up = 0
+        for client, waiting in list(self._clients.items()):
+            while waiting.answers:
+                frames, since_ns = waiting.answers[0]
+                if now_ns - since_ns > KEPT_NS:
+                    given_up += 1
+                elif not send(frames):
+                    break
+                waiting.answers.popleft()
+                waiting.size_bytes -= sum(map(len, frames))
+            if not waiting.answers:
+                del self._clients[client]
+        return given_up

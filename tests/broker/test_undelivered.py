@@ -1,0 +1,61 @@
+"""Answers that wait for room: order, bounds and patience. Times are handed in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from usbcast_broker.undelivered import KEPT_NS, MAX_ANSWERS, MAX_BYTES, MAX_CLIENTS, Undelivered
+
+
+def test_what_waits_goes_in_order_as_there_is_room() -> None:
+    room = 2
+    sent: list[bytes] = []
+
+    def send(frames: Sequence[bytes]) -> bool:
+        if len(sent) >= room:
+            return False
+        sent.append(frames[1])
+        return True
+
+    undelivered = Undelivered()
+    assert not undelivered
+    for n in range(5):
+        assert undelivered.keep(b"a", [b"a", b"%d" % n], 0)
+    assert undelivered.waits(b"a")
+    assert not undelivered.waits(b"b")
+    assert undelivered.retry(send, 1) == 0
+    assert (sent, bool(undelivered)) == ([b"0", b"1"], True)
+    room = 5
+    assert undelivered.retry(send, 2) == 0
+    assert (sent, bool(undelivered)) == ([b"0", b"1", b"2", b"3", b"4"], False)
+
+
+def test_one_that_takes_nothing_keeps_nobody_waiting() -> None:
+    undelivered = Undelivered()
+    undelivered.keep(b"slow", [b"slow"], 0)
+    undelivered.keep(b"quick", [b"quick"], 0)
+    sent = []
+
+    def send(frames: Sequence[bytes]) -> bool:
+        if frames[0] == b"quick":
+            sent.append(frames)
+        return frames[0] == b"quick"
+
+    assert undelivered.retry(send, 1) == 0
+    assert (len(sent), undelivered.waits(b"slow"), undelivered.waits(b"quick")) == (1, True, False)
+    undelivered.keep(b"slow", [b"slow"], KEPT_NS)
+    assert undelivered.retry(send, KEPT_NS + 1) == 1, "the older of the two"
+    assert undelivered.waits(b"slow")
+
+
+def test_everything_is_bounded() -> None:
+    undelivered = Undelivered()
+    assert not undelivered.keep(b"large", [bytes(MAX_BYTES + 1)], 0)
+    assert undelivered.keep(b"bytes", [bytes(MAX_BYTES)], 0)
+    assert not undelivered.keep(b"bytes", [b"x"], 0)
+    for _ in range(MAX_ANSWERS):
+        assert undelivered.keep(b"many", [b""], 0)
+    assert not undelivered.keep(b"many", [b""], 0)
+    for n in range(MAX_CLIENTS - 2):
+        assert undelivered.keep(b"%d" % n, [b""], 0)
+    assert not undelivered.keep(b"one more", [b""], 0)
