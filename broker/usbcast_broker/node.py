@@ -135,8 +135,11 @@ class Node:
         *,
         epoch: int | None = None,
         source: Source | None = None,
+        level: tuple[int, int] = (0, 0),
     ) -> Relay:
         """Add a stream whose batches `make_feed` brings encoded, of `epoch` if they have one already. Also while it runs.
+
+        `level` is the sequence and the number of the batch that its source comes to next.
 
         Raises ConfigError, RingUnavailable.
         """
@@ -145,6 +148,7 @@ class Node:
         self._check_room(description.stream, description.packet_size)
         queue = RelayQueue(lambda: self._publisher.knock(relay))
         outlet = self._outlet(description, epoch, source)
+        outlet.next_sequence, outlet.next_number = level
         relay = Relay(make_feed(queue), queue, outlet, self._outlet)
         self._cleanup.callback(self._close_outlet, relay)
         self.pipelines.append(relay)

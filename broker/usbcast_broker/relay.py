@@ -169,7 +169,7 @@ class Relay:
         ahead = self._ledgers_ahead()
         books.counters["missing_upstream"] = self._missing
         shown = self._entered()
-        given = self._given + outlet.next_sequence - (self._first or 0)
+        given = self._given + self._given_now
         links = [
             ("packets out of stage outlet and missing upstream", books.left + self._missing, "sequences given", given),
             *(
@@ -188,6 +188,11 @@ class Relay:
             source=outlet.source.endpoint if outlet.source else None,
             source_silent_ns=outlet.source_silent_ns(time.monotonic_ns()) if outlet.source else None,
         )
+
+    @property
+    def _given_now(self) -> int:
+        """Sequences that this epoch gave."""
+        return 0 if self._first is None else self.outlet.next_sequence - self._first
 
     def _entered(self) -> Ledger:
         """The outlet's books with what waits in the queue."""
@@ -236,7 +241,7 @@ class Relay:
     def _close_epoch(self) -> None:
         """Let go of the ring of the epoch that is over; who has it mapped may read on."""
         if self._pending is None:
-            self._given += self.outlet.next_sequence - (self._first or 0)
+            self._given += self._given_now
             self._first = None
             self.outlet.close()
 

@@ -121,7 +121,9 @@ class Bridge:
             return BridgedFeed(which, info, queue, source, lambda: self._node.asked_monotonic_ns(local))
 
         epoch = which.carrier(info.epoch).epoch
-        self._node.add_relay(describe(local, info), make_feed, epoch=epoch, source=source)
+        # Whoever joins before anything has come begins where the stream is at the upstream, and is owed nothing before.
+        level = (info.next_sequence, info.next_number) if epoch == info.epoch else (0, 0)
+        self._node.add_relay(describe(local, info), make_feed, epoch=epoch, source=source, level=level)
         self.streams[local] = Bridged(upstream, info.stream, local)
 
     def _say_once(self, sentence: str) -> None:

@@ -36,15 +36,19 @@ class RingWay:
             raise RingUnavailable(f"cannot open {info.ring.wake_path}: {error.strerror}; use via='push'") from None
         self._waiter.add_edge(self._wake_fd)
         self._at = self._seen_head = 0
+        self._level = (info.next_sequence, info.next_number)
 
     def begin_now(self) -> tuple[int, int]:
-        """Start behind the newest batch; return the sequence and the batch number that come next."""
+        """Start behind the newest batch; return the sequence and the batch number that come next.
+
+        Where the ring is empty it is those that the node told: a bridge knows them before it has a batch.
+        """
         while (head := self._ring.head) > 0:
             newest = self._ring.slot(head - 1)
             if newest is not None:
                 self._at = head
                 return newest.end_sequence, newest.number + 1
-        return 0, 0
+        return self._level
 
     def begin_newest(self) -> None:
         """Start at the newest batch that holds a packet."""
