@@ -386,8 +386,12 @@ class ReplayService:
     def _send(self, envelope: list[bytes], reply: pb.Reply, batches: Sequence[bytes] = ()) -> None:
         reply.contract = CONTRACT
         frames = [*envelope, reply.SerializeToString(), *batches]
-        waits = self._undelivered.waits(envelope[0])
-        if (waits or not self._try(frames)) and not self._undelivered.keep(envelope[0], frames, time.monotonic_ns()):
+        client, now_ns = envelope[0], time.monotonic_ns()
+        if not self._undelivered.waits(client) and self._try(frames):
+            return
+        # Who asks too much is told so before it gets what it has asked for.
+        first = reply.error.code == pb.ErrorReply.CODE_BUSY
+        if not self._undelivered.keep(client, frames, now_ns, first=first):
             self._refusals.count(TOO_SLOW)
 
     def _try(self, frames: Sequence[bytes]) -> bool:

@@ -40,17 +40,21 @@ class Undelivered:
         """Whether earlier answers to `client` wait, so that later ones are to wait behind them."""
         return client in self._clients
 
-    def keep(self, client: bytes, frames: Sequence[bytes], now_ns: int) -> bool:
-        """Take an answer to `client`; False if that is beyond the bounds."""
+    def keep(self, client: bytes, frames: Sequence[bytes], now_ns: int, *, first: bool = False) -> bool:
+        """Take an answer to `client`; False if that is beyond the bounds. One that goes `first` may go twice as far beyond."""
+        further = 2 if first else 1
         size = sum(map(len, frames))
         waiting = self._clients.get(client)
         if waiting is None:
             if len(self._clients) >= MAX_CLIENTS or size > MAX_BYTES:
                 return False
             waiting = self._clients[client] = _Waiting()
-        elif len(waiting.answers) >= MAX_ANSWERS or waiting.size_bytes + size > MAX_BYTES:
+        elif len(waiting.answers) >= MAX_ANSWERS * further or waiting.size_bytes + size > MAX_BYTES * further:
             return False
-        waiting.answers.append((frames, now_ns))
+        if first:
+            waiting.answers.appendleft((frames, now_ns))
+        else:
+            waiting.answers.append((frames, now_ns))
         waiting.size_bytes += size
         return True
 

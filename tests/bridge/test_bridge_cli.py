@@ -10,6 +10,8 @@ import pytest
 from bridge_line import Start
 from programs import Program, follow, run
 
+pytestmark = pytest.mark.slow
+
 ANY = "tcp://127.0.0.1:0"
 
 

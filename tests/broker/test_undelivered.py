@@ -48,6 +48,23 @@ def test_one_that_takes_nothing_keeps_nobody_waiting() -> None:
     assert undelivered.waits(b"slow")
 
 
+def test_what_is_urgent_goes_first() -> None:
+    undelivered = Undelivered()
+    for n in range(MAX_ANSWERS):
+        undelivered.keep(b"a", [b"a", b"%d" % n], 0)
+    assert not undelivered.keep(b"a", [b"a", b"late"], 0)
+    assert undelivered.keep(b"a", [b"a", b"urgent"], 0, first=True)
+    sent: list[bytes] = []
+
+    def send(frames: Sequence[bytes]) -> bool:
+        sent.append(frames[1])
+        return True
+
+    undelivered.retry(send, 1)
+    assert sent[:2] == [b"urgent", b"0"]
+    assert len(sent) == MAX_ANSWERS + 1
+
+
 def test_everything_is_bounded() -> None:
     undelivered = Undelivered()
     assert not undelivered.keep(b"large", [bytes(MAX_BYTES + 1)], 0)

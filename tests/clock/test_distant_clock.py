@@ -15,6 +15,8 @@ from proxy import DelayingProxy
 import usbcast
 from usbcast_schemas.errors import ClockUnknown
 
+pytestmark = pytest.mark.slow
+
 S, MS = 1_000_000_000, 1_000_000
 
 

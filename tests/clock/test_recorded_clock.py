@@ -15,6 +15,8 @@ import usbcast
 from usbcast.clocks import MAX_DRIFT
 from usbcast.recording.entries import Remark, clock_of, clock_remark
 
+pytestmark = pytest.mark.slow
+
 S = 1_000_000_000
 
 

@@ -24,6 +24,8 @@ from usbcast.cli.attended import Attended
 from usbcast.cli.logs import JournalFormatter, to_journal
 from usbcast.service_manager import ServiceManager
 
+pytestmark = pytest.mark.slow
+
 WATCHDOG_S = 0.6
 
 

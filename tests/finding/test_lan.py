@@ -17,6 +17,8 @@ from usbcast_schemas.errors import ConfigError, NodeUnreachable, StreamAmbiguous
 from usbcast_schemas.interfaces import choose, interface_addresses, is_loopback
 from usbcast_schemas.registry import local_nodes
 
+pytestmark = pytest.mark.slow
+
 HERE = "lan:127.0.0.1"
 
 

@@ -21,6 +21,8 @@ from usbcast import Batch, End, Silence
 from usbcast.continuity import Delivery
 from usbcast.jetstream.store import Retention
 
+pytestmark = pytest.mark.slow
+
 LONG_S = 60.0
 
 

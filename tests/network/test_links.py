@@ -13,6 +13,8 @@ import pytest
 from netrig.site import Site
 from netrig.trial import Outcome, Trial, check, run
 
+pytestmark = pytest.mark.slow
+
 CUT_S = 30.0
 TOGETHER = 8
 """So many trials at a time: they wait most of theirs."""

@@ -21,6 +21,8 @@ from usbcast_schemas.errors import RemoteError
 from usbcast_schemas.keyring import Keyring
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
+pytestmark = pytest.mark.slow
+
 PORTS = ("requests", "data")
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(16) + b"\0" + bytes(31)
 READY = b"\x04\x1c\x05READY\x0bSocket-Type\0\0\0\6DEALER"
