@@ -27,6 +27,9 @@ PING_S = 2.0
 """Two that are not answered, and the connection is given up."""
 
 NO_JETSTREAM, NO_JETSTREAM_ACCOUNT, NO_LEADER = 10076, 10039, 10008
+HEARINGS = 4
+"""A server that refuses a login says so and hangs up, and the one may overtake the other."""
+
 _BAD_LOGIN = ("authorization", "authentication", "credentials", "nkey", "jwt")
 
 T = TypeVar("T")
@@ -135,7 +138,21 @@ class Servers:
                 self._known.append(f"{scheme}://{f'{login}@' if login else ''}{found.netloc.rpartition('@')[2]}")
 
 
+class _HungUp(NodeUnreachable):
+    """The server cut the connection without a word that was heard."""
+
+
 async def _connect(url: str, address: Address) -> Connection:
+    """A connection; asked for again where the server hung up, as what it said before may have been lost in that."""
+    for _ in range(HEARINGS - 1):
+        try:
+            return await _connect_once(url, address)
+        except _HungUp:
+            await asyncio.sleep(0.05)
+    return await _connect_once(url, address)
+
+
+async def _connect_once(url: str, address: Address) -> Connection:
     client = Client()
     heard: list[Exception] = []
     connections: list[Connection] = []
@@ -176,7 +193,9 @@ async def _connect(url: str, address: Address) -> Connection:
     except (TimeoutError, Error, OSError, ValueError) as error:
         with contextlib.suppress(Error, OSError, asyncio.TimeoutError):
             await client.close()
-        raise _explained(heard[-1] if heard else error, url, address) from None
+        # That a login is refused explains more than how the connection ended then.
+        refused = [said for said in (*heard, error) if _is_bad_login(said)]
+        raise _explained((refused or heard or [error])[-1], url, address) from None
     connections.append(Connection(client, url))
     return connections[0]
 
@@ -188,10 +207,14 @@ def _trusting(ca: str) -> ssl.SSLContext:
         raise UsageError(f"cannot read the certificates {ca!r}: {error.strerror or error}") from None
 
 
+def _is_bad_login(error: Exception) -> bool:
+    return any(word in str(error).lower() for word in _BAD_LOGIN)
+
+
 def _explained(error: Exception, url: str, address: Address) -> Exception:
     said = str(error).removeprefix("nats: ").strip("'\" ")
     server = public(url)
-    if any(word in said.lower() for word in _BAD_LOGIN):
+    if _is_bad_login(error):
         how = f"the credentials {address.creds!r}" if address.creds else "user and password in the address, or --creds"
         return ServerRefused(f"the server {server} does not let this user in ({said}): check {how}")
     if isinstance(error, ssl.SSLError):
@@ -203,4 +226,5 @@ def _explained(error: Exception, url: str, address: Address) -> Exception:
         why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or said
     else:
         why = said or f"no answer within {CONNECT_TIMEOUT_S:g} s"
-    return NodeUnreachable(f"no NATS server answers at {server}: {why}; is one running there?")
+    sentence = f"no NATS server answers at {server}: {why}; is one running there?"
+    return _HungUp(sentence) if isinstance(error, ConnectionResetError) else NodeUnreachable(sentence)
