@@ -78,7 +78,8 @@ class Served:
     @property
     def published(self) -> int:
         """How many packets with a sequence have come to where subscribers read."""
-        return self.outlet.next_sequence
+        # A bridge knows how far the stream has come before it has any of it.
+        return 0 if self.outlet.ring.oldest is None else self.outlet.next_sequence
 
     @property
     def oldest(self) -> int:
