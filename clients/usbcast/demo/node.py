@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import signal
-import threading
 
 from usbcast.cli.health import stream_as_plain
 from usbcast.cli.output import emit
+from usbcast.cli.signals import stop_signals
 from usbcast.demo import PROGRESS_S, RATES_HZ
 from usbcast_broker.node import Node
 from usbcast_broker.settings import NodeSettings
@@ -22,10 +21,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, required=True)
     seconds = parser.parse_args().seconds
-    stopped = threading.Event()
-    signal.signal(signal.SIGINT, lambda *_: stopped.set())
     settings = NodeSettings(bind="tcp://127.0.0.1:0", ring_size=RING_BYTES, ring_slots=16384)
-    with Node(settings) as node:
+    with stop_signals() as stopped, Node(settings) as node:
         devices = {}
         for number, (name, rate_hz) in enumerate(RATES_HZ.items()):
             config = SimulatorConfig(rate_hz=rate_hz, packets=max(1, round(seconds * rate_hz)), serial=f"DEMO{number}")
