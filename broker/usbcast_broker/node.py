@@ -43,8 +43,9 @@ log = logging.getLogger(__name__)
 
 STILL_CATCHING_UP_S = 0.5
 MAX_LINGER_S = 10.0
-STOPPED_LINGER_S, HURRIED_LINGER_S = 0.1, 0.5
-"""A node that is told to stop does so within a second; one that ends by itself waits for those who catch up."""
+STOPPED_LINGER_S, HURRIED_LINGER_S, AWAITED_LINGER_S = 0.1, 0.5, 3.0
+"""A node that is told to stop does so within a second, or three while a live subscription still lacks the end; one that ends
+by itself waits for those who catch up."""
 
 MakeFeed = Callable[[HostQueue], Feed]
 
@@ -178,7 +179,8 @@ class Node:
     def stop(self, reason: str, *, linger_s: float = 0.0, hurry: threading.Event | None = None) -> None:
         """End every stream, wait for those who catch up, at most as long as told, and leave nothing behind; idempotent.
 
-        Once `hurry` is set, before or while it waits, it does so no longer than half a second.
+        Once `hurry` is set, before or while it waits, it does so no longer than half a second, and three for live
+        subscriptions that have not got the end yet.
         """
         if self._stopped:
             return
@@ -313,10 +315,15 @@ class Node:
             catching_up = now - self._service.last_fetch_monotonic < STILL_CATCHING_UP_S
             most_s = max(linger_s, MAX_LINGER_S if catching_up else 0.0)
             if hurry is not None and hurry.is_set():
-                most_s = min(linger_s, HURRIED_LINGER_S if catching_up else STOPPED_LINGER_S)
+                most_s = min(linger_s, self._hurried_s(catching_up=catching_up))
             if now - begin >= most_s:
                 break
             time.sleep(0.05)
+
+    def _hurried_s(self, *, catching_up: bool) -> float:
+        if self._service.is_awaited:
+            return AWAITED_LINGER_S
+        return HURRIED_LINGER_S if catching_up else STOPPED_LINGER_S
 
 
 __all__ = ["MakeFeed", "Node"]

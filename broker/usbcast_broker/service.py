@@ -48,8 +48,11 @@ TOO_SLOW = "client too slow for its answers"
 
 MAX_REPORTS = 1024
 REPORT_KEPT_S = 10.0
+ALIVE_S = 1.5
+"""A subscription reports every second; one whose last report is older than this is taken for stopped or gone."""
 
 FLOODS = "floods with requests"
+RING = "ring"
 
 Describe = Callable[[Line], pb.StreamInfo]
 
@@ -162,6 +165,19 @@ class ReplayService:
                 report.age_ns = int((now - at) * 1e9)
                 found.append(report)
         return found
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a live subscription that needs this node has not got all that there is of its stream."""
+        return any(
+            report.next_number < served.line.outlet.next_number
+            for stream, served in self._streams.items()
+            for report in self.reports(stream)
+            # Who reads the ring has it in its own memory.
+            if report.via != RING
+            and (report.joining or report.HasField("next_number"))
+            and report.age_ns < ALIVE_S * 1e9
+        )
 
     def _run(self, endpoint: str) -> None:
         socket = self._context.socket(zmq.ROUTER)

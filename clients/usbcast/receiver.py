@@ -435,6 +435,8 @@ class Receiver:
         )
         if not self.joined:
             report.joining = True
+        if self._core.position is not None:
+            report.next_number = self._core.position.next_number
         self._link.send(pb.Request(report=pb.ReportRequest(stream=self.stream, report=report)))
 
     def _take_replies(self, now_ns: int) -> None:

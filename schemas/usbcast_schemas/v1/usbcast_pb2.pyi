@@ -448,7 +448,7 @@ class Ledger(_message.Message):
     def __init__(self, stage: _Optional[str] = ..., unit: _Optional[str] = ..., entered: _Optional[int] = ..., left: _Optional[int] = ..., overhead: _Optional[int] = ..., held: _Optional[int] = ..., lost: _Optional[_Mapping[str, int]] = ..., counters: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class SubscriptionReport(_message.Message):
-    __slots__ = ("name", "via", "ledger", "lag_ns", "next_sequence", "age_ns", "joining")
+    __slots__ = ("name", "via", "ledger", "lag_ns", "next_sequence", "age_ns", "joining", "next_number")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VIA_FIELD_NUMBER: _ClassVar[int]
     LEDGER_FIELD_NUMBER: _ClassVar[int]
@@ -456,6 +456,7 @@ class SubscriptionReport(_message.Message):
     NEXT_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     AGE_NS_FIELD_NUMBER: _ClassVar[int]
     JOINING_FIELD_NUMBER: _ClassVar[int]
+    NEXT_NUMBER_FIELD_NUMBER: _ClassVar[int]
     name: str
     via: str
     ledger: Ledger
@@ -463,7 +464,8 @@ class SubscriptionReport(_message.Message):
     next_sequence: int
     age_ns: int
     joining: bool
-    def __init__(self, name: _Optional[str] = ..., via: _Optional[str] = ..., ledger: _Optional[_Union[Ledger, _Mapping]] = ..., lag_ns: _Optional[int] = ..., next_sequence: _Optional[int] = ..., age_ns: _Optional[int] = ..., joining: bool = ...) -> None: ...
+    next_number: int
+    def __init__(self, name: _Optional[str] = ..., via: _Optional[str] = ..., ledger: _Optional[_Union[Ledger, _Mapping]] = ..., lag_ns: _Optional[int] = ..., next_sequence: _Optional[int] = ..., age_ns: _Optional[int] = ..., joining: bool = ..., next_number: _Optional[int] = ...) -> None: ...
 
 class StreamHealth(_message.Message):
     __slots__ = ("stream", "epoch", "ledgers", "subscriptions", "discrepancies", "attached", "ended", "problem", "source", "source_silent_ns")
