@@ -34,8 +34,8 @@ log = logging.getLogger(__name__)
 REQUESTS, DATA = "requests", "data"
 """A node's two sockets."""
 
-LOOK_S = 0.2
-"""A revoked key is noticed so soon at the latest, and so is a peer that talks to the data port."""
+KEYED_LOOK_S, LOOK_S = 0.2, 0.5
+"""A revoked key is noticed so soon at the latest; without keys, a peer that talks to the data port. Each look has its cost."""
 
 MAX_SAID_BYTES = 64 * 1024
 """What a subscriber may send to the data port: its handshake and its subscriptions. One thousand of these fit in."""
@@ -180,13 +180,14 @@ class Gatekeeper:
             poller.register(socket, zmq.POLLIN)
         poller.register(self._bell.fileno(), zmq.POLLIN)
         look_at_s = 0.0
+        look_s = LOOK_S if self._keyring is None else KEYED_LOOK_S
         while not self._stopping:
-            poller.poll(int(LOOK_S * 1000))
+            poller.poll(int(look_s * 1000))
             self._bell.quiet()
             self._answer(zap, monitors)
             self._hear(monitors)
             if time.monotonic() >= look_at_s:
-                look_at_s = time.monotonic() + LOOK_S
+                look_at_s = time.monotonic() + look_s
                 self._look()
 
     # Who comes in

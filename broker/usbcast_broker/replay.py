@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from usbcast_schemas.batch import decode_batch
+from usbcast_schemas.batch import Buffer, decode_batch
 from usbcast_schemas.errors import RingTorn
 from usbcast_schemas.ring import RingReader, Slot
 from usbcast_schemas.v1 import usbcast_pb2 as pb
@@ -19,7 +19,7 @@ OVERWRITTEN = "overwritten in the ring"
 class Fetched:
     """Batches, oldest first, and the sequences of the asked range that the ring no longer holds."""
 
-    batches: list[bytes]
+    batches: list[Buffer]
     lost: list[pb.LostRange]
     complete: bool
 
@@ -33,7 +33,7 @@ def fetch(
     budget_bytes: int = DEFAULT_BUDGET_BYTES,
 ) -> Fetched:
     """The held batches of [from_sequence, until_sequence), at least one of them whatever the budget."""
-    batches: list[bytes] = []
+    batches: list[Buffer] = []
     lost: list[pb.LostRange] = []
     expected = from_sequence
     spent = 0
@@ -80,13 +80,13 @@ def newest(
     from_sequence: int | None = None,
     from_number: int = 0,
     budget_bytes: int = DEFAULT_BUDGET_BYTES,
-) -> list[bytes]:
+) -> list[Buffer]:
     """The newest batch that holds a packet, and those behind it: what happened since, and the end.
 
     Before these, from `from_sequence` and `from_number` on, those that say what happened to the device, as many of the
     newest of them as the budget allows.
     """
-    batches: list[bytes] = []
+    batches: list[Buffer] = []
     at = ring.head
     while at > max(ring.tail, ring.head - MAX_BEHIND):
         found = ring.slot(at - 1)

@@ -23,6 +23,7 @@ from usbcast_broker.pipeline import Line
 from usbcast_broker.reading_host import reading_host_of
 from usbcast_broker.refusals import Refusals
 from usbcast_broker.undelivered import Undelivered
+from usbcast_schemas.batch import Buffer
 from usbcast_schemas.contract import CONTRACT
 from usbcast_schemas.errors import PeerError, RingUnavailable, UsbcastError, VersionMismatch
 from usbcast_schemas.ring import RingReader
@@ -272,7 +273,7 @@ class ReplayService:
             self._refusals.refuse(refusal.reason, refusal.who, refusal.sentence)
             raise Refused(pb.ErrorReply.CODE_FORBIDDEN, refusal.sentence)
 
-    def _answer(self, envelope: list[bytes], request: pb.Request) -> tuple[pb.Reply | None, list[bytes]]:
+    def _answer(self, envelope: list[bytes], request: pb.Request) -> tuple[pb.Reply | None, list[Buffer]]:
         """The reply and its batches; None if it comes later."""
         kind = request.WhichOneof("body")
         if kind == "fetch":
@@ -306,7 +307,7 @@ class ReplayService:
         reply.replied_realtime_ns, reply.replied_monotonic_ns = time.time_ns(), time.monotonic_ns()
         return reply
 
-    def _fetch(self, request: pb.FetchRequest) -> tuple[pb.Reply, list[bytes]]:
+    def _fetch(self, request: pb.FetchRequest) -> tuple[pb.Reply, list[Buffer]]:
         self.last_fetch_monotonic = time.monotonic()
         outlet, ring = self._stream(request.stream).current()
         if request.HasField("epoch") and request.epoch != outlet.epoch:
@@ -399,9 +400,9 @@ class ReplayService:
         health.refused.update(self._refusals.by_reason())
         return pb.Reply(health=health)
 
-    def _send(self, envelope: list[bytes], reply: pb.Reply, batches: Sequence[bytes] = ()) -> None:
+    def _send(self, envelope: list[bytes], reply: pb.Reply, batches: Sequence[Buffer] = ()) -> None:
         reply.contract = CONTRACT
-        frames = [*envelope, reply.SerializeToString(), *batches]
+        frames: list[Buffer] = [*envelope, reply.SerializeToString(), *batches]
         client, now_ns = envelope[0], time.monotonic_ns()
         if not self._undelivered.waits(client) and self._try(frames):
             return
@@ -410,7 +411,7 @@ class ReplayService:
         if not self._undelivered.keep(client, frames, now_ns, first=first):
             self._refusals.count(TOO_SLOW)
 
-    def _try(self, frames: Sequence[bytes]) -> bool:
+    def _try(self, frames: Sequence[Buffer]) -> bool:
         """Send, unless the client has no room now."""
         try:
             self._socket.send_multipart(frames, zmq.DONTWAIT)

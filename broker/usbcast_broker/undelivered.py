@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 
+from usbcast_schemas.batch import Buffer
+
 MAX_CLIENTS = 64
 MAX_ANSWERS = 1_000
 MAX_BYTES = 1024 * 1024
@@ -13,7 +15,7 @@ MAX_BYTES = 1024 * 1024
 KEPT_NS = 5_000_000_000
 """Who has not taken an answer by then does not read its answers."""
 
-Try = Callable[[Sequence[bytes]], bool]
+Try = Callable[[Sequence[Buffer]], bool]
 """Sends, or says that there is no room; what can never be sent counts as sent."""
 
 
@@ -23,7 +25,7 @@ class _Waiting:
     __slots__ = ("answers", "size_bytes")
 
     def __init__(self) -> None:
-        self.answers: deque[tuple[Sequence[bytes], int]] = deque()
+        self.answers: deque[tuple[Sequence[Buffer], int]] = deque()
         self.size_bytes = 0
 
 
@@ -40,7 +42,7 @@ class Undelivered:
         """Whether earlier answers to `client` wait, so that later ones are to wait behind them."""
         return client in self._clients
 
-    def keep(self, client: bytes, frames: Sequence[bytes], now_ns: int, *, first: bool = False) -> bool:
+    def keep(self, client: bytes, frames: Sequence[Buffer], now_ns: int, *, first: bool = False) -> bool:
         """Take an answer to `client`; False if that is beyond the bounds. One that goes `first` may go twice as far beyond."""
         further = 2 if first else 1
         size = sum(map(len, frames))

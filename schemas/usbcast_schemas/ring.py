@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 from usbcast_schemas.batch import Buffer, bears_remarks
 from usbcast_schemas.errors import ConfigError, RingTorn, RingUnavailable
+from usbcast_schemas.recycling import WORTH_BYTES, RecycledBuffers
 
 MAGIC = int.from_bytes(b"USBCRNG1", "little")
 HEADER_BYTES = 4096
@@ -235,6 +236,7 @@ class RingReader:
         self._data_at = HEADER_BYTES + slots * SLOT_BYTES
         header.release()
         self._words = memoryview(self._map)[: self._data_at].cast("Q")
+        self._large = RecycledBuffers()
 
     @property
     def head(self) -> int:
@@ -268,12 +270,16 @@ class RingReader:
             return None
         return found
 
-    def read(self, slot: Slot) -> bytes:
+    def read(self, slot: Slot) -> Buffer:
         """Copy a batch out; raise RingTorn if the writer has overtaken it meanwhile, or it is damaged for good."""
         offset = self._data_at + slot.position % self.data_bytes
         words = self._words
         for _ in range(SETTLING_READS):
-            raw = self._map[offset : offset + slot.size_bytes]
+            if slot.size_bytes < WORTH_BYTES:
+                raw: Buffer = self._map[offset : offset + slot.size_bytes]
+            else:
+                with memoryview(self._map) as whole, whole[offset : offset + slot.size_bytes] as held:
+                    raw = self._large.copy(held)
             if not STORES_ARE_ORDERED:
                 _fence()
             if (

@@ -14,6 +14,9 @@ from usbcast_schemas.places import host_id
 from usbcast_schemas.ring import RingReader, Slot
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
+AHEAD_BYTES = 256 * 1024
+"""Batches are copied out as far ahead of the application as the processor's cache is likely to keep them."""
+
 
 class RingWay:
     """Raises RingUnavailable if the ring is not on this machine, or not open to this user."""
@@ -78,11 +81,13 @@ class RingWay:
         self._seen_head = ring.head
         if self._latest:
             self._skip_to_newest(sink)
-        while not sink.full and self._at < self._seen_head:
+        ahead_bytes = 0
+        while self._at < self._seen_head and ahead_bytes < AHEAD_BYTES and not sink.full:
             slot = ring.slot(self._at)
             if slot is None:  # overtaken: what is gone shows by the number of the next batch
                 self._at = max(self._at + 1, ring.tail)
                 continue
+            ahead_bytes += slot.size_bytes
             self._at = self._at + 1 if self._take(slot, sink) else max(self._at + 1, ring.tail)
 
     def _take(self, slot: Slot, sink: Sink) -> bool:
