@@ -96,7 +96,6 @@ def test_two_bridges_that_carry_one_of_ten_are_one_to_a_subscriber() -> None:
             assert [b.encoded.raw for b in first.batches] == [b.encoded.raw for b in second.batches]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("via", SLOWER_WAYS)
 def test_the_newest_twenty_times_a_second(via: str) -> None:
     with serving(rate_hz=2000, packets=2000, ends=True) as served, thinned(served, Choice(latest_hz=20)) as node:

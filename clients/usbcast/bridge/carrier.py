@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from usbcast.bridge.choice import LEFT_OUT
 from usbcast.continuity import Delivery
@@ -16,6 +16,13 @@ from usbcast.events import Gap
 from usbcast_broker.batcher import Encoded
 from usbcast_schemas.batch import EncodedBatch, encode_batch
 from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+
+class Level(NamedTuple):
+    """How far a stream has come: the sequence and the number of the batch that come next."""
+
+    next_sequence: int
+    next_number: int
 
 
 class Carrier(Protocol):
@@ -32,10 +39,17 @@ class Carrier(Protocol):
 
 
 class Whole:
-    """Every batch as it is."""
+    """Every batch as it is.
 
-    def __init__(self, epoch: int) -> None:
+    `level` is the sequence up to which the stream had come when this bridge began to serve it: whoever joined then is owed all
+    from there on. What the first batch shows to have come before the bridge had any is told with `before` as its reason.
+    """
+
+    def __init__(self, epoch: int, level: Level | None = None, before: str = "", *, on_purpose: bool = True) -> None:
         self.epoch = epoch
+        self._level = level
+        self._before = before
+        self._before_on_purpose = on_purpose
         self._next_number: int | None = None
         self._told_until = 0
         """Up to where all is carried or told of."""
@@ -45,7 +59,8 @@ class Whole:
     def deliver(self, delivery: Delivery) -> list[Encoded]:
         batch = delivery.batch
         made = []
-        missed = [gap for gap in delivery.gaps if gap not in delivery.told]
+        first = delivery.gaps[0].first if delivery.gaps else batch.first_sequence + delivery.skip
+        missed = [*self._since_level(first), *(gap for gap in delivery.gaps if gap not in delivery.told)]
         if self._untold is not None:
             missed.insert(0, self._untold)
             self._untold = None
@@ -64,6 +79,7 @@ class Whole:
     def lose(self, gap: Gap, until_number: int | None = None) -> list[Encoded]:
         if gap.count and gap.last < self._told_until:
             return []  # what a batch says was kept when its packets were skipped, and that told of them
+        gaps = self._since_level(gap.first)
         if self._untold is not None:
             first = self._untold.first
             gap = replace(gap, first=first, count=gap.last + 1 - first)
@@ -71,9 +87,18 @@ class Whole:
             until_number = (self._next_number or 0) + 1
         else:
             until_number -= 1  # the number of the last one stays free: it may be the end
-        made = self._hole([gap], until_number)
-        self._untold = None if made else gap
+        made = self._hole([*gaps, gap], until_number)
+        self._untold = None if made else _joined([*gaps, gap])
         return made
+
+    def _since_level(self, first: int) -> list[Gap]:
+        """What lies between the level and `first`, where the bridge begins; once."""
+        level, self._level = self._level, None
+        if level is None or first <= level.next_sequence:
+            return []
+        self._next_number = level.next_number
+        begin = level.next_sequence
+        return [Gap(begin, first - 1, first - begin, "bridge", self._before, on_purpose=self._before_on_purpose)]
 
     def _hole(self, gaps: Sequence[Gap], until_number: int) -> list[Encoded]:
         """A batch that tells of `gaps` and stands for the numbers from the next one up to `until_number`."""
@@ -83,6 +108,13 @@ class Whole:
             return []  # no number is free for it: then the upstream has told of them itself
         self._next_number = until_number
         return [hole_batch(self.epoch, number, number - first_number, gaps)]
+
+
+def _joined(gaps: Sequence[Gap]) -> Gap:
+    """One gap for adjoining ones; on purpose only if all of them are."""
+    first, last = gaps[0].first, gaps[-1].last
+    on_purpose = all(gap.on_purpose for gap in gaps)
+    return replace(gaps[-1], first=first, count=last + 1 - first, on_purpose=on_purpose)
 
 
 def _remarks_of(batch: EncodedBatch) -> Encoded:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from usbcast.bridge.carrier import Carrier, Whole
-from usbcast.bridge.choice import EVERYTHING, Choice
+from usbcast.bridge.carrier import Carrier, Level, Whole
+from usbcast.bridge.choice import EVERYTHING, LEFT_OUT, Choice
 from usbcast.bridge.decimation import EveryNth
 from usbcast.bridge.gates import DemandGate, gate_of
 from usbcast.continuity import SKIPPED, Delivery, Position
@@ -68,11 +68,15 @@ class From:
     keys: Keys
     choice: Choice = EVERYTHING
 
-    def carrier(self, upstream_epoch: int) -> Carrier:
-        """What makes of this epoch of the upstream what is published."""
+    def carrier(self, upstream_epoch: int, level: Level | None = None) -> Carrier:
+        """What makes of this epoch of the upstream, which is told to be at `level`, what is published."""
         if self.choice.every > 1:
             return EveryNth(upstream_epoch, self.choice.every, self.choice.reason)
-        return Whole(upstream_epoch)
+        if self.choice.latest_hz:
+            return Whole(upstream_epoch, level, self.choice.reason)
+        if self.start == "now":
+            return Whole(upstream_epoch, level, f"{LEFT_OUT}: from before the bridge began")
+        return Whole(upstream_epoch, level, "gone before the bridge had it", on_purpose=False)
 
 
 class BridgedFeed:
@@ -87,7 +91,7 @@ class BridgedFeed:
         self._source = source
         self._asked_ns = asked_ns
         self._gate = gate_of(which.choice)
-        self._carrier = which.carrier(info.epoch)
+        self._carrier = which.carrier(info.epoch, Level(info.next_sequence, info.next_number))
         self._upstream_epoch = info.epoch
         self._caught_up_ns = time.monotonic_ns()
         self._bell = PollableDoorbell()
