@@ -72,7 +72,7 @@ class From:
         """What makes of this epoch of the upstream, which is told to be at `level`, what is published."""
         if self.choice.every > 1:
             return EveryNth(upstream_epoch, self.choice.every, self.choice.reason)
-        if self.choice.latest_hz:
+        if self.choice.asks:
             return Whole(upstream_epoch, level, self.choice.reason)
         if self.start == "now":
             return Whole(upstream_epoch, level, f"{LEFT_OUT}: from before the bridge began")

@@ -24,6 +24,9 @@ from netrig.site import Host, Site, site
 PORT = 5570
 STREAM = "first-case"
 VIAS = ("push", "notify")
+JOINING_S = 60.0
+"""All trials begin at the same time, on however few processors there are."""
+
 MOST_BYTES = 200_000_000
 """Of memory for each program, the ring of 64 MiB included: whatever the link does, it stays far below."""
 
@@ -98,9 +101,9 @@ def run(trial: Trial, directory: Path) -> Outcome:
             followers = {via: listening.enter_context(follow(last, endpoint, via)) for via in VIAS}
             peaks = listening.enter_context(Peaks({**servers, "recorder": recorder, **followers}))
             if trial.disturb:
-                recorder.hear("figures", where=lambda said: said["streams"][STREAM]["packets"] > 0)
+                recorder.hear("figures", JOINING_S, where=lambda said: said["streams"][STREAM]["packets"] > 0)
                 for follower in followers.values():
-                    follower.hear("figures", where=lambda said: said["delivered"] > 0)
+                    follower.hear("figures", JOINING_S, where=lambda said: said["delivered"] > 0)
                 trial.disturb(made)
             deadline_s = time.monotonic() + trial.deadline_s
             done = {via: follower.hear("done", deadline_s - time.monotonic()) for via, follower in followers.items()}
