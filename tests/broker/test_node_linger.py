@@ -68,6 +68,7 @@ def test_a_hurried_node_waits_for_who_is_about_to_get_the_end(monkeypatch: pytes
 
 
 def test_a_hurried_node_does_not_wait_for_who_says_nothing_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("usbcast_broker.service.REPORT_KEPT_S", 600.0)
     with followed(monkeypatch) as (node, _, hurry):
         eventually(lambda: node.health()[0].subscriptions[0].age_ns > ALIVE_S * 1e9)
         stopping = threading.Thread(target=lambda: node.stop("enough", linger_s=60, hurry=hurry))
