@@ -54,8 +54,11 @@ TALKS = "talks to the data port"
 UNENDING = "a request without an end"
 NO_DESCRIPTOR = "no descriptor left"
 
+DEPARTURES_TOLERATED = 2
+"""A program that is ended while it connects leaves in the handshake as well: that is counted, and nothing to warn of."""
+
 _SENTENCES = {
-    GONE: "it left before the handshake was over, as a port scan does, or a client that does not agree on encryption",
+    GONE: "it leaves before the handshake is over, as a port scan does, or a client that does not agree on encryption",
     STALLED: "it did not go on with the handshake",
     BROKEN: "its handshake is none",
 }
@@ -300,7 +303,8 @@ class Gatekeeper:
         if failed is not None:
             # Whoever looks whether somebody listens at a local socket leaves it like that; it is nobody else's business.
             if peer != LOCAL or failed != GONE:
-                self._refusals.refuse(failed, peer, _SENTENCES.get(failed, failed))
+                tolerated = DEPARTURES_TOLERATED if failed == GONE else 0
+                self._refusals.refuse(failed, peer, _SENTENCES.get(failed, failed), tolerated=tolerated)
         elif ended_by is EndedBy.LIBZMQ:
             if monitor.keys_refused:
                 monitor.keys_refused -= 1

@@ -9,7 +9,7 @@ from collections import OrderedDict
 log = logging.getLogger(__name__)
 
 MAX_NAMED = 1000
-"""So many peers are remembered as named; beyond it the oldest is forgotten, and may be named again."""
+"""So many peers are remembered; beyond it the oldest is forgotten, and may be named again."""
 
 
 class Refusals:
@@ -18,22 +18,21 @@ class Refusals:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counts: dict[str, int] = {}
-        self._named: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._seen: OrderedDict[tuple[str, str], int] = OrderedDict()
 
     def count(self, reason: str) -> None:
         with self._lock:
             self._counts[reason] = self._counts.get(reason, 0) + 1
 
-    def refuse(self, reason: str, peer: str, sentence: str) -> None:
-        """Count, and say `sentence` in the log unless this peer has been named for this reason already."""
+    def refuse(self, reason: str, peer: str, sentence: str, *, tolerated: int = 0) -> None:
+        """Count; say `sentence` in the log once for this peer and reason, when it has happened more than `tolerated` times."""
         self.count(reason)
         with self._lock:
-            known = (peer, reason) in self._named
-            self._named[peer, reason] = None
-            self._named.move_to_end((peer, reason))
-            if len(self._named) > MAX_NAMED:
-                self._named.popitem(last=False)
-        if not known:
+            times = self._seen[peer, reason] = self._seen.get((peer, reason), 0) + 1
+            self._seen.move_to_end((peer, reason))
+            if len(self._seen) > MAX_NAMED:
+                self._seen.popitem(last=False)
+        if times == tolerated + 1:
             log.warning("refused %s: %s", peer, sentence)
 
     def by_reason(self) -> dict[str, int]:

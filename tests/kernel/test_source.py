@@ -6,13 +6,12 @@ import contextlib
 import time
 from dataclasses import dataclass
 
-import numpy as np
 import pytest
+from kernelrig.gadget import PATTERN, source_and_sink
 from kernelrig.guest import Guest
 from kernelrig.length import longer
 from kernelrig.profiles import write_profile
 from kernelrig.serving import Serving
-from numpy.typing import NDArray
 
 import usbcast
 
@@ -20,27 +19,6 @@ pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600)]
 
 PROFILE = "bulk-source"
 SECONDS = 4.0
-PATTERN: NDArray[np.uint8] = (np.arange(512) % 63).astype(np.uint8)
-"""Byte i of each USB packet is i modulo 63 (the function's pattern 1)."""
-
-GADGET = """
-modprobe -a dummy_hcd libcomposite usb_f_ss_lb
-mountpoint -q /sys/kernel/config || mount -t configfs config /sys/kernel/config
-mkdir /sys/kernel/config/usb_gadget/source && cd /sys/kernel/config/usb_gadget/source
-echo 0x0525 > idVendor; echo 0xa4a0 > idProduct
-mkdir strings/0x409 configs/c.1 functions/SourceSink.0
-echo source > strings/0x409/product
-echo 1 > functions/SourceSink.0/pattern
-ln -s functions/SourceSink.0 configs/c.1
-ls /sys/class/udc > UDC
-until grep -qsx 0525 /sys/bus/usb/devices/*/idVendor; do sleep 0.1; done; udevadm settle
-"""
-NO_GADGET = """
-cd /sys/kernel/config/usb_gadget/source
-echo > UDC
-rm configs/c.1/SourceSink.0; rmdir configs/c.1 strings/0x409 functions/SourceSink.0
-cd ..; rmdir source
-"""
 
 
 @dataclass(frozen=True)
@@ -62,11 +40,8 @@ class Outcome:
 )
 def test_the_source_flat_out(guest: Guest, size: int, heard: bool) -> None:
     """Of reads of 64 KiB the emulated network carries a half: there the node is alone, and its books are the witness."""
-    guest.shell(GADGET)
-    try:
+    with source_and_sink(guest):
         outcomes = {queue: flat_out(guest, size, queue, heard) for queue in (1, 8)}
-    finally:
-        guest.shell(NO_GADGET)
     print(f"reads of {size} bytes")
     print(f"  one after another: {outcomes[1]}")
     print(f"  8 queued:          {outcomes[8]}")

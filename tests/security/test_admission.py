@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -80,11 +81,21 @@ def test_no_question_lets_in_a_stranger(asked: list[bytes]) -> None:
     assert len(answer(parsed, ADMITTED)) == 6
 
 
-def test_peers_are_named_once_and_remembered_within_a_bound(caplog: object) -> None:
+def test_peers_are_named_once_and_remembered_within_a_bound(caplog: pytest.LogCaptureFixture) -> None:
     refusals = Refusals()
     for n in range(3 * MAX_NAMED):
         for _ in range(2):
             refusals.refuse("no key", f"10.0.{n // 256}.{n % 256}", "no key")
     assert refusals.by_reason() == {"no key": 6 * MAX_NAMED}
-    assert len(caplog.records) == 3 * MAX_NAMED  # type: ignore[attr-defined]
-    assert len(refusals._named) == MAX_NAMED
+    assert len(caplog.records) == 3 * MAX_NAMED
+    assert len(refusals._seen) == MAX_NAMED
+
+
+def test_what_is_tolerated_is_counted_and_named_when_it_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    refusals = Refusals()
+    named = []
+    for _ in range(5):
+        refusals.refuse("left", "10.0.0.1", "it leaves", tolerated=2)
+        named.append(len(caplog.records))
+    assert named == [0, 0, 1, 1, 1]
+    assert refusals.by_reason() == {"left": 5}
