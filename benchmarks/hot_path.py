@@ -15,15 +15,15 @@ from usbcast.digest import Digest
 from usbcast.waiting import Waiter
 from usbcast.ways.ring import RingWay
 from usbcast_broker.batcher import Batcher, Encoded
-from usbcast_broker.flow import Packets, Transfer
+from usbcast_broker.flow import Transfer
 from usbcast_broker.framing import Assembler
 from usbcast_broker.host_queue import HostQueue
 from usbcast_broker.outlet import Description, Outlet
 from usbcast_broker.pipeline import Pipeline
-from usbcast_schemas.batch import EncodedBatch, decode_batch
+from usbcast_schemas.batch import EncodedBatch
 from usbcast_schemas.places import host_id
 from usbcast_schemas.profile import parse_profile
-from usbcast_schemas.ring import RingReader, Slot
+from usbcast_schemas.ring import RingReader
 
 PROFILE = f"""\
 [stream]
@@ -83,24 +83,23 @@ class HotPath:
 
     def subscriber_again(self) -> None:
         """As `subscriber`, with the newest batch taken for the one after it."""
-        self.deliver(decode_batch(self.read()))
+        self.deliver(self.take())
 
     def transfer(self) -> Transfer:
         return Transfer(self.made.data, time.time_ns(), time.monotonic_ns())
 
+    def frame(self) -> int:
+        return self.assembler.pass_whole([self.made])
+
     def encode(self) -> Encoded:
-        self.batcher.add(Packets(self.made.data, self.count, PACKET_BYTES), realtime_ns=1, monotonic_ns=1)
-        encoded = self.batcher.flush()
-        assert encoded is not None
-        return encoded
+        made = self.batcher.add_run([self.made], PACKET_BYTES)
+        rest = self.batcher.flush()
+        return rest or made[0]
 
-    def newest(self) -> Slot:
-        slot = self.ring.slot(self.ring.head - 1)
-        assert slot is not None
-        return slot
-
-    def read(self) -> bytes:
-        return self.ring.read(self.newest())
+    def take(self) -> EncodedBatch:
+        batch = self.ring.take(self.ring.head - 1)
+        assert batch is not None
+        return batch
 
     def deliver(self, batch: EncodedBatch) -> None:
         """Let `batch` be the next one."""

@@ -18,8 +18,7 @@ import zmq
 
 from benchmarks.harness import SHARED_MEMORY
 from benchmarks.hot_path import HotPath
-from benchmarks.task import PACKET_BYTES
-from usbcast_schemas.batch import Arrivals, decode_batch, encode_batch
+from usbcast_schemas.batch import decode_batch
 from usbcast_schemas.contract import data_topic
 
 SIZES = (1, 64, 512, 4096)
@@ -57,7 +56,6 @@ def _steps(path: HotPath) -> list[Step]:
     raw = encoded.raw
     decoded = decode_batch(raw)
     target = memoryview(bytearray(len(raw)))
-    arrivals = Arrivals((path.count,), (1,), (1,))
 
     def copy() -> None:
         target[:] = raw
@@ -66,22 +64,14 @@ def _steps(path: HotPath) -> list[Step]:
         path.queue.put(path.made)
         path.queue.take(1 << 30)
 
-    def only_encode() -> None:
-        encode_batch(
-            epoch=1, number=1, first_sequence=1, packet_count=path.count, packet_size=PACKET_BYTES,
-            payload=[path.made.data], arrivals=arrivals,
-        )  # fmt: skip
-
     return [
         ("memcpy of the batch, for comparison", copy),
         ("node: clocks and Transfer", path.transfer),
         ("node: host queue, put and take", through_queue),
-        ("node: framing", lambda: path.assembler.feed(path.made)),
+        ("node: framing", path.frame),
         ("node: batcher and encoding", path.encode),
-        ("(of that, encoding)", only_encode),
         ("node: into the ring", lambda: path.outlet.store(encoded)),
-        ("subscriber: out of the ring", path.read),
-        ("subscriber: decoding", lambda: decode_batch(raw)),
+        ("subscriber: out of the ring, decoded", path.take),
         ("subscriber: continuity and events", lambda: path.deliver(decoded)),
     ]
 

@@ -7,11 +7,13 @@ lost, stands before the first packet of a batch, so a batch is cut there. Pure: 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable
 from itertools import accumulate
 
 from usbcast_broker.flow import DeviceIdentity, Happening, Lost, Packets, StreamItem, Transfer
+from usbcast_schemas import native
 from usbcast_schemas.batch import Arrivals, Buffer, encode_parts
+from usbcast_schemas.contract import CONTRACT
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 DEFAULT_MAX_BYTES = 96 * 1024
@@ -19,6 +21,9 @@ DEFAULT_MAX_BYTES = 96 * 1024
 
 JOINED_BYTES = 4096
 """Pieces that are smaller than this on average cost less to join than to copy into the ring one by one."""
+
+EncodeRun = Callable[[list[Transfer], int, int, int, int, int, int, int, int], tuple[tuple[Buffer, ...], int, int]]
+"""What the native core makes batches with; usbcast_schemas/_native.pyi."""
 
 MAX_PACKETS = 65_536
 MAX_REMARKS = 1_000
@@ -31,7 +36,7 @@ class Encoded:
     __slots__ = ("first_sequence", "number", "packet_count", "parts", "size_bytes")
 
     def __init__(self, raw: Buffer, number: int, first_sequence: int, packet_count: int) -> None:
-        self.parts: Sequence[Buffer] = (raw,)
+        self.parts: tuple[Buffer, ...] = (raw,)
         self.size_bytes = len(raw)
         self.number = number
         self.first_sequence = first_sequence
@@ -105,6 +110,8 @@ class Batcher:
     def add_run(self, transfers: list[Transfer], packet_size: int) -> list[Encoded]:
         """As `add` of each of `transfers`, which hold whole packets of `packet_size` bytes; the cost of each is a fraction."""
         most_bytes = min(self._max_bytes, MAX_PACKETS * packet_size)
+        if native.core is not None and not self._max_age_ns and not self.pending:
+            return self._encode_run(native.core.encode_run, transfers, packet_size, most_bytes)
         if len(transfers) == 1 and not self._max_age_ns and not self.pending and len(transfers[0].data) <= most_bytes:
             return [self._alone(transfers[0], packet_size)]
         pieces = [transfer.data for transfer in transfers]
@@ -139,6 +146,32 @@ class Batcher:
             self._arrival_realtime_ns += [transfer.realtime_ns for transfer in run]
             self._arrival_monotonic_ns += [transfer.monotonic_ns for transfer in run]
             at, taken = until, ends[until - 1]
+        return done
+
+    def _encode_run(
+        self, encode_run: EncodeRun, transfers: list[Transfer], packet_size: int, most_bytes: int
+    ) -> list[Encoded]:
+        """As `add_run` and a `flush`, where nothing is held and nothing waited for."""
+        done: list[Encoded] = []
+        at = 0
+        while at < len(transfers):
+            one = transfers[at]
+            if len(one.data) > most_bytes:
+                packets = Packets(one.data, len(one.data) // packet_size, packet_size)
+                done += self.add(packets, realtime_ns=one.realtime_ns, monotonic_ns=one.monotonic_ns)
+                done += self._cut()
+                at += 1
+                continue
+            first, number = self.next_sequence, self.next_number
+            parts, at, size_bytes = encode_run(
+                transfers, at, most_bytes, JOINED_BYTES, CONTRACT, self.epoch, number, first, packet_size
+            )
+            encoded = Encoded(parts[0], number, first, size_bytes // packet_size)
+            encoded.parts = parts
+            encoded.size_bytes = sum(map(len, parts))
+            self.next_sequence = first + encoded.packet_count
+            self.next_number = number + 1
+            done.append(encoded)
         return done
 
     def _alone(self, transfer: Transfer, packet_size: int) -> Encoded:

@@ -58,15 +58,26 @@ class HostQueue:
         """As `put` for each, but the doorbell rings once, when all are there."""
         if not items:
             return
+        books, moderation = self.ledger, self._moderation
         with self._lock:
-            was_empty = not self._items
+            waiting = self._items
+            was_empty = not waiting
             for item in items:
-                if isinstance(item, Transfer):
-                    self._append_transfer(item)
-                else:
-                    self._append_remark(item)
-            ring = bool(self._items) and (was_empty or self._is_next(items[-1]))
-        if ring:
+                if type(item) is Transfer and self._transfers < MAX_TRANSFERS:
+                    size_bytes = len(item.data)
+                    held = books.held + size_bytes
+                    if held <= self.max_bytes:
+                        books.entered += size_bytes
+                        books.held = held
+                        self._transfers += 1
+                        waiting.append(item)
+                        continue
+                self._append(item)
+            last = items[-1]
+            ring = was_empty or (
+                moderation is not None and type(last) is Transfer and last.monotonic_ns >= moderation.next_ns
+            )
+        if ring and waiting:
             self._doorbell()
 
     def take(self, max_bytes: int) -> list[HostItem]:
@@ -100,30 +111,20 @@ class HostQueue:
         with self._lock:
             return Ledger.from_proto(self.ledger.to_proto())
 
-    def _is_next(self, last: HostItem) -> bool:
-        """Whether `last` came when it is time for the next turn."""
-        return self._moderation is not None and type(last) is Transfer and last.monotonic_ns >= self._moderation.next_ns
-
-    def _append_remark(self, item: Happening | Lost) -> None:
-        if isinstance(item, Lost):
+    def _append(self, item: HostItem) -> None:
+        """What is not a transfer for which there is room."""
+        if isinstance(item, Transfer):
+            size_bytes = len(item.data)
+            self.ledger.entered += size_bytes
+            self.ledger.lose(QUEUE_FULL, size_bytes)
+            self._append_lost(Lost(pb.STAGE_HOST, QUEUE_FULL, size_bytes=size_bytes))
+        elif isinstance(item, Lost):
             self._append_lost(item)
         elif self._happenings < MAX_HAPPENINGS:
             self._happenings += 1
             self._items.append(item)
         else:
             self.ledger.count("happenings dropped")
-
-    def _append_transfer(self, transfer: Transfer) -> None:
-        size_bytes, books = len(transfer.data), self.ledger
-        books.entered += size_bytes
-        held = books.held + size_bytes
-        if held > self.max_bytes or self._transfers >= MAX_TRANSFERS:
-            books.lose(QUEUE_FULL, size_bytes)
-            self._append_lost(Lost(pb.STAGE_HOST, QUEUE_FULL, size_bytes=size_bytes))
-        else:
-            books.held = held
-            self._transfers += 1
-            self._items.append(transfer)
 
     def _append_lost(self, lost: Lost) -> None:
         """Add a loss to an equal one that no transfer or happening parts from it, else append it."""

@@ -21,26 +21,20 @@ class NotificationPacer:
         self._interval_ns = interval_ns
         self._heartbeat_ns = heartbeat_ns
         self._news = True
-        self._sent_ns: int | None = None
+        self.heartbeat_at_ns = 0
+        """When something is to be sent even if there is no news."""
+        self.due_at_ns = 0
+        """When something is to be sent."""
 
     def news(self) -> None:
-        self._news = True
+        if not self._news:
+            self._news = True
+            self.due_at_ns -= self._heartbeat_ns - self._interval_ns
 
     def take(self, now_ns: int) -> bool:
         """Whether a notification is to be sent now; if so it counts as sent."""
         if now_ns < self.due_at_ns:
             return False
-        self._sent_ns = now_ns
         self._news = False
+        self.heartbeat_at_ns = self.due_at_ns = now_ns + self._heartbeat_ns
         return True
-
-    @property
-    def heartbeat_at_ns(self) -> int:
-        """When something is to be sent even if there is no news."""
-        return 0 if self._sent_ns is None else self._sent_ns + self._heartbeat_ns
-
-    @property
-    def due_at_ns(self) -> int:
-        if self._sent_ns is None:
-            return 0
-        return self._sent_ns + (self._interval_ns if self._news else self._heartbeat_ns)

@@ -17,6 +17,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import zmq
 
@@ -98,7 +99,7 @@ class Publisher:
     def knock(self, pipeline: Line) -> None:
         """Something has come for an idle `pipeline`: handle it here and now, or leave it to the publisher's thread."""
         now_ns = time.monotonic_ns()
-        may_stay = pipeline.feed.reads_ahead or pipeline.waiting_bytes <= INLINE_BYTES
+        may_stay = pipeline.waiting_bytes <= INLINE_BYTES or pipeline.feed.reads_ahead
         if not pipeline.outlet.moderation.at_once(now_ns):
             due_ns = now_ns + LEFT_NS
         elif not may_stay or not self._turning.acquire(blocking=False):
@@ -169,11 +170,11 @@ class Publisher:
     def _turn(self, pipeline: Line) -> bool:
         """Publish what has accumulated in `pipeline`; the lock is held."""
         begun_ns = time.monotonic_ns()
-        topic = pipeline.outlet.data_topic
-        # A feed that hung may wake up after its stream has ended; nothing follows an end.
-        busy = not pipeline.over and pipeline.turn(lambda batch: self._send(topic, batch))
-        now_ns = time.monotonic_ns()
         outlet = pipeline.outlet
+        # A feed that hung may wake up after its stream has ended; nothing follows an end.
+        busy = not pipeline.over and pipeline.turn(partial(self._send, outlet.data_topic))
+        now_ns = time.monotonic_ns()
+        outlet = pipeline.outlet  # a relay may have begun a new epoch
         if busy:
             outlet.moderation.turned(begun_ns, now_ns)
         if outlet.pacer.take(now_ns):

@@ -122,6 +122,13 @@ class Continuity:
 
     def live(self, batch: EncodedBatch) -> None:
         """A batch came by the data topic or from the ring."""
+        if self._is_next(batch):
+            self.out.append(Delivery(batch))
+            self.next_sequence = end = batch.first_sequence + batch.packet_count
+            self._next_number = number = batch.number + 1
+            self.known_until = max(self.known_until, end)
+            self._known_number = max(self._known_number, number)
+            return
         if not self._is_current(batch.epoch):
             return
         self._know(batch.end_sequence, batch.number + 1)
@@ -135,6 +142,17 @@ class Continuity:
             self._held.append(batch)
             self._held_bytes += len(batch.raw)
         # else: it will be fetched, as what is known to exist and has not come.
+
+    def _is_next(self, batch: EncodedBatch) -> bool:
+        """Whether nothing can be said of `batch` but that it is the next one: so are nearly all."""
+        return (
+            batch.number == self._next_number
+            and batch.first_sequence == self.next_sequence
+            and batch.epoch == self.epoch
+            and self.first_sequence is not None
+            and self._fetching is None
+            and not (self._held or self._latest or batch.holes)
+        )
 
     def declared(self, epoch: int, gap: Gap, next_number: int | None) -> None:
         """Who passed the stream on declares, in its place, what it could not have; the batch behind it is `next_number`."""

@@ -57,16 +57,32 @@ class Digest:
 
     def take(self) -> Event | None:
         """The next event, if there is one."""
-        while not self._events:
-            if not self._core.out:
+        events, out = self._events, self._core.out
+        while not events:
+            if not out:
                 return None
-            self._expand(self._core.out.popleft())
-        event = self._events.popleft()
+            item = out.popleft()
+            if isinstance(item, Delivery) and self._is_plain(item):
+                batch = item.batch
+                self._deliver(batch, batch.packet_count)
+                return Batch(batch, self._layout, (), 0, None, self._clock.offset)
+            self._expand(item)
+        event = events.popleft()
         if isinstance(event, Batch):
             self._deliver(event.encoded, len(event))
         elif isinstance(event, Gap):
             self._lose(event)
         return event
+
+    def _is_plain(self, item: Delivery) -> bool:
+        """Whether there is a batch with packets to deliver and nothing else to tell or to learn."""
+        batch = item.batch
+        return (
+            self._dejitter is None
+            and not (item.skip or item.gaps or self._gaps or batch.events or batch.losses)
+            and batch.end is None
+            and bool(batch.packet_count)
+        )
 
     def left_out(self, gap: Gap) -> None:
         """What is left out without having gone through `take`."""

@@ -6,7 +6,8 @@ or byte-swapped struct packing was seen to tear.
 
 Order of the writer: advance the tail past what will be overwritten, copy the bytes, fill the slot, advance the head, look at
 the waiting flag. Order of a reader: see the slot below the head, copy, then see that the tail has not passed it. Where the
-machine may show stores in another order than they were made (anything but x86), slots carry a CRC-32 as well.
+machine may show stores in another order than they were made (anything but x86), slots carry a CRC-32 as well. Where slots
+carry none, the native core does the same work, if there is one.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
-from usbcast_schemas.batch import Buffer, bears_remarks
+from usbcast_schemas import native
+from usbcast_schemas.batch import Arrivals, Buffer, EncodedBatch, bears_remarks, decode_batch
+from usbcast_schemas.contract import MAJOR
 from usbcast_schemas.errors import ConfigError, RingTorn, RingUnavailable
 from usbcast_schemas.recycling import WORTH_BYTES, RecycledBuffers
 
@@ -123,6 +126,7 @@ class RingWriter:
                 (_MAGIC, MAGIC),
             ):
                 self._words[word] = value
+            self._native = native.core.Ring(self._map, slots, data_bytes) if native.core and not checksums else None
             self._wake_fd = _make_fifo(self.wake_path)
             unfinished.rename(self.path)
         except BaseException:
@@ -133,14 +137,22 @@ class RingWriter:
     @property
     def oldest(self) -> Slot | None:
         """The oldest batch still held."""
-        return _read_slot(self._words, self._tail, self._slots) if self._tail < self._head else None
+        tail = self._words[_TAIL]
+        return _read_slot(self._words, tail, self._slots) if tail < self._words[_HEAD] else None
 
     def write(self, *parts: Buffer, number: int, first_sequence: int, packet_count: int) -> None:
         """Store one batch, given in one piece or in several; raise ConfigError if it is larger than the whole ring."""
+        if self._native is not None:
+            try:
+                if self._native.write(parts, number, first_sequence, packet_count):
+                    self._send_wake_up()
+            except OverflowError:
+                raise self._too_large(sum(map(len, parts))) from None
+            return
         length = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
         size, words, slots, head = self.data_bytes, self._words, self._slots, self._head
         if length > size:
-            raise ConfigError(f"a batch of {length} bytes does not fit into a ring of {size}: make the ring larger")
+            raise self._too_large(length)
         position = self._position
         if position % size + length > size:
             position += size - position % size
@@ -179,12 +191,20 @@ class RingWriter:
         _fence()
         if self._words[_WAITING]:
             self._words[_WAITING] = 0
-            # Each write is a new edge for every reader's epoll. Nobody reads the fifo, so it is emptied when it is full.
-            try:
-                os.write(self._wake_fd, b"\0")
-            except BlockingIOError:
-                os.read(self._wake_fd, 1 << 20)
-                os.write(self._wake_fd, b"\0")
+            self._send_wake_up()
+
+    def _send_wake_up(self) -> None:
+        # Each write is a new edge for every reader's epoll. Nobody reads the fifo, so it is emptied when it is full.
+        try:
+            os.write(self._wake_fd, b"\0")
+        except BlockingIOError:
+            os.read(self._wake_fd, 1 << 20)
+            os.write(self._wake_fd, b"\0")
+
+    def _too_large(self, length: int) -> ConfigError:
+        return ConfigError(
+            f"a batch of {length} bytes does not fit into a ring of {self.data_bytes}: make the ring larger"
+        )
 
     def beat(self, monotonic_ns: int, source_silent_ns: int = 0) -> None:
         """Say that the writer lives; and, of a bridge, for how long it has heard nothing of where the stream comes from."""
@@ -203,6 +223,8 @@ class RingWriter:
         self.path.unlink(missing_ok=True)
         self.wake_path.unlink(missing_ok=True)
         self._words.release()
+        if self._native is not None:
+            self._native.close()
         self._map.close()
         os.close(self._fd)
         os.close(self._wake_fd)
@@ -237,6 +259,8 @@ class RingReader:
         header.release()
         self._words = memoryview(self._map)[: self._data_at].cast("Q")
         self._large = RecycledBuffers()
+        plain = STORES_ARE_ORDERED and not self._checksums
+        self._native = native.core.Ring(self._map, slots, data_bytes) if native.core and plain else None
 
     @property
     def head(self) -> int:
@@ -269,6 +293,21 @@ class RingReader:
         if found is None or words[_TAIL] > slot:
             return None
         return found
+
+    def take(self, slot: int) -> EncodedBatch | None:
+        """The batch in `slot`, decoded, or None if it is not held (any more, or yet). Raises WireError, VersionMismatch."""
+        if self._native is not None:
+            # The large ones are copied into buffers of our own, by `read`.
+            taken = self._native.take(slot, WORTH_BYTES, MAJOR, EncodedBatch, Arrivals)
+            if taken is not None:
+                return taken if isinstance(taken, EncodedBatch) else decode_batch(taken)
+        found = self.slot(slot)
+        if found is None:
+            return None
+        try:
+            return decode_batch(self.read(found))
+        except RingTorn:
+            return None
 
     def read(self, slot: Slot) -> Buffer:
         """Copy a batch out; raise RingTorn if the writer has overtaken it meanwhile, or it is damaged for good."""
@@ -339,6 +378,8 @@ class RingReader:
     def close(self) -> None:
         if not self._map.closed:
             self._words.release()
+            if self._native is not None:
+                self._native.close()
             self._map.close()
 
 

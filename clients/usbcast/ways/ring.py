@@ -8,10 +8,10 @@ from pathlib import Path
 
 from usbcast.waiting import Waiter
 from usbcast.ways import Sink
-from usbcast_schemas.batch import decode_batch
-from usbcast_schemas.errors import PeerError, RingTorn, RingUnavailable
+from usbcast_schemas.batch import EncodedBatch
+from usbcast_schemas.errors import PeerError, RingUnavailable
 from usbcast_schemas.places import host_id
-from usbcast_schemas.ring import RingReader, Slot
+from usbcast_schemas.ring import RingReader
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 AHEAD_BYTES = 256 * 1024
@@ -83,30 +83,27 @@ class RingWay:
             self._skip_to_newest(sink)
         ahead_bytes = 0
         while self._at < self._seen_head and ahead_bytes < AHEAD_BYTES and not sink.full:
-            slot = ring.slot(self._at)
-            if slot is None:  # overtaken: what is gone shows by the number of the next batch
-                self._at = max(self._at + 1, ring.tail)
-                continue
-            ahead_bytes += slot.size_bytes
-            self._at = self._at + 1 if self._take(slot, sink) else max(self._at + 1, ring.tail)
+            batch = self._take(self._at, sink)
+            # Overtaken: what is gone shows by the number of the next batch.
+            self._at = max(self._at + 1, ring.tail) if batch is None else self._at + 1
+            ahead_bytes += len(batch.raw) if batch is not None else 0
 
-    def _take(self, slot: Slot, sink: Sink) -> bool:
-        """Hand the batch on; False if it was overwritten meanwhile."""
+    def _take(self, slot: int, sink: Sink) -> EncodedBatch | None:
+        """Hand the batch on; None if it was overwritten meanwhile, or is none."""
         try:
-            raw = self._ring.read(slot)
-        except RingTorn:
-            return False
-        try:
-            sink.live(decode_batch(raw))
+            batch = self._ring.take(slot)
         except PeerError as error:
             sink.malformed(error)
-        return True
+            return None
+        if batch is not None:
+            sink.live(batch)
+        return batch
 
     def _skip_to_newest(self, sink: Sink) -> None:
         """Go to the newest batch with a packet; of those before it, take what they say of the device."""
         newest = self._ring.newest(self._at)
         for slot in self._ring.remarks(self._at, newest):
-            self._take(slot, sink)
+            self._take(slot.slot, sink)
         self._at = newest
 
     def check(self) -> None:
