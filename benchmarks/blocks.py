@@ -11,12 +11,13 @@ import struct
 import time
 from array import array
 
-from benchmarks.task import Task
+from benchmarks.task import PACKET_BYTES, Task
 
 HEADER = struct.Struct("<QIB3x")
 """Monotonic ns (0: not stamped), number of the content, kind."""
 
-DATA, HELLO, START, END = range(4)
+DATA, HELLO, START, END = range(1, 5)
+"""None is 0, as what follows the header of a greeting is."""
 CONTENTS = 13
 """So many different blocks; few enough to stay in a cache, as the buffer of a USB read would."""
 COMPARED = 17
@@ -70,6 +71,8 @@ class Checker:
         """Count what came; True when the run is over."""
         at, end = 0, len(piece)
         self.pieces += 1
+        if not self.said_hello:
+            at = self._first_greeting(piece)
         while at < end:
             if self._at == 0:
                 stamp_ns, content, self._kind = HEADER.unpack_from(piece, at)
@@ -90,6 +93,13 @@ class Checker:
         if self._kind == DATA:
             self.last_ns = time.monotonic_ns()
         return self.ended
+
+    def _first_greeting(self, piece: Buffer) -> int:
+        """Where the first block begins: a subscriber may join in the middle of one, if that is cut into several pieces."""
+        for at in range(0, len(piece), PACKET_BYTES):
+            if HEADER.unpack_from(piece, at) == (0, 0, HELLO):
+                return at
+        return len(piece)
 
     def _data(self, stamp_ns: int, content: int) -> None:
         if self._timed:

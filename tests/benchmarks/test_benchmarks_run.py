@@ -28,9 +28,10 @@ def checker(task: Task) -> blocks.Checker:
 @pytest.mark.parametrize("cut", [PACKET_BYTES, 3 * PACKET_BYTES, 4 * PACKET_BYTES, 7 * PACKET_BYTES])
 def test_the_check_takes_blocks_whole_and_in_pieces(cut: int) -> None:
     task = Task("", block_packets=4)
-    sent = b"".join(
-        [blocks.control(task, blocks.START), *(blocks.prepared(task) * 3), blocks.control(task, blocks.END)]
-    )
+    kinds = (blocks.HELLO, blocks.HELLO, blocks.START, blocks.END)
+    *greetings, start, end = (blocks.control(task, kind) for kind in kinds)
+    sent = b"".join([*greetings, start, *(blocks.prepared(task) * 3), end])
+    sent = sent[PACKET_BYTES:]  # joined in the middle of the first greeting
     check = checker(task)
     for at in range(0, len(sent), cut):
         check.take(sent[at : at + cut])
@@ -40,13 +41,15 @@ def test_the_check_takes_blocks_whole_and_in_pieces(cut: int) -> None:
 def test_the_check_finds_a_lost_block_and_a_changed_byte() -> None:
     task = Task("", block_packets=2)
     sent = blocks.prepared(task)
+    hello = blocks.control(task, blocks.HELLO)
     check = checker(task)
-    for block in (*sent[:4], *sent[5:]):
+    for block in (hello, *sent[:4], *sent[5:]):
         check.take(block)
     assert (check.received, check.wrong) == (blocks.CONTENTS - 1, 1)
     check = checker(task)
     damaged = bytearray(sent[0])
     damaged[-1] ^= 1
+    check.take(hello)
     check.take(damaged)
     assert check.wrong == 1
 
