@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 
+PURE = "USBCAST_PURE"
+
 try:
-    if os.environ.get("USBCAST_PURE"):
-        raise ImportError("USBCAST_PURE is set")
+    if os.environ.get(PURE):
+        raise ImportError(f"{PURE} is set")
     from usbcast_schemas import _native as core
 
     why_not = ""
@@ -17,4 +19,4 @@ except ImportError as error:
     core = None  # type: ignore[assignment]
     why_not = str(error)
 
-__all__ = ["core", "why_not"]
+__all__ = ["PURE", "core", "why_not"]

@@ -169,6 +169,7 @@ def test_two_upstreams_with_a_stream_of_one_name() -> None:
                 assert bytes(account.payload) == served.expected(0, account.delivered)
 
 
+@pytest.mark.slow
 def test_streams_that_appear_later_are_added() -> None:
     with Node(small()) as upstream:
         device = SimulatedDevice(SimulatorConfig(rate_hz=500))

@@ -208,12 +208,18 @@ def test_the_command_line_looks_at_this_machine_and_its_nodes() -> None:
         said = [json.loads(line) for line in asked.out]
         assert {one["of"] for one in said[:-1]} == {"this machine", served.endpoint}
         here = {one["hop"]: one for one in said if one.get("of") == "this machine"}
-        assert set(here) == {"usbcast", "extras", "directories", "shared memory", "open files", "usb"}
+        assert set(here) == {"usbcast", "native core", "extras", "directories", "shared memory", "open files", "usb"}
         assert "discovery" in here["extras"]["says"]
         failures = [one for one in said[:-1] if one["outcome"] == "failed"]
         assert [one for one in failures if one["of"] == served.endpoint] == []
         assert said[-1] == {"event": "verdict", "well": not failures}
         assert asked.finish() == (1 if failures else 0)
+
+
+def test_it_says_whether_the_native_core_is_in_use() -> None:
+    asked = run("doctor", USBCAST_PURE="1")
+    asked.finish()
+    assert "USBCAST_PURE is set: Python does its work" in "\n".join(asked.out)
 
 
 def test_few_open_files_and_a_missing_directory_are_told_with_what_to_do(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from nodes import eventually
 
 from usbcast.recording.files import resolve
@@ -36,9 +37,8 @@ class Child:
     def __init__(self, log: Path, *arguments: str | Path) -> None:
         self.log = log
         with log.open("w") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "usbcast", *map(str, arguments), "--json"], stdout=out, stderr=subprocess.STDOUT
-            )
+            command = [sys.executable, "-X", "faulthandler", "-m", "usbcast", *map(str, arguments), "--json"]
+            self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
 
     def said(self, event: str) -> list[dict[str, Any]]:
         """All that it has said under this name."""
@@ -60,7 +60,12 @@ class Child:
     def stop(self) -> int:
         """SIGTERM; its exit code."""
         self.process.terminate()
-        return self.process.wait(20)
+        try:
+            return self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)  # so it says where each of its threads stands
+            self.process.wait(20)
+            pytest.fail(f"it does not end:\n{self.log.read_text()}")
 
 
 @contextlib.contextmanager

@@ -137,6 +137,7 @@ def test_a_full_disk_at_the_start_is_one_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("dead_may_leave_files")
+@pytest.mark.slow
 def test_a_killed_node_is_told_in_order(tmp_path: Path) -> None:
     base = tmp_path / "r"
     serve = ["serve", "--simulate", "--rate", "500", "--stream", "sim", "--bind"]

@@ -246,7 +246,7 @@ def test_a_reader_beside_a_furious_writer_takes_whole_batches_or_none(
     writer_is: str, reader_is: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ready = SPAWN.Queue()
-    process = SPAWN.Process(target=_write_for, args=(str(tmp_path), 2.0, ready, writer_is == "python"))
+    process = SPAWN.Process(target=_write_for, args=(str(tmp_path), 1.0, ready, writer_is == "python"))
     process.start()
     path, nonce = ready.get(timeout=60)
     if reader_is == "python":
@@ -272,5 +272,5 @@ def test_a_reader_beside_a_furious_writer_takes_whole_batches_or_none(
     finally:
         process.join(60)
         reader.close()
-    assert taken > 1000
+    assert taken > 500
     print(f"{taken} taken, {overtaken} overtaken")

@@ -199,6 +199,7 @@ def shaken(endpoint: str) -> posix.socket:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says how much has come by a connection")
+@pytest.mark.slow
 def test_a_message_of_endlessly_many_frames_costs_its_sender_the_connection(served: Served) -> None:
     """libzmq bounds each frame and holds a message until its last one: some 50 bytes of memory for 3 on the wire."""
     frames = b"\x01\x01x" * 20_000

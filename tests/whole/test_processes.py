@@ -82,6 +82,7 @@ def test_a_killed_node_comes_back_and_eight_subscribers_go_on(private_directorie
         assert list(rings.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_sixteen_subscribers_get_every_packet() -> None:
     with all_killed() as programs:
         node, endpoint = serve("--rate", "1000", "--bind", "tcp://127.0.0.1:0")
@@ -107,6 +108,7 @@ def test_sixteen_subscribers_get_every_packet() -> None:
         assert node.finish() == 0
 
 
+@pytest.mark.slow
 def test_who_is_killed_stopped_or_slow_disturbs_nobody() -> None:
     """Device reading, the node's memory, and the other subscribers do not change."""
     rate_hz = 2000

@@ -1,7 +1,8 @@
-"""What `usbcast doctor` looks at on this machine: memory for rings, directories, limits, libusb, devices, extras."""
+"""What `usbcast doctor` looks at on this machine: the native core, memory for rings, directories, limits, libusb, devices, extras."""
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from importlib.util import find_spec
 from platform import machine, python_version, system
 
 from usbcast.doctor.findings import Finding, failed, ok, skipped
+from usbcast_schemas import native
 from usbcast_schemas.errors import LibusbMissing, RingUnavailable, UsbcastError
 from usbcast_schemas.places import SHARED_MEMORY, ring_directory, runtime_directory
 from usbcast_schemas.ring import DEFAULT_DATA_BYTES
@@ -30,11 +32,24 @@ EXTRAS = {
 def examine_machine() -> Iterator[Finding]:
     """A finding for each thing that matters here."""
     yield ok("usbcast", f"{version('usbcast')}, Python {python_version()}, {system()} {machine()}")
+    yield _native_core()
     yield _extras()
     yield _directories()
     yield _shared_memory()
     yield _open_files()
     yield from _usb()
+
+
+def _native_core() -> Finding:
+    if native.core is not None:
+        return ok("native core", "in use")
+    if os.environ.get(native.PURE):
+        return skipped("native core", f"{native.why_not}: Python does its work")
+    return skipped(
+        "native core",
+        f"{native.why_not}: Python does its work, at a half to two thirds of the speed; where there are a C compiler and "
+        "Python's headers, it is built when usbcast is installed",
+    )
 
 
 def _extras() -> Finding:
