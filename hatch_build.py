@@ -21,6 +21,8 @@ class NativeCore(BuildHookInterface):  # type: ignore[type-arg]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         del version
+        if self.target_name != "wheel":
+            return
         for former in PLACE.glob("_native*.so"):
             former.unlink()
         if os.environ.get("USBCAST_PURE"):
@@ -30,11 +32,10 @@ class NativeCore(BuildHookInterface):  # type: ignore[type-arg]
         except Exception as error:  # noqa: BLE001 - there are as many reasons as compilers, and none is to stop anybody
             self.app.display_warning(f"the native core is left out, Python does its work: {error}")
             return
+        platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
         build_data["artifacts"].append(str(built.relative_to(ROOT)))
-        if self.target_name == "wheel":
-            build_data["pure_python"] = False
-            platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
-            build_data["tag"] = f"cp311-abi3-{platform}"
+        build_data["pure_python"] = False
+        build_data["tag"] = f"cp311-abi3-{platform}"
 
 
 def build() -> Path:

@@ -335,7 +335,7 @@ static int copy_part(unsigned char *to, PyObject *part, int64_t left, int past_c
 
 PyDoc_STRVAR(ring_write_doc,
 "write(parts, number, first_sequence, packet_count) -> whether a reader sleeps and is to be woken\n\n"
-"Store one batch. Raises OverflowError if it is larger than the ring.");
+"Store one batch. Raises BufferError if it is larger than the ring.");
 
 static PyObject *ring_write(PyObject *object, PyObject *const *args, Py_ssize_t given)
 {
@@ -356,7 +356,7 @@ static PyObject *ring_write(PyObject *object, PyObject *const *args, Py_ssize_t 
         return NULL;
     uint64_t size = self->data_bytes, position = self->position;
     if ((uint64_t)length > size || packets > 0xFFFFFFFF) {
-        PyErr_SetString(PyExc_OverflowError, "the batch is larger than the ring");
+        PyErr_SetString(PyExc_BufferError, "the batch is larger than the ring");
         return NULL;
     }
     if (position % size + (uint64_t)length > size)

@@ -146,7 +146,7 @@ class RingWriter:
             try:
                 if self._native.write(parts, number, first_sequence, packet_count):
                     self._send_wake_up()
-            except OverflowError:
+            except BufferError:
                 raise self._too_large(sum(map(len, parts))) from None
             return
         length = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from mcap.reader import make_reader
@@ -15,7 +18,9 @@ from recordings import record_here, verified
 import usbcast
 from usbcast.recording.files import walk
 from usbcast.recording.policy import Keep, Limits, Rotation
+from usbcast.recording.recorder import Recorder, RecordOptions, Start
 from usbcast.recording.resume import fresh, resumed
+from usbcast.recording.store import StoreOptions
 from usbcast_schemas.errors import RecordingError, StreamUnknown
 
 END = Limits(at_end=True)
@@ -207,3 +212,37 @@ def test_an_application_that_only_subscribes_loads_nothing_of_it() -> None:
         "import sys, usbcast; sys.exit(any(name in sys.modules for name in ('mcap', 'zstandard', 'usbcast.recording')))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 0
+
+
+def test_the_signal_that_stops_it_may_come_at_any_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while it waits, and inside of what it waits with: the handler runs in the middle of it, in its thread."""
+    monkeypatch.setattr(Recorder, "_described", lambda _: [])  # nobody is asked for streams: that takes seconds
+    for line in range(150):
+        options = RecordOptions(("nothing-*",), StoreOptions(tmp_path / f"r{line}"), wait=True)
+        recorder = Recorder(options, Start(), lambda _kind, _fields: None)
+        thread = threading.Thread(target=_run_and_stop_at, args=(recorder, line), daemon=True)
+        thread.start()
+        thread.join(20)
+        assert not thread.is_alive(), f"it waits for itself, stopped at line {line}"
+        assert recorder.reason == "told"
+
+
+def _run_and_stop_at(recorder: Recorder, line: int) -> None:
+    """Run it, and let "the handler" run in between when so many lines of it, and of what it waits with, have been run."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, _argument: object) -> Any:
+        nonlocal count
+        if Path(frame.f_code.co_filename).name not in ("recorder.py", "threading.py"):
+            return None
+        count += event == "line"
+        if count == line + 1:
+            count += 1
+            recorder.stop("told")
+        return trace
+
+    sys.settrace(trace)
+    try:
+        recorder.run()
+    finally:
+        sys.settrace(None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import threading
 import time
 from typing import Annotated, Any
@@ -15,6 +14,7 @@ from rich.live import Live
 from usbcast.cli.options import AsJson
 from usbcast.cli.output import console, emit, table
 from usbcast.cli.rates import Rate
+from usbcast.cli.signals import stop_signals
 from usbcast.demo import FAST, RATES_HZ
 from usbcast.demo.children import Children
 from usbcast_schemas.errors import NodeError
@@ -39,13 +39,8 @@ def demo(
     The push subscriber is slow on purpose with the fast stream: it falls behind, is refilled from the ring, and is told
     exactly which packets the ring no longer held.
     """
-    interrupted = threading.Event()
-    before = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
-    try:
-        with Children() as children:
-            result = _Demo(children, seconds, interrupted).run(live=not as_json)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with stop_signals() as interrupted, Children() as children:
+        result = _Demo(children, seconds, interrupted).run(live=not as_json)
     if as_json:
         emit(result)
     else:

@@ -1,4 +1,4 @@
-"""What `usbcast doctor` looks at on this machine: the native core, memory for rings, directories, limits, libusb, devices, extras."""
+"""What `usbcast doctor` looks at on this machine: native core, memory for rings, directories, limits, libusb, devices, extras."""
 
 from __future__ import annotations
 

@@ -122,7 +122,13 @@ def main() -> None:
     parser.add_argument("--slow-s", type=float, default=0)
     given = parser.parse_args()
     hurry = threading.Event()
-    signal.signal(signal.SIGINT, lambda *_: hurry.set())  # it ends when the streams end, and is slow no longer
+
+    def interrupted(*_: object) -> None:
+        """It ends when the streams end, and is slow no longer."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one in here would wait for the event's lock for ever
+        hurry.set()
+
+    signal.signal(signal.SIGINT, interrupted)
     followers = {
         name: Follower(
             name, given.endpoint, given.via, given.slow_hz * (name == given.slow_stream), given.slow_s, hurry

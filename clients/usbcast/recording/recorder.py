@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import os
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -95,7 +94,8 @@ class Recorder:
         """The streams whose nodes do not let this recorder in, or not any more, each with the sentence."""
         self._start = start
         self._tell = tell
-        self._stopping = threading.Event()
+        self._stopping = False
+        """Not an Event: the signal that stops us may come while this thread holds an event's lock, and would wait for it."""
         self._wanted_until_ns = 0
         self._triggered = False
         self._before: deque[tuple[int, Tap, Record, int]] = deque()
@@ -106,8 +106,9 @@ class Recorder:
         self.manager = ServiceManager()
 
     def stop(self, reason: str) -> None:
+        """End it within a moment. Takes no lock, so a signal handler may call it, wherever the signal has come."""
         self.reason = self.reason or reason
-        self._stopping.set()
+        self._stopping = True
 
     def trigger(self) -> None:
         """Record from --pre seconds ago until --post seconds from now."""
@@ -127,7 +128,7 @@ class Recorder:
             begin_ns = self._awake_ns = time.monotonic_ns()
             self.store.tend(begin_ns, time.time_ns())
             self.manager.ready()
-            while not self._stopping.is_set():
+            while not self._stopping:
                 now_ns, realtime_ns = time.monotonic_ns(), time.time_ns()
                 self._look_for_stall(now_ns, realtime_ns)
                 busy = self._turn(now_ns, realtime_ns)
@@ -141,7 +142,7 @@ class Recorder:
                 if reached:
                     self.stop(reached)
                 elif not busy:
-                    self._stopping.wait(LOOK_S)
+                    time.sleep(LOOK_S)
             self._finish()
         finally:
             self.manager.stopping()
@@ -313,7 +314,7 @@ class Recorder:
                 )
         deadline = time.monotonic() + CONNECT_S
         missing = [] if self.options.wait else list(self.taps.values())
-        while missing and not self._stopping.is_set():
+        while missing and not self._stopping:
             for tap in missing:
                 tap.pump(time.monotonic_ns())
                 if tap.refused:
@@ -322,12 +323,13 @@ class Recorder:
             if missing and time.monotonic() > deadline:
                 raise NodeUnreachable(f"{missing[0].receiver.unreachable(CONNECT_S)} --wait starts all the same")
             if missing:
-                self._stopping.wait(LOOK_S)
+                time.sleep(LOOK_S)
         patience_s = 0.0 if is_stored(self.options.endpoint or "") else CLOCK_S  # a store knows no clock
         deadline = min(deadline, time.monotonic() + patience_s)
         while any(tap.receiver.info is not None and tap.receiver.clock is None for tap in self.taps.values()):
-            if self._stopping.wait(LOOK_S) or time.monotonic() > deadline:
+            if self._stopping or time.monotonic() > deadline:
                 break
+            time.sleep(LOOK_S)
         for tap in self.taps.values():
             for entry in tap.described(time.time_ns()):
                 del entry  # the first segment's head has it
