@@ -23,11 +23,11 @@ class NativeCore(BuildHookInterface):  # type: ignore[type-arg]
         del version
         if self.target_name != "wheel":
             return
-        for former in PLACE.glob("_native*.so"):
-            former.unlink()
-        if os.environ.get("USBCAST_PURE"):
-            return
         try:
+            for former in PLACE.glob("_native*.so"):
+                former.unlink()
+            if os.environ.get("USBCAST_PURE"):
+                return
             built = build()
         except Exception as error:  # noqa: BLE001 - there are as many reasons as compilers, and none is to stop anybody
             self.app.display_warning(f"the native core is left out, Python does its work: {error}")

@@ -56,8 +56,8 @@ def _lag(row: str, figure: str) -> Figure:
     return Figure("lag", "100/s", row, figure)
 
 
-def _slow(figure: str, row: str = "usbcast-ring-latest") -> Figure:
-    return Figure("slow", "beside a slow one", row, figure)
+def _slow(figure: str, row: str = "usbcast-ring-latest", column: str = "beside a slow one") -> Figure:
+    return Figure("slow", column, row, figure)
 
 
 def _device(row: str) -> Figure:
@@ -110,6 +110,10 @@ GOALS = (
     Goal(
         "fast subscriber beside a slow one, p99, against alone",
         _slow("fast_p99_us", RING), Figure("lag", "10,000/s", RING, "p99_us"), at_most=1.2,
+    ),
+    Goal(
+        "fast subscriber beside a stopped one, p99, against alone",
+        _slow("fast_p99_us", RING, "beside a stopped one"), Figure("lag", "10,000/s", RING, "p99_us"), at_most=1.2,
     ),
     Goal("device to application, fixed size, MB/s", _device("device-fixed"), None, at_least=500),
     Goal("device to application, sync and CRC-32, MB/s", _device("device-sync"), None, at_least=150),

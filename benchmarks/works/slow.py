@@ -1,4 +1,4 @@
-"""A slow subscriber beside a fast one at 10,000 packets a second: how far behind, what is lost, and whom it disturbs."""
+"""A slow or stopped subscriber beside a fast one at 10,000 packets a second: how far behind, what is lost, whom it disturbs."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ SLOW_S = 0.001
 
 def cases(mode: Mode, peers: Sequence[str]) -> list[Case]:
     found = []
+    seconds = 2 * mode.seconds
     for peer in taking_part(peers, "slow"):
-        task = Task(peer, kind="paced", rate_hz=RATE_HZ, seconds=2 * mode.seconds, subscribers=2, slow_s=SLOW_S)
-        found.append(case_of("beside a slow one", task, _figures))
+        # Stopped: its first delivery lasts as long as the run.
+        for beside, slow_s in (("beside a slow one", SLOW_S), ("beside a stopped one", seconds)):
+            task = Task(peer, kind="paced", rate_hz=RATE_HZ, seconds=seconds, subscribers=2, slow_s=slow_s)
+            found.append(case_of(beside, task, _figures))
     return found
 
 
@@ -38,7 +41,8 @@ def _figures(result: Run) -> Figures:
 
 WORK = Work(
     "A slow subscriber beside a fast one",
-    "10,000 packets/s; the slow one takes 1 ms for each delivery, be it a packet or a batch, as long as the run lasts.",
+    "10,000 packets/s; the slow one takes 1 ms for each delivery, be it a packet or a batch, as long as the run lasts; "
+    "the stopped one takes the whole run for its first.",
     cases,
     (
         Show("behind_ms", "slow one: furthest behind, ms", 1, more_is_better=False),

@@ -204,6 +204,33 @@ class TestOpening:
             *("release_interface 0", "attach_kernel_driver 0", "close_device"),
         ]
 
+    def test_a_kernel_driver_of_two_interfaces_gives_up_both_and_gets_both_back(self) -> None:
+        """As that of a CDC-ACM port does, which is asked by the interface for control and takes the other one along."""
+        backend = Backend(QUICK)
+        bound, claimed = {0, 1}, set[int]()
+
+        def attach(interface: int) -> None:
+            assert not claimed
+            if interface == 0:
+                bound.update({0, 1})
+
+        backend.rules |= {
+            "get_configuration_descriptor": lambda _: ConfigurationDescriptor(bNumInterfaces=2),
+            "get_interface_descriptor": lambda number, alternate, _: (InterfaceDescriptor(bInterfaceNumber=number),)[
+                alternate
+            ],
+            "is_kernel_driver_active": lambda interface: interface in bound,
+            "detach_kernel_driver": lambda _: bound.clear(),
+            "attach_kernel_driver": attach,
+            "claim_interface": claimed.add,
+            "release_interface": claimed.remove,
+        }
+        way = transport(backend, interface=1)
+        way.open()
+        assert (bound, claimed) == (set(), {0, 1})
+        way.close()
+        assert (bound, claimed) == ({0, 1}, set())
+
     def test_a_kernel_driver_that_left_by_itself(self) -> None:
         backend = Backend(QUICK)
         backend.rules["is_kernel_driver_active"] = lambda *_: True

@@ -77,6 +77,8 @@ class UsbTransport:
         self._backend: usb.backend.IBackend | None = None
         self._device: Any = None
         self._detached: list[int] = []
+        self._companions: list[int] = []
+        """Interfaces that the detached driver had as well, as that of a CDC-ACM port has two: taken and given back together."""
         self._started = False
         self._timeout_ms = min(transfer.timeout_ms, MAX_READ_TIMEOUT_MS)
         self._buffer = array("B")
@@ -201,14 +203,15 @@ class UsbTransport:
         if device is not None:
             if self._started:
                 self._shut_down(device)
-            with contextlib.suppress(usb.core.USBError, NotImplementedError):
-                usb.util.release_interface(device, self._match.interface)
-            for interface in self._detached:
+            for interface in (self._match.interface, *self._companions):
+                with contextlib.suppress(usb.core.USBError, NotImplementedError):
+                    usb.util.release_interface(device, interface)
+            for interface in sorted(self._detached):  # the driver of several is asked by the first of them
                 with contextlib.suppress(usb.core.USBError, NotImplementedError):
                     device.attach_kernel_driver(interface)
             usb.util.dispose_resources(device)
         self._started = False
-        self._detached = []
+        self._detached, self._companions = [], []
         del device
         backend, self._backend = self._backend, None
         if backend is not None and backend is not self._given_backend:
@@ -227,6 +230,10 @@ class UsbTransport:
         self._detach_kernel_driver(wanted.interface)
         endpoint = self._find_endpoint(device)
         usb.util.claim_interface(device, wanted.interface)
+        for companion in self._companions:
+            # Else a request to it would have the system take it, and keep it from the driver until the device is closed.
+            with contextlib.suppress(usb.core.USBError):
+                usb.util.claim_interface(device, companion)
         if wanted.alternate:
             device.set_interface_altsetting(wanted.interface, wanted.alternate)
         # Bits 12 and 11: further transactions in a microframe (USB 2.0 specification, table 9-13).
@@ -241,24 +248,35 @@ class UsbTransport:
         return identity
 
     def _detach_kernel_driver(self, interface: int) -> None:
-        try:
-            active = self._device.is_kernel_driver_active(interface)
-        except NotImplementedError:  # no such thing on this system
+        if not self._has_kernel_driver(interface):
             return
-        except usb.core.USBError as error:
-            if cause_of(error) is Cause.NOT_FOUND:
-                return
-            raise
-        if not active:
-            return
+        others = [other for other in self._other_interfaces(interface) if self._has_kernel_driver(other)]
         try:
             self._device.detach_kernel_driver(interface)
         except usb.core.USBError as error:
             if cause_of(error) is not Cause.NOT_FOUND:  # it has gone by itself
                 raise
-        else:
-            if interface not in self._detached:
-                self._detached.append(interface)
+            return
+        companions = [other for other in others if not self._has_kernel_driver(other)]
+        self._companions = companions
+        self._detached += [one for one in (interface, *companions) if one not in self._detached]
+
+    def _has_kernel_driver(self, interface: int) -> bool:
+        try:
+            return bool(self._device.is_kernel_driver_active(interface))
+        except NotImplementedError:  # no such thing on this system
+            return False
+        except usb.core.USBError as error:
+            if cause_of(error) is Cause.NOT_FOUND:
+                return False
+            raise
+
+    def _other_interfaces(self, interface: int) -> set[int]:
+        try:
+            active = self._device.get_active_configuration()
+        except usb.core.USBError:
+            return set()
+        return {one.bInterfaceNumber for one in active} - {interface}
 
     def _configure(self, device: Any, wanted: int | None) -> None:
         """Choose the configuration only if it differs: choosing it resets the device."""
@@ -276,6 +294,7 @@ class UsbTransport:
         for interface in {interface.bInterfaceNumber for interface in active or ()}:
             self._detach_kernel_driver(interface)
         device.set_configuration(wanted if wanted is not None else known[0])
+        self._companions = []  # those were of the former configuration
 
     def _find_endpoint(self, device: Any) -> Any:
         """The descriptor of the profile's endpoint; ProfileError if there is none that can be read."""

@@ -27,7 +27,7 @@ ROOT_MODULES = ("virtio_pci", "virtio_blk", "ext4", "9p", "9pnet_virtio")
 """What it takes to reach the root disk and the shared directories; these go into the initial ramdisk."""
 MODULES = (
     *(*ROOT_MODULES, "virtio_net", "xhci_pci", "usbhid", "hid_generic", "ftdi_sio", "cdc_acm"),
-    *("vhci_hcd", "dummy_hcd", "libcomposite", "usb_f_ss_lb"),
+    *("vhci_hcd", "dummy_hcd", "libcomposite", "usb_f_ss_lb", "usb_f_acm"),
 )
 
 TOOLS = {
