@@ -58,36 +58,47 @@ def measure(endpoint: str, base: Path, seconds: float, compression: str) -> dict
     return {"cpu": used_s / lasted_s, "memory": memory}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--rate", type=float, default=20_000)
-    parser.add_argument("--compression", default="zstd", choices=["zstd", "lz4", "none"])
-    given = parser.parse_args()
+def record(rate: float, seconds: float, compression: str) -> dict[str, Any]:
+    """One recording of a simulated device, and what verifying it says."""
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as directory, Children() as children:
         base = Path(directory) / "r"
-        children.start(
-            "node", "usbcast", "serve", "--simulate", "--json", "--bind", "tcp://127.0.0.1:0", "--rate", str(given.rate)
-        )
+        serve = ["--simulate", "--json", "--bind", "tcp://127.0.0.1:0", "--rate", str(rate)]
+        children.start("node", "usbcast", "serve", *serve)
         endpoint = children.wait_for("node", "serving", 20)["endpoint"]
-        found = measure(endpoint, base, given.seconds, given.compression)
+        found = measure(endpoint, base, seconds, compression)
         size_bytes = sum(path.stat().st_size for path in base.parent.glob("r-*.mcap"))
         command = [sys.executable, "-m", "usbcast", "verify", str(base), "--json"]
         begin_s = time.monotonic()
         verified = json.loads(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
         verify_s = time.monotonic() - begin_s
     (books,) = verified["recordings"][0]["streams"]
-    memory = found["memory"]
+    return found | {
+        "packets": books["recorded"],
+        "batches": books["batches"],
+        "lost": sum(books["lost"].values()),
+        "balanced": verified["balanced"],
+        "bytes_per_packet": size_bytes / books["recorded"],
+        "verified_per_s": books["recorded"] / verify_s,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--rate", type=float, default=20_000)
+    parser.add_argument("--compression", default="zstd", choices=["zstd", "lz4", "none"])
+    given = parser.parse_args()
+    found = record(given.rate, given.seconds, given.compression)
+    memory, packets = found["memory"], found["packets"]
     early, late, most = (size / 2**20 for size in (memory[len(memory) // 5], memory[-1], max(memory)))
-    packets = books["recorded"]
     rate = packets / given.seconds
-    print(f"recorded        {packets:,} packets in {given.seconds:g} s, {rate:,.0f}/s, in {books['batches']:,} batches")
-    print(f"lost            {sum(books['lost'].values()):,}; balanced: {verified['balanced']}")
+    print(f"recorded        {packets:,} packets in {given.seconds:g} s, {rate:,.0f}/s, in {found['batches']:,} batches")
+    print(f"lost            {found['lost']:,}; balanced: {found['balanced']}")
     print(f"CPU             {found['cpu']:.1%} of a core")
     print(f"own memory      {early:.1f} MiB after a fifth of the time, {late:.1f} at the end, {most:.1f} at the most")
-    print(f"on disk         {size_bytes / packets:.1f} bytes per packet of {PACKET_BYTES} ({given.compression})")
-    print(f"verify          {packets / verify_s:,.0f} packets/s")
-    good = verified["balanced"] and not books["lost"] and late - early <= FLAT_MIB
+    print(f"on disk         {found['bytes_per_packet']:.1f} bytes per packet of {PACKET_BYTES} ({given.compression})")
+    print(f"verify          {found['verified_per_s']:,.0f} packets/s")
+    good = found["balanced"] and not found["lost"] and late - early <= FLAT_MIB
     print("as it should be" if good else "NOT SO")
     return 0 if good else 1
 

@@ -1,6 +1,6 @@
 """The kinds of work: each module has a WORK, which says what is to be run and what of it is shown.
 
-To add one (recording, a bridge): a module with a WORK here, its name in NAMES, and a peer that takes part in it.
+To add one: a module with a WORK here, its name in NAMES, and a peer that takes part in it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from benchmarks.mode import Mode
 from benchmarks.peers import load
 from benchmarks.task import Task
 
-NAMES = ("lag", "throughput", "fanout", "idle", "slow", "device", "memory", "imports")
+NAMES = ("lag", "throughput", "fanout", "idle", "slow", "device", "recording", "bridge", "memory", "imports")
 
 Figures = dict[str, float]
 

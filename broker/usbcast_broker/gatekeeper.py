@@ -55,7 +55,7 @@ UNENDING = "a request without an end"
 NO_DESCRIPTOR = "no descriptor left"
 
 DEPARTURES_TOLERATED = 2
-"""A program that is ended while it connects leaves in the handshake as well: that is counted, and nothing to warn of."""
+"""Without keys: a program that is ended while it connects leaves like that, which is counted, and nothing to warn of."""
 
 _SENTENCES = {
     GONE: "it leaves before the handshake is over, as a port scan does, or a client that does not agree on encryption",
@@ -303,7 +303,7 @@ class Gatekeeper:
         if failed is not None:
             # Whoever looks whether somebody listens at a local socket leaves it like that; it is nobody else's business.
             if peer != LOCAL or failed != GONE:
-                tolerated = DEPARTURES_TOLERATED if failed == GONE else 0
+                tolerated = DEPARTURES_TOLERATED if failed == GONE and self.own is None else 0
                 self._refusals.refuse(failed, peer, _SENTENCES.get(failed, failed), tolerated=tolerated)
         elif ended_by is EndedBy.LIBZMQ:
             if monitor.keys_refused:

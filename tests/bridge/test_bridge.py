@@ -131,6 +131,7 @@ def test_below_its_limit_nothing_is_left_out() -> None:
         assert (account.delivered, account.gaps) == (1000, [])
 
 
+@pytest.mark.slow
 def test_on_demand_nothing_is_carried_for_nobody() -> None:
     with serving(rate_hz=1000) as served, thinned(served, Choice(on_demand=True)) as node:
         with NodeClient(served.endpoint) as client:

@@ -16,6 +16,7 @@ from nodes import serving, small
 from recordings import record_here, verified
 
 import usbcast
+import usbcast.recording.recorder as recorder_module
 from usbcast.recording.files import walk
 from usbcast.recording.policy import Keep, Limits, Rotation
 from usbcast.recording.recorder import Recorder, RecordOptions, Start
@@ -217,6 +218,7 @@ def test_an_application_that_only_subscribes_loads_nothing_of_it() -> None:
 def test_the_signal_that_stops_it_may_come_at_any_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also while it waits, and inside of what it waits with: the handler runs in the middle of it, in its thread."""
     monkeypatch.setattr(Recorder, "_described", lambda _: [])  # nobody is asked for streams: that takes seconds
+    monkeypatch.setattr(recorder_module, "LOOK_S", 0.001)
     for line in range(150):
         options = RecordOptions(("nothing-*",), StoreOptions(tmp_path / f"r{line}"), wait=True)
         recorder = Recorder(options, Start(), lambda _kind, _fields: None)

@@ -62,6 +62,7 @@ def kill_again_and_again(tmp_path: Path, rate_hz: float, times: int) -> None:
     assert (books.first, books.lost, books.recorded) == (0, {}, books.span)
 
 
+@pytest.mark.slow
 def test_a_killed_recorder_loses_at_most_a_second_and_a_resumed_one_nothing(tmp_path: Path) -> None:
     kill_again_and_again(tmp_path, 20_000, 2)
 
@@ -90,7 +91,8 @@ def tiny_disk(directory: Path, size_bytes: int) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(directory)], check=True)
 
 
-@pytest.mark.parametrize("min_free", ["0", pytest.param("100KiB", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("min_free", ["0", "100KiB"])
 def test_a_full_disk_is_survived_and_named(tmp_path: Path, min_free: str) -> None:
     with (
         tiny_disk(tmp_path / "disk", 6 * 1024 * 1024) as disk,
@@ -196,6 +198,7 @@ def stop_and_continue(tmp_path: Path, seconds: float) -> None:
     assert lost > 0
 
 
+@pytest.mark.slow
 def test_a_stopped_recorder_says_so_and_what_it_cost(tmp_path: Path) -> None:
     stop_and_continue(tmp_path, 3.0)
 

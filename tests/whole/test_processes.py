@@ -37,6 +37,7 @@ def check_whole(done: dict[str, Any]) -> None:
     assert sum(done["books"]["lost"].values()) == done["lost"] + done["lost_earlier"]
 
 
+@pytest.mark.slow
 def test_a_killed_node_comes_back_and_eight_subscribers_go_on(private_directories: tuple[Path, Path]) -> None:
     rings, runtime = private_directories
     with all_killed() as programs:
@@ -221,6 +222,7 @@ def test_a_stopped_node_is_silent_and_then_goes_on() -> None:
         stop(node)
 
 
+@pytest.mark.slow
 def test_the_figures_of_subscriptions_are_in_the_health_of_the_node() -> None:
     with all_killed() as programs:
         node, endpoint = serve("--rate", "500", "--bind", "tcp://127.0.0.1:0")
