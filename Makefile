@@ -79,7 +79,7 @@ bench: $(STAMP)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
-	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis dist build
+	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis dist build schemas/usbcast_schemas/_native*.so
 
 $(STAMP): pyproject.toml hatch_build.py schemas/native/core.c
 	@test -n "$(PYTHON)" || { \

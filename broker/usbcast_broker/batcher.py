@@ -7,7 +7,6 @@ lost, stands before the first packet of a batch, so a batch is cut there. Pure: 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
 from itertools import accumulate
 
 from usbcast_broker.flow import DeviceIdentity, Happening, Lost, Packets, StreamItem, Transfer
@@ -21,9 +20,6 @@ DEFAULT_MAX_BYTES = 96 * 1024
 
 JOINED_BYTES = 4096
 """Pieces that are smaller than this on average cost less to join than to copy into the ring one by one."""
-
-EncodeRun = Callable[[list[Transfer], int, int, int, int, int, int, int, int], tuple[tuple[Buffer, ...], int, int]]
-"""What the native core makes batches with; usbcast_schemas/_native.pyi."""
 
 MAX_PACKETS = 65_536
 MAX_REMARKS = 1_000
@@ -111,7 +107,7 @@ class Batcher:
         """As `add` of each of `transfers`, which hold whole packets of `packet_size` bytes; the cost of each is a fraction."""
         most_bytes = min(self._max_bytes, MAX_PACKETS * packet_size)
         if native.core is not None and not self._max_age_ns and not self.pending:
-            return self._encode_run(native.core.encode_run, transfers, packet_size, most_bytes)
+            return self._encode_run(transfers, packet_size, most_bytes)
         if len(transfers) == 1 and not self._max_age_ns and not self.pending and len(transfers[0].data) <= most_bytes:
             return [self._alone(transfers[0], packet_size)]
         pieces = [transfer.data for transfer in transfers]
@@ -148,10 +144,8 @@ class Batcher:
             at, taken = until, ends[until - 1]
         return done
 
-    def _encode_run(
-        self, encode_run: EncodeRun, transfers: list[Transfer], packet_size: int, most_bytes: int
-    ) -> list[Encoded]:
-        """As `add_run` and a `flush`, where nothing is held and nothing waited for."""
+    def _encode_run(self, transfers: list[Transfer], packet_size: int, most_bytes: int) -> list[Encoded]:
+        """As `add_run` and a `flush`, by the native core, where nothing is held and nothing waited for."""
         done: list[Encoded] = []
         at = 0
         while at < len(transfers):
@@ -163,7 +157,7 @@ class Batcher:
                 at += 1
                 continue
             first, number = self.next_sequence, self.next_number
-            parts, at, size_bytes = encode_run(
+            parts, at, size_bytes = native.core.encode_run(
                 transfers, at, most_bytes, JOINED_BYTES, CONTRACT, self.epoch, number, first, packet_size
             )
             encoded = Encoded(parts[0], number, first, size_bytes // packet_size)

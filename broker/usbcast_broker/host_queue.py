@@ -74,10 +74,9 @@ class HostQueue:
                         continue
                 self._append(item)
             last = items[-1]
-            ring = was_empty or (
-                moderation is not None and type(last) is Transfer and last.monotonic_ns >= moderation.next_ns
-            )
-        if ring and waiting:
+            is_time = moderation is not None and type(last) is Transfer and last.monotonic_ns >= moderation.next_ns
+            ring = bool(waiting) and (was_empty or is_time)
+        if ring:
             self._doorbell()
 
     def take(self, max_bytes: int) -> list[HostItem]:

@@ -170,11 +170,10 @@ class Publisher:
     def _turn(self, pipeline: Line) -> bool:
         """Publish what has accumulated in `pipeline`; the lock is held."""
         begun_ns = time.monotonic_ns()
-        outlet = pipeline.outlet
         # A feed that hung may wake up after its stream has ended; nothing follows an end.
-        busy = not pipeline.over and pipeline.turn(partial(self._send, outlet.data_topic))
+        busy = not pipeline.over and pipeline.turn(partial(self._send, pipeline.outlet.data_topic))
         now_ns = time.monotonic_ns()
-        outlet = pipeline.outlet  # a relay may have begun a new epoch
+        outlet = pipeline.outlet  # after the turn: a relay may have begun a new epoch
         if busy:
             outlet.moderation.turned(begun_ns, now_ns)
         if outlet.pacer.take(now_ns):

@@ -99,6 +99,22 @@ def test_a_ring_is_written_alike(writes: list[list[int]], slots: int, tmp_path_f
     assert contents[0] == contents[1]
 
 
+@pytest.mark.parametrize("sizes", [[32 * 1024], [1, 40_001, 7], [100_003], [20_000, 20_001, 3, 64, 65], [9] * 5000])
+def test_what_is_written_past_the_caches_is_there(sizes: list[int], tmp_path: Path) -> None:
+    """From 32 KiB on, wherever it begins and ends, over the end of the ring and again."""
+    chance = random.Random(sum(sizes))
+    ring = RingWriter(tmp_path, "s", 1, data_bytes=256 * 1024, slots=8)
+    reader = RingReader(ring.path, ring.nonce)
+    for number in range(9):
+        parts = [chance.randbytes(size) for size in sizes]
+        ring.write(*parts, number=number, first_sequence=number, packet_count=1)
+        slot = reader.slot(number)
+        assert slot is not None
+        assert reader.read(slot) == b"".join(parts)
+    reader.close()
+    ring.close()
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     epoch=st.integers(0, 2**64 - 1),
@@ -170,7 +186,7 @@ def test_a_large_batch_is_read_into_a_buffer_of_the_readers(tmp_path: Path) -> N
         first_sequence=0,
         packet_count=1,
         packet_size=size,
-        payload=(bytes(size),),
+        payload=(random.Random(1).randbytes(size),),
         arrivals=Arrivals((1,), (1,), (1,)),
     )
     ring.write(raw, number=0, first_sequence=0, packet_count=1)
