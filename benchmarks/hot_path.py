@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -74,7 +75,7 @@ class HotPath:
 
     def node(self) -> None:
         self.queue.put(self.transfer())
-        self._pipeline.turn(_publish_nothing)
+        self._pipeline.turn(None)  # the sockets are measured apart
 
     def subscriber(self) -> None:
         self._way.pump(self)
@@ -115,12 +116,17 @@ class HotPath:
         self._next_number = batch.number + 1
         self._core.live(batch)
 
+    @property
+    def expected(self) -> tuple[int, int, int] | None:
+        return self._core.expected
+
+    def run(self, batches: Sequence[EncodedBatch]) -> None:
+        self._next_number = batches[-1].number + 1
+        self._core.run(batches)
+
     def known(self, epoch: int, next_sequence: int, next_number: int, *, ended: bool) -> None:
         self._core.known(epoch, next_sequence, next_number, ended=ended)
 
     def malformed(self, error: Exception) -> None:
         raise error
 
-
-def _publish_nothing(_batch: Encoded) -> None:
-    """The sockets are measured apart."""

@@ -9,10 +9,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from itertools import accumulate
 
-from usbcast_broker.flow import DeviceIdentity, Happening, Lost, Packets, StreamItem, Transfer
-from usbcast_schemas import native
+from usbcast_broker.flow import DeviceIdentity, Happening, HostItem, Lost, Packets, StreamItem, Transfer
 from usbcast_schemas.batch import Arrivals, Buffer, encode_parts
-from usbcast_schemas.contract import CONTRACT
+from usbcast_schemas.ring import RingWriter
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 DEFAULT_MAX_BYTES = 96 * 1024
@@ -39,11 +38,11 @@ class Encoded:
         self.packet_count = packet_count
 
     @property
-    def raw(self) -> bytes:
+    def raw(self) -> Buffer:
         """The batch in one piece."""
-        if len(self.parts) > 1 or not isinstance(self.parts[0], bytes):
+        if len(self.parts) > 1:
             self.parts = (b"".join(self.parts),)
-        return self.parts[0]  # type: ignore[return-value]
+        return self.parts[0]
 
 
 class Batcher:
@@ -106,8 +105,6 @@ class Batcher:
     def add_run(self, transfers: list[Transfer], packet_size: int) -> list[Encoded]:
         """As `add` of each of `transfers`, which hold whole packets of `packet_size` bytes; the cost of each is a fraction."""
         most_bytes = min(self._max_bytes, MAX_PACKETS * packet_size)
-        if native.core is not None and not self._max_age_ns and not self.pending:
-            return self._encode_run(transfers, packet_size, most_bytes)
         if len(transfers) == 1 and not self._max_age_ns and not self.pending and len(transfers[0].data) <= most_bytes:
             return [self._alone(transfers[0], packet_size)]
         pieces = [transfer.data for transfer in transfers]
@@ -144,29 +141,27 @@ class Batcher:
             at, taken = until, ends[until - 1]
         return done
 
-    def _encode_run(self, transfers: list[Transfer], packet_size: int, most_bytes: int) -> list[Encoded]:
-        """As `add_run` and a `flush`, by the native core, where nothing is held and nothing waited for."""
-        done: list[Encoded] = []
-        at = 0
-        while at < len(transfers):
-            one = transfers[at]
-            if len(one.data) > most_bytes:
-                packets = Packets(one.data, len(one.data) // packet_size, packet_size)
-                done += self.add(packets, realtime_ns=one.realtime_ns, monotonic_ns=one.monotonic_ns)
-                done += self._cut()
-                at += 1
-                continue
-            first, number = self.next_sequence, self.next_number
-            parts, at, size_bytes = native.core.encode_run(
-                transfers, at, most_bytes, JOINED_BYTES, CONTRACT, self.epoch, number, first, packet_size
-            )
-            encoded = Encoded(parts[0], number, first, size_bytes // packet_size)
-            encoded.parts = parts
-            encoded.size_bytes = sum(map(len, parts))
-            self.next_sequence = first + encoded.packet_count
-            self.next_number = number + 1
-            done.append(encoded)
-        return done
+    def write_run(self, ring: RingWriter, items: list[HostItem], packet_size: int) -> tuple[int, int, int] | None:
+        """As `add_run` and a `flush`, with the batches written into `ring` right away: how many, their packets, their bytes.
+
+        None, with nothing done, where the ring can't; or where something is held, or waited for.
+        """
+        if self._max_age_ns or self.pending:
+            return None
+        most_bytes = min(self._max_bytes, MAX_PACKETS * packet_size)
+        written = ring.write_run(
+            items,
+            Transfer,
+            epoch=self.epoch,
+            number=self.next_number,
+            first_sequence=self.next_sequence,
+            packet_size=packet_size,
+            most_bytes=most_bytes,
+        )
+        if written is not None:
+            self.next_number += written[0]
+            self.next_sequence += written[1]
+        return written
 
     def _alone(self, transfer: Transfer, packet_size: int) -> Encoded:
         """A batch of one transfer, with nothing to wait for: what an idle stream sends."""

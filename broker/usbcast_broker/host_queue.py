@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Final
 
 from usbcast_broker.flow import Happening, HostItem, Lost, Transfer
-from usbcast_broker.moderation import Moderation
+from usbcast_broker.moderation import GATHERED_BYTES, Moderation
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
@@ -52,32 +52,40 @@ class HostQueue:
 
     def put(self, item: HostItem) -> None:
         """Append one item, or count its loss; never waits for the other thread's work."""
-        self.extend((item,))
+        with self._lock:
+            was_empty = not self._items
+            ring = self._put(item) or was_empty
+        if ring:
+            self._doorbell()
 
     def extend(self, items: Sequence[HostItem]) -> None:
         """As `put` for each, but the doorbell rings once, when all are there."""
-        if not items:
-            return
-        books, moderation = self.ledger, self._moderation
+        ring = False
         with self._lock:
-            waiting = self._items
-            was_empty = not waiting
+            was_empty = not self._items
             for item in items:
-                if type(item) is Transfer and self._transfers < MAX_TRANSFERS:
-                    size_bytes = len(item.data)
-                    held = books.held + size_bytes
-                    if held <= self.max_bytes:
-                        books.entered += size_bytes
-                        books.held = held
-                        self._transfers += 1
-                        waiting.append(item)
-                        continue
-                self._append(item)
-            last = items[-1]
-            is_time = moderation is not None and type(last) is Transfer and last.monotonic_ns >= moderation.next_ns
-            ring = bool(waiting) and (was_empty or is_time)
+                ring = self._put(item)
+            ring = bool(self._items) and (ring or was_empty)
         if ring:
             self._doorbell()
+
+    def _put(self, item: HostItem) -> bool:
+        """Append or count `item`, the lock being held; return whether what waits is to be taken even if it was not empty."""
+        if type(item) is not Transfer or self._transfers >= MAX_TRANSFERS:
+            self._append(item)
+            return False
+        books = self.ledger
+        size_bytes = len(item.data)
+        held = books.held + size_bytes
+        if held > self.max_bytes:
+            self._append(item)
+            return False
+        books.entered += size_bytes
+        books.held = held
+        self._transfers += 1
+        self._items.append(item)
+        moderation = self._moderation
+        return moderation is not None and (item.monotonic_ns >= moderation.next_ns or held >= GATHERED_BYTES)
 
     def take(self, max_bytes: int) -> list[HostItem]:
         """The oldest items: up to `max_bytes` of transfers, but at least one item if there is any."""

@@ -20,6 +20,9 @@ LEFT_NS = 500_000
 BUSY_NS = 2_000_000
 """A stream that had a turn within this time is busy."""
 
+GATHERED_BYTES = 256 * 1024
+"""With so much waiting nothing is gained by waiting for more."""
+
 INLINE_BYTES = 16 * 1024
 """A thread that does not read meanwhile handles up to so much itself: with more waiting, its next read is worth more."""
 
@@ -35,16 +38,17 @@ class Moderation:
     (False, True, True)
     """
 
-    __slots__ = ("_turned_ns", "next_ns")
+    __slots__ = ("next_ns", "turned_ns")
 
     def __init__(self) -> None:
         self.next_ns = 0
         """From when on what comes is handled at once."""
-        self._turned_ns = -BUSY_NS
+        self.turned_ns = -BUSY_NS
+        """When the last turn was over."""
 
     def turned(self, begun_ns: int, now_ns: int) -> None:
         """A turn of the stream that had something to do is over."""
-        self._turned_ns = now_ns
+        self.turned_ns = now_ns
         self.next_ns = now_ns + min(max(CLOSE_NS, READING_SHARE * (now_ns - begun_ns)), LEFT_NS)
 
     def at_once(self, now_ns: int) -> bool:
@@ -53,4 +57,4 @@ class Moderation:
 
     def is_busy(self, now_ns: int) -> bool:
         """Whether more is to be expected soon."""
-        return now_ns - self._turned_ns < BUSY_NS
+        return now_ns - self.turned_ns < BUSY_NS

@@ -73,8 +73,12 @@ class Outlet:
             first_sequence=batch.first_sequence,
             packet_count=batch.packet_count,
         )
-        self.next_sequence = batch.first_sequence + batch.packet_count
-        self.next_number = batch.number + 1
+        self.stored(batch.first_sequence + batch.packet_count, batch.number + 1)
+
+    def stored(self, next_sequence: int, next_number: int) -> None:
+        """The ring has all before these."""
+        self.next_sequence = next_sequence
+        self.next_number = next_number
         self.pacer.news()
 
     @property

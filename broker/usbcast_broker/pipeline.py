@@ -8,15 +8,20 @@ from concurrent.futures import Future
 from typing import Protocol, cast
 
 from usbcast_broker.batcher import Batcher, Encoded
-from usbcast_broker.flow import DeviceIdentity, Lost, Packets, StreamItem, Transfer
+from usbcast_broker.flow import DeviceIdentity, HostItem, Lost, Packets, StreamItem, Transfer
 from usbcast_broker.framing import Assembler
 from usbcast_broker.host_queue import HostQueue
+from usbcast_broker.moderation import INLINE_BYTES
 from usbcast_broker.outlet import Outlet
 from usbcast_schemas.ledger import Ledger, audit
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 TURN_BYTES = 1024 * 1024
 """At most so much of one stream is handled before the others get their turn."""
+
+
+Publish = Callable[[Encoded], None] | None
+"""Sends a batch to those who want it pushed; None if nobody does."""
 
 
 class Feed(Protocol):
@@ -67,15 +72,19 @@ class Line(Protocol):
     def over(self) -> bool:
         """Whether nothing more is to be published."""
 
-    def turn(self, publish: Callable[[Encoded], None]) -> bool: ...
+    def turn(self, publish: Publish) -> bool: ...
 
     @property
     def waiting_bytes(self) -> int: ...
 
     @property
+    def patience_bytes(self) -> int:
+        """With more than that waiting, the publisher's thread goes on at once; less will be brought to it, or left for a moment."""
+
+    @property
     def due_at_ns(self) -> int | None: ...
 
-    def end(self, reason: str, publish: Callable[[Encoded], None]) -> None: ...
+    def end(self, reason: str, publish: Publish) -> None: ...
 
     def health(self) -> pb.StreamHealth: ...
 
@@ -91,10 +100,12 @@ class Pipeline:
         self._batcher = batcher
         self._books = Ledger("outlet", "packets")
 
-    def turn(self, publish: Callable[[Encoded], None]) -> bool:
+    def turn(self, publish: Publish) -> bool:
         """Handle what has accumulated, up to a bound; True if there was anything."""
         items = self._queue.take(TURN_BYTES)
-        whole = self._assembler.pass_whole(items) if items else 0
+        if items and self._write_run(items, publish):
+            return True
+        whole = self._assembler.pass_whole(items)
         if whole:
             self._books.enter(whole)
             self._publish(self._batcher.add_run(cast(list[Transfer], items), self._assembler.packet_size), publish)
@@ -112,6 +123,23 @@ class Pipeline:
                 self._publish([rest], publish)
         return bool(items)
 
+    def _write_run(self, items: list[HostItem], publish: Publish) -> bool:
+        """The short way from transfers to the ring, for what the framing need not look at; False if it is not open to `items`."""
+        assembler, outlet = self._assembler, self.outlet
+        packet_size = assembler.blind_size
+        written = self._batcher.write_run(outlet.ring, items, packet_size) if packet_size else None
+        if written is None:
+            return False
+        batches, packets, size_bytes = written
+        assembler.passed(size_bytes, packets, cast(Transfer, items[-1]))
+        self._books.entered += packets
+        self._books.left += packets
+        outlet.stored(self._batcher.next_sequence, self._batcher.next_number)
+        if publish is not None:
+            for slot, raw in outlet.ring.newest(batches):
+                publish(Encoded(raw, slot.number, slot.first_sequence, slot.packet_count))
+        return True
+
     @property
     def over(self) -> bool:
         return self.outlet.ended
@@ -122,11 +150,16 @@ class Pipeline:
         return self._queue.ledger.held or int(bool(self._queue))
 
     @property
+    def patience_bytes(self) -> int:
+        # A feed that reads ahead handles itself what it has brought, and two threads in turns take longer than one.
+        return TURN_BYTES if self.feed.reads_ahead else INLINE_BYTES
+
+    @property
     def due_at_ns(self) -> int | None:
         """When a held batch must go, on the monotonic clock; None if none is held."""
         return self._batcher.due_at_ns if self._batcher.pending else None
 
-    def end(self, reason: str, publish: Callable[[Encoded], None]) -> None:
+    def end(self, reason: str, publish: Publish) -> None:
         """Publish all that the stopped feed has left, and the end of the stream."""
         while self.turn(publish):
             pass
@@ -179,8 +212,9 @@ class Pipeline:
             made += self._batcher.add(item, realtime_ns=realtime_ns, monotonic_ns=monotonic_ns)
         return made
 
-    def _publish(self, batches: list[Encoded], publish: Callable[[Encoded], None]) -> None:
+    def _publish(self, batches: list[Encoded], publish: Publish) -> None:
         for batch in batches:
             self.outlet.store(batch)
             self._books.leave(batch.packet_count)
-            publish(batch)
+            if publish is not None:
+                publish(batch)

@@ -26,9 +26,10 @@ from usbcast_broker.batcher import Encoded
 from usbcast_broker.binding import bind_first
 from usbcast_broker.doorbell import Doorbell
 from usbcast_broker.gatekeeper import DATA, Gatekeeper
-from usbcast_broker.moderation import INLINE_BYTES, LEFT_NS
+from usbcast_broker.moderation import GATHERED_BYTES, INLINE_BYTES, LEFT_NS
 from usbcast_broker.pacer import HEARTBEAT_NS
 from usbcast_broker.pipeline import Line
+from usbcast_schemas.batch import Buffer
 from usbcast_schemas.sockets import set_up
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
@@ -99,8 +100,10 @@ class Publisher:
     def knock(self, pipeline: Line) -> None:
         """Something has come for an idle `pipeline`: handle it here and now, or leave it to the publisher's thread."""
         now_ns = time.monotonic_ns()
-        may_stay = pipeline.waiting_bytes <= INLINE_BYTES or pipeline.feed.reads_ahead
-        if not pipeline.outlet.moderation.at_once(now_ns):
+        waiting_bytes, reads_ahead = pipeline.waiting_bytes, pipeline.feed.reads_ahead
+        may_stay = reads_ahead or waiting_bytes <= INLINE_BYTES
+        is_time = pipeline.outlet.moderation.at_once(now_ns) or (reads_ahead and waiting_bytes >= GATHERED_BYTES)
+        if not is_time:
             due_ns = now_ns + LEFT_NS
         elif not may_stay or not self._turning.acquire(blocking=False):
             due_ns = now_ns
@@ -128,7 +131,7 @@ class Publisher:
         """Publish what the stopped feed of `pipeline` has left, and the end of its stream; idempotent."""
         with self._turning:
             if self._socket is not None and not pipeline.over:
-                pipeline.end(reason, lambda batch: self._send(pipeline.outlet.data_topic, batch))
+                pipeline.end(reason, partial(self._send, pipeline.outlet.data_topic))
         self._doorbell.ring()
 
     def health(self) -> list[pb.StreamHealth]:
@@ -142,18 +145,28 @@ class Publisher:
                 self.turned_ns = time.monotonic_ns()
                 with self._turning:
                     for pipeline in self._pipelines:
-                        self._turn(pipeline)
+                        if not self._is_looked_after(pipeline, self.turned_ns):
+                            self._turn(pipeline)
                     self._wakes_at_ns = self._rest_until_ns()
                 # In this order: who brings something after this look sees when this thread wakes, and rings if that is late.
-                waiting_bytes = max((line.waiting_bytes for line in self._pipelines if not line.over), default=0)
-                if waiting_bytes > INLINE_BYTES:
+                lines = [line for line in self._pipelines if not line.over]
+                if any(line.waiting_bytes > line.patience_bytes for line in lines):
                     continue
-                if waiting_bytes:
+                if any(line.waiting_bytes for line in lines):
                     self._wakes_at_ns = min(self._wakes_at_ns, time.monotonic_ns() + LEFT_NS)
                 self._sleep()
         except BaseException as error:
             self._fail(error)
             raise
+
+    def _is_looked_after(self, pipeline: Line, now_ns: int) -> bool:
+        """Whether the thread of its feed has just had a turn, and will have the next one."""
+        outlet = pipeline.outlet
+        return (
+            now_ns - outlet.moderation.turned_ns < LEFT_NS
+            and pipeline.waiting_bytes <= pipeline.patience_bytes
+            and now_ns < self._due_at_ns(pipeline)
+        )
 
     def _sleep(self) -> None:
         """Until something is due; who rings has made that earlier."""
@@ -171,7 +184,9 @@ class Publisher:
         """Publish what has accumulated in `pipeline`; the lock is held."""
         begun_ns = time.monotonic_ns()
         # A feed that hung may wake up after its stream has ended; nothing follows an end.
-        busy = not pipeline.over and pipeline.turn(partial(self._send, pipeline.outlet.data_topic))
+        outlet = pipeline.outlet
+        publish = partial(self._send, outlet.data_topic) if self._audience.wants(outlet.data_topic) else None
+        busy = not pipeline.over and pipeline.turn(publish)
         now_ns = time.monotonic_ns()
         outlet = pipeline.outlet  # after the turn: a relay may have begun a new epoch
         if busy:
@@ -198,7 +213,7 @@ class Publisher:
         if self._audience.wants(topic):
             self._send_frames(topic, batch.raw)
 
-    def _send_frames(self, topic: bytes, body: bytes) -> None:
+    def _send_frames(self, topic: bytes, body: Buffer) -> None:
         assert self._socket is not None
         # It never blocks: what a slow peer's queue does not take is dropped, and the peer finds out by sequence.
         self._socket.send_multipart((topic, body), zmq.DONTWAIT)
@@ -207,8 +222,12 @@ class Publisher:
         """Until when nothing is due, and nothing can have been left over by a feed's thread."""
         now_ns = time.monotonic_ns()
         due_ns = min(map(self._due_at_ns, self._pipelines), default=now_ns + HEARTBEAT_NS)
-        busy = any(pipeline.outlet.moderation.is_busy(now_ns) for pipeline in self._pipelines)
-        return min(due_ns, now_ns + LEFT_NS) if busy else due_ns
+        for pipeline in self._pipelines:
+            moderation = pipeline.outlet.moderation
+            if moderation.is_busy(now_ns):
+                left_ns = moderation.turned_ns + LEFT_NS
+                due_ns = min(due_ns, left_ns if left_ns > now_ns else now_ns + LEFT_NS)
+        return due_ns
 
     def _due_at_ns(self, pipeline: Line) -> int:
         """When `pipeline` needs a turn though nothing comes: a batch reaches its age, a notification or a heartbeat is due."""

@@ -14,8 +14,9 @@ from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 from usbcast_broker.batcher import Encoded
+from usbcast_broker.moderation import INLINE_BYTES
 from usbcast_broker.outlet import Description, Outlet
-from usbcast_broker.pipeline import TURN_BYTES, Feed
+from usbcast_broker.pipeline import TURN_BYTES, Feed, Publish
 from usbcast_schemas.batch import decode_batch, encode_batch
 from usbcast_schemas.errors import RingUnavailable
 from usbcast_schemas.ledger import Ledger, audit
@@ -118,7 +119,7 @@ class Relay:
         self._retry_s = 0.0
         self._problem = ""
 
-    def turn(self, publish: Callable[[Encoded], None]) -> bool:
+    def turn(self, publish: Publish) -> bool:
         """Publish what has come, up to a bound; True if there was anything."""
         items = self._queue.take(TURN_BYTES)
         for item in items:
@@ -141,11 +142,15 @@ class Relay:
         return self._queue.held_bytes
 
     @property
+    def patience_bytes(self) -> int:
+        return INLINE_BYTES
+
+    @property
     def due_at_ns(self) -> int | None:
         """Nothing is ever held."""
         return None
 
-    def end(self, reason: str, publish: Callable[[Encoded], None]) -> None:
+    def end(self, reason: str, publish: Publish) -> None:
         """Publish what the stopped feed has left and, if the epoch is our own, its end."""
         while self.turn(publish):
             pass
@@ -160,7 +165,8 @@ class Relay:
         )  # fmt: skip
         last = Encoded(raw, outlet.next_number, outlet.next_sequence, 0)
         outlet.store(last)
-        publish(last)
+        if publish is not None:
+            publish(last)
         outlet.ended = True
 
     def health(self) -> pb.StreamHealth:
@@ -210,7 +216,7 @@ class Relay:
             time.sleep(0.0002)
         return ahead
 
-    def _publish(self, batch: Encoded, publish: Callable[[Encoded], None]) -> None:
+    def _publish(self, batch: Encoded, publish: Publish) -> None:
         if batch.size_bytes > self.outlet.ring.data_bytes:
             self._books.lose(TOO_LARGE, batch.packet_count)
             batch = self._without_packets(batch)
@@ -220,7 +226,8 @@ class Relay:
             self._missing += batch.first_sequence - self.outlet.next_sequence
         self.outlet.store(batch)
         self._books.leave(batch.packet_count)
-        publish(batch)
+        if publish is not None:
+            publish(batch)
 
     def _without_packets(self, batch: Encoded) -> Encoded:
         """What stands in the place of a batch that no ring holds: the rest of what it says, and where its packets were."""

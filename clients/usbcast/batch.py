@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from usbcast.dejitter import Dejitter
 from usbcast.events import Gap
@@ -21,28 +21,26 @@ if TYPE_CHECKING:
     from usbcast.layout import Layout
 
 
+class Meaning(NamedTuple):
+    """What else than its bytes there is to know of a batch: the same for many."""
+
+    layout: Layout
+    dejitter: Dejitter | None = None
+    clock: Clock | None = None
+
+
 class Batch:
     """Consecutive packets of one epoch. Iterating gives the bytes of each packet, `len` their number.
 
     Everything is read-only and stays valid for as long as it is referred to.
     """
 
-    __slots__ = ("_clock", "_dejitter", "_encoded", "_layout", "_skip", "gaps")
+    __slots__ = ("_encoded", "_meaning", "_skip", "gaps")
 
-    def __init__(
-        self,
-        encoded: EncodedBatch,
-        layout: Layout,
-        gaps: tuple[Gap, ...] = (),
-        skip: int = 0,
-        dejitter: Dejitter | None = None,
-        clock: Clock | None = None,
-    ) -> None:
+    def __init__(self, encoded: EncodedBatch, meaning: Meaning, gaps: tuple[Gap, ...] = (), skip: int = 0) -> None:
         self._encoded = encoded
-        self._layout = layout
+        self._meaning = meaning
         self._skip = skip
-        self._dejitter = dejitter
-        self._clock = clock
         self.gaps = gaps
         """All gaps between the batch before and this one, in order."""
 
@@ -96,7 +94,7 @@ class Batch:
         """The packets' bytes, back to back."""
         encoded = self._encoded
         if not self._skip:
-            return encoded.payload.toreadonly()
+            return encoded.payload if encoded.payload.readonly else encoded.payload.toreadonly()
         start = self._skip * encoded.packet_size if encoded.packet_size else encoded.packet_ends[self._skip - 1]
         return encoded.payload[start:].toreadonly()
 
@@ -116,11 +114,11 @@ class Batch:
 
         Raises UsageError on access to a name that the layout does not have.
         """
-        return self._layout.view(self.payload)
+        return self._meaning.layout.view(self.payload)
 
     def scaled(self, name: str) -> NDArray[np.float64]:
         """One field in its physical unit: float64 (n,), raw * scale + zero as the profile says."""
-        return self._layout.scaled(self.payload, name)
+        return self._meaning.layout.scaled(self.payload, name)
 
     @property
     def times_ns(self) -> NDArray[np.int64]:
@@ -150,9 +148,9 @@ class Batch:
 
         Raises UsageError if the profile gives no nominal rate.
         """
-        if self._dejitter is None:
+        if self._meaning.dejitter is None:
             raise UsageError("the profile gives no nominal rate (stream.rate_hz), so arrival times cannot be smoothed")
-        return self._dejitter.times_ns(self.first_sequence, len(self))
+        return self._meaning.dejitter.times_ns(self.first_sequence, len(self))
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per packet: a column `sequence`, one per field, indexed by arrival time (UTC). Needs the extra `pandas`.
@@ -182,7 +180,7 @@ class Batch:
         return batch
 
     def _offset(self) -> ClockOffset:
-        known = self._clock() if self._clock is not None else None
+        known = self._meaning.clock() if self._meaning.clock is not None else None
         if known is None:
             raise ClockUnknown(
                 "the clock of the host that reads this stream has not been compared with this one: wait until "

@@ -62,7 +62,8 @@ class Continuity:
         hold_bytes: int = HOLD_BYTES,
         gone: tuple[str, str] = (OVERWRITTEN, "ring"),
     ) -> None:
-        self.out: deque[Delivery | Restart | Gap] = deque()
+        self.out: deque[EncodedBatch | Delivery | Restart | Gap] = deque()
+        """What was decided: a batch by itself is to be delivered whole, and bears packets and nothing else to tell of."""
         self.epoch: int | None = None
         self.first_sequence: int | None = None
         """Where this epoch began for this subscription; None until that is known."""
@@ -119,6 +120,24 @@ class Continuity:
         if not can_fetch:
             self._held.clear()
             self._held_bytes = 0
+
+    @property
+    def expected(self) -> tuple[int, int, int] | None:
+        """Epoch, number and first sequence of the batch that is simply the next one; None while more is to be considered."""
+        if self.first_sequence is None or self._fetching is not None or self._held or self._latest:
+            return None
+        if self.epoch is None or self._next_number is None:
+            return None
+        return self.epoch, self._next_number, self.next_sequence
+
+    def run(self, batches: Sequence[EncodedBatch]) -> None:
+        """Batches came that go on as `expected`, each where the one before it ended, with packets and nothing else in them."""
+        last = batches[-1]
+        self.out.extend(batches)
+        self.next_sequence = end = last.first_sequence + last.packet_count
+        self._next_number = number = last.number + 1
+        self.known_until = max(self.known_until, end)
+        self._known_number = max(self._known_number, number)
 
     def live(self, batch: EncodedBatch) -> None:
         """A batch came by the data topic or from the ring."""
@@ -379,6 +398,8 @@ class Continuity:
         """Drop what waits in `out` for something newer; what it carried beside packets stays."""
         kept: list[Delivery | Restart | Gap] = []
         for item in self.out:
+            if isinstance(item, EncodedBatch):
+                item = Delivery(item)
             if not isinstance(item, Delivery):
                 kept.append(item)
                 continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 
-from usbcast.batch import Batch
+from usbcast.batch import Batch, Meaning
 from usbcast.clock_watch import ClockWatch
 from usbcast.continuity import Continuity, Delivery
 from usbcast.dejitter import Dejitter
@@ -32,7 +32,7 @@ class Digest:
         self._clock = clock
         self._events: deque[Event] = deque()
         self._gaps: list[Gap] = []
-        self._layout = Layout((), 0)
+        self._meaning = Meaning(Layout((), 0), None, clock.offset)
         self._dejitter: Dejitter | None = None
         self._rate_hz = 0.0
         self._same_host = True
@@ -45,11 +45,11 @@ class Digest:
 
     def describe(self, info: pb.StreamInfo) -> None:
         """What the node says of the stream: how to decode its packets, and whose clock their times are of."""
-        self._layout = Layout(info.fields, info.packet_size)
         self._same_host = (info.reader_host_id or info.host_id) == host_id()
         if info.nominal_rate_hz != self._rate_hz:
             self._rate_hz = info.nominal_rate_hz
             self._dejitter = Dejitter(self._rate_hz) if self._rate_hz > 0 else None
+        self._meaning = Meaning(Layout(info.fields, info.packet_size), self._dejitter, self._clock.offset)
 
     def say(self, silence: Silence) -> None:
         """Put an event of the receiver's own behind what has been expanded so far."""
@@ -62,10 +62,10 @@ class Digest:
             if not out:
                 return None
             item = out.popleft()
-            if isinstance(item, Delivery) and self._is_plain(item):
-                batch = item.batch
-                self._deliver(batch, batch.packet_count)
-                return Batch(batch, self._layout, (), 0, None, self._clock.offset)
+            if type(item) is EncodedBatch:
+                if not self._gaps:
+                    return self._plain(item)
+                item = Delivery(item)
             self._expand(item)
         event = events.popleft()
         if isinstance(event, Batch):
@@ -74,15 +74,12 @@ class Digest:
             self._lose(event)
         return event
 
-    def _is_plain(self, item: Delivery) -> bool:
-        """Whether there is a batch with packets to deliver and nothing else to tell or to learn."""
-        batch = item.batch
-        return (
-            self._dejitter is None
-            and not (item.skip or item.gaps or self._gaps or batch.events or batch.losses)
-            and batch.end is None
-            and bool(batch.packet_count)
-        )
+    def _plain(self, batch: EncodedBatch) -> Batch:
+        """Deliver a batch with packets and nothing else to tell: nearly all are so."""
+        if self._dejitter is not None:
+            self._learn_times(batch)
+        self._deliver(batch, batch.packet_count)
+        return Batch(batch, self._meaning)
 
     def left_out(self, gap: Gap) -> None:
         """What is left out without having gone through `take`."""
@@ -97,6 +94,8 @@ class Digest:
         if not self._core.out:
             return None
         item = self._core.out.popleft()
+        if type(item) is EncodedBatch:
+            item = Delivery(item)
         if isinstance(item, Delivery):
             for gap in (*item.gaps, *self._earlier(item)):
                 self._lose(gap)
@@ -111,7 +110,9 @@ class Digest:
         books.entered = core.span + self._lost_earlier
         books.held = sum(map(_packets_of, self._events))
         for item in core.out:
-            if isinstance(item, Delivery):
+            if isinstance(item, EncodedBatch):
+                books.held += item.packet_count
+            elif isinstance(item, Delivery):
                 books.held += item.batch.packet_count - item.skip + sum(gap.count for gap in item.gaps)
             elif isinstance(item, Gap):
                 books.held += item.count
@@ -134,9 +135,7 @@ class Digest:
             self._events.extend(device_event(event) for event in batch.events)
         if batch.packet_count > item.skip:
             self._learn_times(batch)
-            self._events.append(
-                Batch(batch, self._layout, tuple(self._gaps), item.skip, self._dejitter, self._clock.offset)
-            )
+            self._events.append(Batch(batch, self._meaning, tuple(self._gaps), item.skip))
             self._gaps.clear()
         if batch.end is not None:
             self._events.append(End(batch.end.reason, batch.end.packets))
@@ -168,7 +167,7 @@ class Digest:
             self.books.lose(f"{gap.stage}: {gap.reason}", gap.count)
 
     def _deliver(self, batch: EncodedBatch, packets: int) -> None:
-        self.books.leave(packets)
+        self.books.left += packets
         arrivals = batch.arrivals
         if arrivals.packets:
             if self._same_host:

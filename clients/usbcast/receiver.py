@@ -11,6 +11,7 @@ import os
 import random
 import socket as host
 import time
+from collections.abc import Sequence
 from itertools import count
 from typing import Protocol
 
@@ -130,6 +131,8 @@ class Receiver:
             self._core.start(resumed.epoch, resumed.next_sequence, resumed.next_number)
         self._clock = ClockWatch(stream, self.keys)
         self._digest = Digest(self._core, self._clock)
+        self.take = self._digest.take
+        """The next event, if there is one."""
         self._link = Link(stream, endpoint, self.waiter, self.keys)
         self._way: Way | None = None
         self._describing: tuple[int, int] | None = None
@@ -176,10 +179,6 @@ class Receiver:
 
     def _nothing_else(self) -> bool:
         return self._calm and not self._called and self._core.wanted() is None
-
-    def take(self) -> Event | None:
-        """The next event, if there is one."""
-        return self._digest.take()
 
     def take_record(self) -> Record | None:
         """As `take`, but batches as they were published, those without packets too. One of the two is used, not both."""
@@ -292,6 +291,13 @@ class Receiver:
         if self._core.epoch is None:
             self._join(batch.epoch, batch.first_sequence, batch.number)
         self._core.live(batch)
+
+    @property
+    def expected(self) -> tuple[int, int, int] | None:
+        return self._core.expected
+
+    def run(self, batches: Sequence[EncodedBatch]) -> None:
+        self._core.run(batches)
 
     def known(self, epoch: int, next_sequence: int, next_number: int, *, ended: bool) -> None:
         if self._core.epoch is None:

@@ -65,10 +65,15 @@ class Subscription:
         With `timeout_s`, stops when nothing came for so long. Raises StreamUnknown, VersionMismatch, RingUnavailable, and
         AccessRefused where the node does not let this client in, or not any more.
         """
+        take = self._receiver.take
         while not self._ended:
-            event = self.receive(timeout_s)
+            event = None if self._closed else take()
             if event is None:
-                return
+                event = self.receive(timeout_s)
+                if event is None:
+                    return
+            elif isinstance(event, End):
+                self._ended = True
             yield event
 
     def receive(self, timeout_s: float | None = None) -> Event | None:

@@ -5,8 +5,10 @@
 #define Py_LIMITED_API 0x030B0000
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <errno.h>
 #include <stdint.h>
 #include <string.h>
+#include <unistd.h>
 
 #if defined(__SSE2__)
 #include <emmintrin.h>
@@ -26,8 +28,8 @@ enum { T_CONTRACT = 0x0D, T_COUNT = 0x15, T_EPOCH = 0x19, T_NUMBER = 0x21, T_FIR
 enum { T_COUNTS = 0x42, T_REALTIMES = 0x4A, T_MONOTONICS = 0x52, T_PAYLOAD = 0x7A };
 enum { HEAD_BYTES = 42, ONE_ARRIVAL_BYTES = 26, MAX_VARINT = 10 };
 
-/* From so many bytes on a batch is written past the caches. */
-enum { PAST_CACHES_BYTES = 32 * 1024 };
+/* From so many bytes on a batch is written past the caches, and pieces shorter than that on average are joined before. */
+enum { PAST_CACHES_BYTES = 32 * 1024, SHORT_BYTES = 4096 };
 
 #define LOAD(word) __atomic_load_n((word), __ATOMIC_SEQ_CST)
 #define STORE(word, value) __atomic_store_n((word), (value), __ATOMIC_SEQ_CST)
@@ -54,10 +56,9 @@ static unsigned char *put_varint(unsigned char *at, uint64_t value)
     return put8(at, (uint8_t)value);
 }
 
-/* One transfer of the run. */
+/* One transfer of a run; its bytes are held by the list that it is in. */
 typedef struct {
-    PyObject *data; /* owned */
-    char *bytes;
+    const unsigned char *bytes;
     Py_ssize_t size;
     int64_t realtime_ns, monotonic_ns;
 } Piece;
@@ -72,19 +73,24 @@ static int64_t int_attribute(PyObject *of, PyObject *name)
     return result;
 }
 
-static int take_piece(Piece *piece, PyObject *transfer)
+/* -1 with an exception, 0 if it is no whole packets in bytes that are to stay together. */
+static int take_piece(Piece *piece, PyObject *transfer, uint32_t packet_size, Py_ssize_t most_bytes)
 {
-    piece->data = PyObject_GetAttr(transfer, s_data);
-    if (piece->data == NULL)
+    PyObject *data = PyObject_GetAttr(transfer, s_data);
+    if (data == NULL)
         return -1;
-    if (PyBytes_AsStringAndSize(piece->data, &piece->bytes, &piece->size) == 0) {
-        piece->realtime_ns = int_attribute(transfer, s_realtime_ns);
-        piece->monotonic_ns = int_attribute(transfer, s_monotonic_ns);
-        if (!PyErr_Occurred())
-            return 0;
+    int whole = PyBytes_Check(data);
+    if (whole) {
+        piece->bytes = (const unsigned char *)PyBytes_AsString(data);
+        piece->size = PyBytes_Size(data);
+        whole = piece->size > 0 && piece->size <= most_bytes && piece->size % packet_size == 0;
     }
-    Py_CLEAR(piece->data);
-    return -1;
+    Py_DECREF(data);
+    if (!whole)
+        return 0;
+    piece->realtime_ns = int_attribute(transfer, s_realtime_ns);
+    piece->monotonic_ns = int_attribute(transfer, s_monotonic_ns);
+    return PyErr_Occurred() ? -1 : 1;
 }
 
 static unsigned char *put_column32(unsigned char *at, uint8_t tag, const Piece *pieces, Py_ssize_t count, uint32_t packet_size)
@@ -101,6 +107,20 @@ static unsigned char *put_column64(unsigned char *at, uint8_t tag, const Piece *
     for (Py_ssize_t i = 0; i < count; i++)
         at = put64(at, (uint64_t)(monotonic ? pieces[i].monotonic_ns : pieces[i].realtime_ns));
     return at;
+}
+
+static Py_ssize_t varint_size(uint64_t value)
+{
+    Py_ssize_t size = 1;
+    for (; value > 0x7F; value >>= 7)
+        size++;
+    return size;
+}
+
+static uint64_t head_size(Py_ssize_t count, uint64_t payload_bytes)
+{
+    return (uint64_t)(HEAD_BYTES + 4 + varint_size((uint64_t)count * 4) + 2 * varint_size((uint64_t)count * 8) + count * 20 +
+                      varint_size(payload_bytes));
 }
 
 /* All that stands before the payload. One arrival is one column of each kind, of one entry. */
@@ -120,100 +140,6 @@ static unsigned char *put_head(
     return put_varint(put8(at, T_PAYLOAD), payload_bytes);
 }
 
-static PyObject *encoded_parts(
-    const Piece *pieces, Py_ssize_t count, uint64_t payload_bytes, int joined,
-    uint32_t contract, uint64_t epoch, uint64_t number, uint64_t first, uint32_t packet_size)
-{
-    Py_ssize_t most = HEAD_BYTES + 3 * (1 + MAX_VARINT) + count * 20 + 1 + MAX_VARINT;
-    unsigned char small[512], *head = small;
-    if (most > (Py_ssize_t)sizeof small && (head = PyMem_Malloc((size_t)most)) == NULL)
-        return PyErr_NoMemory();
-    uint32_t packets = (uint32_t)(payload_bytes / packet_size);
-    Py_ssize_t size =
-        put_head(head, pieces, count, payload_bytes, contract, packets, epoch, number, first, packet_size) - head;
-    PyObject *parts = PyTuple_New(joined ? 1 : 1 + count);
-    PyObject *front = parts ? PyBytes_FromStringAndSize(NULL, joined ? size + (Py_ssize_t)payload_bytes : size) : NULL;
-    if (front == NULL) {
-        Py_CLEAR(parts);
-    } else {
-        char *at = PyBytes_AsString(front);
-        memcpy(at, head, (size_t)size);
-        at += size;
-        PyTuple_SetItem(parts, 0, front);
-        for (Py_ssize_t i = 0; i < count; i++) {
-            if (joined) {
-                memcpy(at, pieces[i].bytes, (size_t)pieces[i].size);
-                at += pieces[i].size;
-            } else {
-                Py_INCREF(pieces[i].data);
-                PyTuple_SetItem(parts, 1 + i, pieces[i].data);
-            }
-        }
-    }
-    if (head != small)
-        PyMem_Free(head);
-    return parts;
-}
-
-PyDoc_STRVAR(encode_run_doc,
-"encode_run(transfers, begin, most_bytes, joined_bytes, contract, epoch, number, first_sequence, packet_size)\n"
-"-> (parts, until, size_bytes)\n\n"
-"The next batch: of transfers[begin:until], as many whole ones as make no more than most_bytes of payload, but at least one.\n"
-"In one part if they are smaller than joined_bytes on average, else the head and each transfer's bytes.");
-
-static PyObject *encode_run(PyObject *Py_UNUSED(module), PyObject *args)
-{
-    PyObject *transfers;
-    Py_ssize_t begin, most_bytes, joined_bytes;
-    unsigned int contract, packet_size;
-    unsigned long long epoch, number, first;
-    if (!PyArg_ParseTuple(args, "OnnnIKKKI", &transfers, &begin, &most_bytes, &joined_bytes, &contract, &epoch, &number,
-                          &first, &packet_size))
-        return NULL;
-    Py_ssize_t length = PyList_Size(transfers), count = 0, room = 16;
-    if (length < 0)
-        return NULL;
-    if (packet_size == 0 || begin < 0 || begin >= length) {
-        PyErr_SetString(PyExc_ValueError, "there is nothing to encode");
-        return NULL;
-    }
-    Piece few[16], *pieces = few;
-    PyObject *result = NULL;
-    uint64_t payload_bytes = 0;
-    for (Py_ssize_t at = begin; at < length; at++) {
-        if (count == room) {
-            Piece *more = PyMem_Malloc((size_t)(4 * room) * sizeof(Piece));
-            if (more == NULL) {
-                PyErr_NoMemory();
-                goto done;
-            }
-            memcpy(more, pieces, (size_t)count * sizeof(Piece));
-            if (pieces != few)
-                PyMem_Free(pieces);
-            pieces = more;
-            room *= 4;
-        }
-        PyObject *transfer = PyList_GetItem(transfers, at);
-        if (transfer == NULL || take_piece(&pieces[count], transfer) < 0)
-            goto done;
-        if (count && payload_bytes + (uint64_t)pieces[count].size > (uint64_t)most_bytes) {
-            Py_CLEAR(pieces[count].data);
-            break;
-        }
-        payload_bytes += (uint64_t)pieces[count++].size;
-    }
-    int joined = payload_bytes < (uint64_t)joined_bytes * (uint64_t)count;
-    PyObject *parts = encoded_parts(pieces, count, payload_bytes, joined, contract, epoch, number, first, packet_size);
-    if (parts != NULL)
-        result = Py_BuildValue("NnK", parts, begin + count, (unsigned long long)payload_bytes);
-done:
-    for (Py_ssize_t i = 0; i < count; i++)
-        Py_DECREF(pieces[i].data);
-    if (pieces != few)
-        PyMem_Free(pieces);
-    return result;
-}
-
 /* ---- The ring ---- */
 
 typedef struct {
@@ -223,7 +149,12 @@ typedef struct {
     unsigned char *data;
     uint64_t slots, data_bytes;
     uint64_t head, tail, position; /* the writer's own: others can write to what is shared */
+    int wake_fd;                   /* of the writer */
     int open;
+    Piece *pieces; /* room for a run */
+    Py_ssize_t most_pieces;
+    unsigned char *joined; /* and for a batch of many small ones */
+    uint64_t joined_bytes;
 } Ring;
 
 static void ring_let_go(Ring *self)
@@ -239,7 +170,8 @@ static int ring_init(PyObject *object, PyObject *args, PyObject *Py_UNUSED(kwarg
     Ring *self = (Ring *)object;
     PyObject *memory;
     unsigned long long slots, data_bytes;
-    if (!PyArg_ParseTuple(args, "OKK", &memory, &slots, &data_bytes))
+    int wake_fd = -1;
+    if (!PyArg_ParseTuple(args, "OKK|i", &memory, &slots, &data_bytes, &wake_fd))
         return -1;
     ring_let_go(self);
     if (PyObject_GetBuffer(memory, &self->view, PyBUF_WRITABLE) < 0)
@@ -256,6 +188,7 @@ static int ring_init(PyObject *object, PyObject *args, PyObject *Py_UNUSED(kwarg
     self->slots = slots;
     self->data_bytes = data_bytes;
     self->head = self->tail = self->position = 0;
+    self->wake_fd = wake_fd;
     return 0;
 }
 
@@ -263,6 +196,8 @@ static void ring_dealloc(PyObject *object)
 {
     PyTypeObject *type = Py_TYPE(object);
     ring_let_go((Ring *)object);
+    PyMem_Free(((Ring *)object)->pieces);
+    PyMem_Free(((Ring *)object)->joined);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
     Py_DECREF(type);
 }
@@ -283,6 +218,58 @@ static int ring_is_open(Ring *self)
 static uint64_t *slot_words(Ring *self, uint64_t slot)
 {
     return self->words + FIRST_SLOT + slot % self->slots * SLOT_WORDS;
+}
+
+/* Make room for the next batch, of so many bytes, which is no more than the ring holds; return where it begins. */
+static unsigned char *make_room(Ring *self, uint64_t length, uint64_t *begins)
+{
+    uint64_t size = self->data_bytes, position = self->position, head = self->head, tail = self->tail;
+    if (position % size + length > size)
+        position += size - position % size;
+    uint64_t end = position + length;
+    while (tail < head && (head - tail >= self->slots || slot_words(self, tail)[POSITION] + size < end))
+        tail++;
+    if (tail != self->tail) {
+        self->tail = tail;
+        STORE(&self->words[TAIL], tail); /* before the first byte is overwritten */
+    }
+    *begins = position;
+    return self->data + position % size;
+}
+
+/* A byte into the fifo is a new edge for every reader's epoll. Nobody reads the fifo, so it is emptied when it is full. */
+static int wake(int fd)
+{
+    char emptied[4096];
+    while (write(fd, "", 1) < 0) {
+        if (errno == EAGAIN) {
+            while (read(fd, emptied, sizeof emptied) == (ssize_t)sizeof emptied) {
+            }
+        } else if (errno != EINTR) {
+            PyErr_SetFromErrno(PyExc_OSError);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* What was written at `position` is a batch from now on, and who sleeps is told. */
+static int show(Ring *self, uint64_t position, uint64_t length, uint64_t number, uint64_t first, uint64_t packets)
+{
+    uint64_t head = self->head, *slot = slot_words(self, head);
+    slot[NUMBER_PLUS_ONE] = head + 1;
+    slot[BATCH_NUMBER] = number;
+    slot[FIRST_SEQUENCE] = first;
+    slot[COUNT_AND_LENGTH] = packets << 32 | length;
+    slot[POSITION] = position;
+    slot[CHECKSUM] = 0;
+    self->position = (position + length + 7) & ~(uint64_t)7;
+    self->head = head + 1;
+    STORE(&self->words[HEAD], head + 1);
+    if (!LOAD(&self->words[WAITING]))
+        return 0;
+    STORE(&self->words[WAITING], 0); /* before the wake-up is sent, never after */
+    return wake(self->wake_fd);
 }
 
 /* -1 with an exception if one of them has no length. */
@@ -334,8 +321,8 @@ static int copy_part(unsigned char *to, PyObject *part, int64_t left, int past_c
 }
 
 PyDoc_STRVAR(ring_write_doc,
-"write(parts, number, first_sequence, packet_count) -> whether a reader sleeps and is to be woken\n\n"
-"Store one batch. Raises BufferError if it is larger than the ring.");
+"write(parts, number, first_sequence, packet_count)\n\n"
+"Store one batch, and wake the readers that sleep. Raises BufferError if it is larger than the ring.");
 
 static PyObject *ring_write(PyObject *object, PyObject *const *args, Py_ssize_t given)
 {
@@ -354,22 +341,12 @@ static PyObject *ring_write(PyObject *object, PyObject *const *args, Py_ssize_t 
     int64_t length = PyErr_Occurred() ? -1 : parts_size(parts, count);
     if (length < 0)
         return NULL;
-    uint64_t size = self->data_bytes, position = self->position;
-    if ((uint64_t)length > size || packets > 0xFFFFFFFF) {
+    if ((uint64_t)length > self->data_bytes || packets > 0xFFFFFFFF) {
         PyErr_SetString(PyExc_BufferError, "the batch is larger than the ring");
         return NULL;
     }
-    if (position % size + (uint64_t)length > size)
-        position += size - position % size;
-    uint64_t end = position + (uint64_t)length;
-    uint64_t head = self->head, tail = self->tail;
-    while (tail < head && (head - tail >= self->slots || slot_words(self, tail)[POSITION] + size < end))
-        tail++;
-    if (tail != self->tail) {
-        self->tail = tail;
-        STORE(&self->words[TAIL], tail); /* before the first byte is overwritten */
-    }
-    unsigned char *to = self->data + position % size;
+    uint64_t position;
+    unsigned char *to = make_room(self, (uint64_t)length, &position);
     int64_t left = length;
     for (Py_ssize_t i = 0; i < count; i++) {
         PyObject *part = PyTuple_GetItem(parts, i);
@@ -379,20 +356,122 @@ static PyObject *ring_write(PyObject *object, PyObject *const *args, Py_ssize_t 
         to += part_size;
         left -= part_size;
     }
-    uint64_t *slot = slot_words(self, head);
-    slot[NUMBER_PLUS_ONE] = head + 1;
-    slot[BATCH_NUMBER] = number;
-    slot[FIRST_SEQUENCE] = first;
-    slot[COUNT_AND_LENGTH] = packets << 32 | (uint64_t)length;
-    slot[POSITION] = position;
-    slot[CHECKSUM] = 0;
-    self->position = (end + 7) & ~(uint64_t)7;
-    self->head = head + 1;
-    STORE(&self->words[HEAD], head + 1);
-    if (!LOAD(&self->words[WAITING]))
-        Py_RETURN_FALSE;
-    STORE(&self->words[WAITING], 0); /* before the wake-up is sent, never after */
-    Py_RETURN_TRUE;
+    if (show(self, position, (uint64_t)length, number, first, packets) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+/* All of `items` as pieces: 1; 0 if one of them is anything but a transfer of whole packets; -1 with an exception. */
+static int take_pieces(Ring *self, PyObject *items, Py_ssize_t count, PyTypeObject *transfer, uint32_t packet_size, Py_ssize_t most_bytes)
+{
+    if (count > self->most_pieces) {
+        Piece *more = PyMem_Realloc(self->pieces, (size_t)count * sizeof(Piece));
+        if (more == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        self->pieces = more;
+        self->most_pieces = count;
+    }
+    for (Py_ssize_t at = 0; at < count; at++) {
+        PyObject *item = PyList_GetItem(items, at);
+        if (Py_TYPE(item) != transfer)
+            return 0;
+        int taken = take_piece(&self->pieces[at], item, packet_size, most_bytes);
+        if (taken <= 0)
+            return taken;
+    }
+    return 1;
+}
+
+/* Up to which piece the batch that begins with piece `at` goes, and its bytes of payload: as many as have room, at least one. */
+static Py_ssize_t batch_until(const Piece *pieces, Py_ssize_t at, Py_ssize_t count, Py_ssize_t most_bytes, uint64_t *payload_bytes)
+{
+    Py_ssize_t size = pieces[at].size;
+    for (at++; at < count && size + pieces[at].size <= most_bytes; at++)
+        size += pieces[at].size;
+    *payload_bytes = (uint64_t)size;
+    return at;
+}
+
+/* What is written past the caches is written in long pieces; short ones are put together before, in memory that is in a cache. */
+static int is_joined(uint64_t length, uint64_t payload_bytes, Py_ssize_t count)
+{
+    return length >= PAST_CACHES_BYTES && payload_bytes < (uint64_t)count * SHORT_BYTES;
+}
+
+static unsigned char *room_to_join(Ring *self, uint64_t length)
+{
+    if (length > self->joined_bytes) {
+        unsigned char *more = PyMem_Realloc(self->joined, (size_t)length);
+        if (more == NULL)
+            return (unsigned char *)PyErr_NoMemory();
+        self->joined = more;
+        self->joined_bytes = length;
+    }
+    return self->joined;
+}
+
+PyDoc_STRVAR(ring_write_run_doc,
+"write_run(items, Transfer, most_bytes, contract, epoch, number, first_sequence, packet_size)\n"
+"-> (batches, packets, size_bytes), or None and nothing is done\n\n"
+"Store the batches of a list of transfers, each of as many as make no more than most_bytes of payload, and wake the readers\n"
+"that sleep. None if there is anything else in the list than transfers of whole packets, or one larger than a batch, or if\n"
+"they would take more than half of the ring.");
+
+static PyObject *ring_write_run(PyObject *object, PyObject *const *args, Py_ssize_t given)
+{
+    Ring *self = (Ring *)object;
+    if (!ring_is_open(self))
+        return NULL;
+    if (given != 8 || !PyList_Check(args[0]) || !PyType_Check(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "write_run takes a list, a type and six numbers");
+        return NULL;
+    }
+    Py_ssize_t count = PyList_Size(args[0]), most_bytes = PyLong_AsSsize_t(args[2]);
+    uint64_t contract = PyLong_AsUnsignedLongLong(args[3]), epoch = PyLong_AsUnsignedLongLong(args[4]);
+    uint64_t number = PyLong_AsUnsignedLongLong(args[5]), first = PyLong_AsUnsignedLongLong(args[6]);
+    uint64_t packet_size = PyLong_AsUnsignedLongLong(args[7]);
+    if (PyErr_Occurred())
+        return NULL;
+    if (count == 0 || packet_size == 0 || packet_size > 0xFFFFFFFF || contract > 0xFFFFFFFF)
+        Py_RETURN_NONE;
+    int whole = take_pieces(self, args[0], count, (PyTypeObject *)args[1], (uint32_t)packet_size, most_bytes);
+    if (whole < 0)
+        return NULL;
+    const Piece *pieces = self->pieces;
+    uint64_t payload_bytes = 0, all_bytes = 0, batches = 0, before = first, needed = 0;
+    for (Py_ssize_t at = 0, until; whole && at < count; at = until, batches++) {
+        until = batch_until(pieces, at, count, most_bytes, &payload_bytes);
+        uint64_t length = head_size(until - at, payload_bytes) + payload_bytes;
+        needed += length;
+        whole = needed <= self->data_bytes / 2 && batches < self->slots / 2;
+        if (whole && is_joined(length, payload_bytes, until - at) && room_to_join(self, length) == NULL)
+            return NULL;
+    }
+    if (!whole)
+        Py_RETURN_NONE;
+    batches = 0;
+    for (Py_ssize_t at = 0, until; at < count; at = until, batches++) {
+        until = batch_until(pieces, at, count, most_bytes, &payload_bytes);
+        uint64_t length = head_size(until - at, payload_bytes) + payload_bytes, packets = payload_bytes / packet_size, position;
+        int joined = is_joined(length, payload_bytes, until - at);
+        int past_caches = !joined && length >= PAST_CACHES_BYTES;
+        unsigned char *begin = make_room(self, length, &position), *to = joined ? self->joined : begin;
+        to = put_head(to, pieces + at, until - at, payload_bytes, (uint32_t)contract, (uint32_t)packets, epoch, number + batches,
+                      first, (uint32_t)packet_size);
+        for (Py_ssize_t piece = at; piece < until; piece++) {
+            copy(to, pieces[piece].bytes, (size_t)pieces[piece].size, past_caches);
+            to += pieces[piece].size;
+        }
+        if (joined)
+            copy(begin, self->joined, (size_t)length, 1);
+        if (show(self, position, length, number + batches, first, packets) < 0)
+            return NULL;
+        first += packets;
+        all_bytes += payload_bytes;
+    }
+    return Py_BuildValue("KKK", (unsigned long long)batches, (unsigned long long)(first - before), (unsigned long long)all_bytes);
 }
 
 /* What stands between head and payload, if it is one arrival of all packets and nothing else; 0 if it is anything else. */
@@ -442,34 +521,37 @@ static PyObject *one_arrival(PyTypeObject *arrivals, const unsigned char *at)
     return made;
 }
 
-static PyObject *payload_view(PyObject *raw, Py_ssize_t begin, Py_ssize_t size)
+/* Where the next batch of a run is expected to go on. */
+typedef struct {
+    uint64_t epoch, number, first;
+} Next;
+
+static int is_next(const unsigned char *head, const Next *next)
 {
-    PyObject *whole = PyMemoryView_FromObject(raw);
-    PyObject *view = whole ? PySequence_GetSlice(whole, begin, size) : NULL;
-    Py_XDECREF(whole);
-    return view;
+    return get64(head + 11) == next->epoch && get64(head + 20) == next->number && get64(head + 29) == next->first && get32(head + 6);
 }
 
-static PyObject *decoded(PyObject *raw, Py_ssize_t begin, PyTypeObject *batch, PyTypeObject *arrivals)
+/* `head` are the first bytes of `raw`, from a place where nobody writes. */
+static PyObject *decoded(PyObject *raw, const unsigned char *head, PyObject *payload, PyTypeObject *batch, PyTypeObject *arrivals)
 {
-    const unsigned char *at = (const unsigned char *)PyBytes_AsString(raw);
     PyObject *nothing = PyTuple_New(0);
-    PyObject *made = nothing ? ((newfunc)PyType_GetSlot(batch, Py_tp_new))(batch, nothing, NULL) : NULL;
+    PyObject *made = nothing && payload ? ((newfunc)PyType_GetSlot(batch, Py_tp_new))(batch, nothing, NULL) : NULL;
     if (made == NULL) {
         Py_XDECREF(nothing);
+        Py_XDECREF(payload);
         return NULL;
     }
     Py_INCREF(raw);
     Py_INCREF(Py_None);
     int failed = set(made, F_RAW, raw);
     failed |= set(made, F_END, Py_None);
-    failed |= set(made, F_EPOCH, PyLong_FromUnsignedLongLong(get64(at + 11)));
-    failed |= set(made, F_NUMBER, PyLong_FromUnsignedLongLong(get64(at + 20)));
-    failed |= set(made, F_FIRST, PyLong_FromUnsignedLongLong(get64(at + 29)));
-    failed |= set(made, F_COUNT, PyLong_FromUnsignedLong(get32(at + 6)));
-    failed |= set(made, F_SIZE, PyLong_FromUnsignedLong(get32(at + 38)));
-    failed |= set(made, F_ARRIVALS, one_arrival(arrivals, at + HEAD_BYTES));
-    failed |= set(made, F_PAYLOAD, payload_view(raw, begin, PyBytes_Size(raw)));
+    failed |= set(made, F_EPOCH, PyLong_FromUnsignedLongLong(get64(head + 11)));
+    failed |= set(made, F_NUMBER, PyLong_FromUnsignedLongLong(get64(head + 20)));
+    failed |= set(made, F_FIRST, PyLong_FromUnsignedLongLong(get64(head + 29)));
+    failed |= set(made, F_COUNT, PyLong_FromUnsignedLong(get32(head + 6)));
+    failed |= set(made, F_SIZE, PyLong_FromUnsignedLong(get32(head + 38)));
+    failed |= set(made, F_ARRIVALS, one_arrival(arrivals, head + HEAD_BYTES));
+    failed |= set(made, F_PAYLOAD, payload);
     static const int none[] = {F_ENDS, F_LOSSES, F_EVENTS, F_HOLES};
     for (int i = 0; i < 4; i++) {
         Py_INCREF(nothing);
@@ -481,60 +563,146 @@ static PyObject *decoded(PyObject *raw, Py_ssize_t begin, PyTypeObject *batch, P
     return made;
 }
 
+/* What is asked of the slots of a ring. */
+typedef struct {
+    uint64_t most_bytes;
+    uint32_t major;
+    PyTypeObject *batch, *arrivals;
+    Next *next; /* only a plain batch that is this one, and then the next one */
+} Asked;
+
+/* Whether `slot` holds what its table says it does; figures that were torn apart are found out by that, or lead nowhere. */
+static int is_held(Ring *self, uint64_t at)
+{
+    return LOAD(&self->words[TAIL]) <= at && LOAD(&self->words[HEAD]) > at && LOAD(&slot_words(self, at)[NUMBER_PLUS_ONE]) == at + 1;
+}
+
+/* The batch in slot `at`, and its length; its bytes where it is not plain. Py_None where there is none to be had. */
+static PyObject *take_slot(Ring *self, uint64_t at, const Asked *asked, uint64_t *taken_bytes)
+{
+    uint64_t *slot = slot_words(self, at);
+    uint64_t held = is_held(self, at), position = LOAD(&slot[POSITION]);
+    uint64_t length = LOAD(&slot[COUNT_AND_LENGTH]) & 0xFFFFFFFF;
+    if (!held || length >= asked->most_bytes || length > self->data_bytes ||
+        position % self->data_bytes > self->data_bytes - length)
+        Py_RETURN_NONE;
+    const unsigned char *begin = self->data + position % self->data_bytes;
+    unsigned char head[HEAD_BYTES + ONE_ARRIVAL_BYTES + 1 + MAX_VARINT];
+    memcpy(head, begin, length < sizeof head ? (size_t)length : sizeof head);
+    Py_ssize_t payload = simple_payload(head, (Py_ssize_t)length, asked->major);
+    if (asked->next && (payload == 0 || !is_next(head, asked->next)))
+        Py_RETURN_NONE;
+    PyObject *raw = PyBytes_FromStringAndSize((const char *)begin, (Py_ssize_t)length);
+    if (raw == NULL)
+        return NULL;
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if (!is_held(self, at)) {
+        Py_DECREF(raw);
+        Py_RETURN_NONE;
+    }
+    *taken_bytes = length;
+    if (payload == 0)
+        return raw;
+    PyObject *whole = PyMemoryView_FromObject(raw);
+    PyObject *batch = whole ? decoded(raw, head, PySequence_GetSlice(whole, payload, (Py_ssize_t)length), asked->batch, asked->arrivals) : NULL;
+    Py_XDECREF(whole);
+    Py_DECREF(raw);
+    if (asked->next) {
+        asked->next->number++;
+        asked->next->first += get32(head + 6);
+    }
+    return batch;
+}
+
+static int asks(Ring *self, PyObject *const *args, Asked *asked)
+{
+    if (!ring_is_open(self))
+        return 0;
+    if (!PyType_Check(args[2]) || !PyType_Check(args[3])) {
+        PyErr_SetString(PyExc_TypeError, "what is taken is of two types");
+        return 0;
+    }
+    asked->most_bytes = PyLong_AsUnsignedLongLong(args[0]);
+    asked->major = (uint32_t)PyLong_AsUnsignedLong(args[1]);
+    asked->batch = (PyTypeObject *)args[2];
+    asked->arrivals = (PyTypeObject *)args[3];
+    asked->next = NULL;
+    return !PyErr_Occurred();
+}
+
 PyDoc_STRVAR(ring_take_doc,
-"take(slot, most_bytes, major, EncodedBatch, Arrivals)\n"
+"take(most_bytes, major, EncodedBatch, Arrivals, slot)\n"
 "-> EncodedBatch, or its bytes where it has another layout than that of a batch of one transfer and nothing else;\n"
-"None if the slot is not held, was overwritten meanwhile, or has more than most_bytes");
+"None if the slot is not held, was overwritten meanwhile, or has most_bytes or more");
 
 static PyObject *ring_take(PyObject *object, PyObject *const *args, Py_ssize_t given)
 {
     Ring *self = (Ring *)object;
-    if (!ring_is_open(self))
-        return NULL;
-    if (given != 5 || !PyType_Check(args[3]) || !PyType_Check(args[4])) {
-        PyErr_SetString(PyExc_TypeError, "take takes three numbers and two types");
+    Asked asked;
+    uint64_t taken_bytes;
+    if (given != 5) {
+        PyErr_SetString(PyExc_TypeError, "take takes two numbers, two types and a number");
         return NULL;
     }
-    uint64_t at = PyLong_AsUnsignedLongLong(args[0]);
-    uint64_t most_bytes = PyLong_AsUnsignedLongLong(args[1]);
-    uint32_t major = (uint32_t)PyLong_AsUnsignedLong(args[2]);
-    if (PyErr_Occurred())
+    if (!asks(self, args, &asked))
         return NULL;
-    uint64_t *words = self->words;
-    if (LOAD(&words[TAIL]) > at || LOAD(&words[HEAD]) <= at)
-        Py_RETURN_NONE;
-    uint64_t *slot = slot_words(self, at);
-    uint64_t named = LOAD(&slot[NUMBER_PLUS_ONE]), position = LOAD(&slot[POSITION]);
-    uint64_t length = LOAD(&slot[COUNT_AND_LENGTH]) & 0xFFFFFFFF;
-    /* Figures that were torn apart lead nowhere: they are looked at again below, and must not lead out of the memory. */
-    if (named != at + 1 || length >= most_bytes || length > self->data_bytes ||
-        position % self->data_bytes > self->data_bytes - length)
-        Py_RETURN_NONE;
-    PyObject *raw = PyBytes_FromStringAndSize((char *)self->data + position % self->data_bytes, (Py_ssize_t)length);
-    if (raw == NULL)
+    uint64_t at = PyLong_AsUnsignedLongLong(args[4]);
+    return PyErr_Occurred() ? NULL : take_slot(self, at, &asked, &taken_bytes);
+}
+
+PyDoc_STRVAR(ring_take_run_doc,
+"take_run(most_bytes, major, EncodedBatch, Arrivals, slot, until, run_bytes, epoch, number, first_sequence)\n"
+"-> list of EncodedBatch\n\n"
+"The batches from slot on, before until, each of less than most_bytes, all together of run_bytes or a little more, as far as\n"
+"each is of one transfer, has packets and nothing else, and goes on where the one before it ended: the first of them at\n"
+"number and first_sequence.");
+
+static PyObject *ring_take_run(PyObject *object, PyObject *const *args, Py_ssize_t given)
+{
+    Ring *self = (Ring *)object;
+    Asked asked;
+    uint64_t numbers[6], run_bytes = 0, taken_bytes = 0;
+    if (given != 10) {
+        PyErr_SetString(PyExc_TypeError, "take_run takes two numbers, two types and six numbers");
         return NULL;
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    if (LOAD(&words[TAIL]) > at || LOAD(&slot[NUMBER_PLUS_ONE]) != at + 1) {
-        Py_DECREF(raw);
-        Py_RETURN_NONE;
     }
-    Py_ssize_t begin = simple_payload((unsigned char *)PyBytes_AsString(raw), (Py_ssize_t)length, major);
-    if (begin == 0)
-        return raw;
-    PyObject *batch = decoded(raw, begin, (PyTypeObject *)args[3], (PyTypeObject *)args[4]);
-    Py_DECREF(raw);
-    return batch;
+    if (!asks(self, args, &asked))
+        return NULL;
+    for (int i = 0; i < 6; i++)
+        numbers[i] = PyLong_AsUnsignedLongLong(args[4 + i]);
+    PyObject *run = PyErr_Occurred() ? NULL : PyList_New(0);
+    if (run == NULL)
+        return NULL;
+    Next next = {numbers[3], numbers[4], numbers[5]};
+    asked.next = &next;
+    for (uint64_t at = numbers[0]; at < numbers[1] && run_bytes < numbers[2]; at++) {
+        PyObject *batch = take_slot(self, at, &asked, &taken_bytes);
+        if (batch == Py_None) {
+            Py_DECREF(batch);
+            break;
+        }
+        int failed = batch == NULL || PyList_Append(run, batch) < 0;
+        run_bytes += taken_bytes;
+        Py_XDECREF(batch);
+        if (failed) {
+            Py_DECREF(run);
+            return NULL;
+        }
+    }
+    return run;
 }
 
 static PyMethodDef ring_methods[] = {
     {"write", (PyCFunction)(void (*)(void))ring_write, METH_FASTCALL, ring_write_doc},
+    {"write_run", (PyCFunction)(void (*)(void))ring_write_run, METH_FASTCALL, ring_write_run_doc},
     {"take", (PyCFunction)(void (*)(void))ring_take, METH_FASTCALL, ring_take_doc},
+    {"take_run", (PyCFunction)(void (*)(void))ring_take_run, METH_FASTCALL, ring_take_run_doc},
     {"close", ring_close, METH_NOARGS, "Let go of the memory; idempotent."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot ring_slots[] = {
-    {Py_tp_doc, "Ring(memory, slots, data_bytes): the writer's or a reader's hold on the memory of a ring."},
+    {Py_tp_doc, "Ring(memory, slots, data_bytes, wake_fd=-1): the writer's or a reader's hold on the memory of a ring."},
     {Py_tp_init, ring_init},
     {Py_tp_new, PyType_GenericNew},
     {Py_tp_dealloc, ring_dealloc},
@@ -546,13 +714,8 @@ static PyType_Spec ring_spec = {"usbcast_schemas._native.Ring", sizeof(Ring), 0,
 
 /* ---- The module ---- */
 
-static PyMethodDef functions[] = {
-    {"encode_run", encode_run, METH_VARARGS, encode_run_doc},
-    {NULL, NULL, 0, NULL},
-};
-
 static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, "_native", "The hot path of a batch, in C; see usbcast_schemas.native.", -1, functions,
+    PyModuleDef_HEAD_INIT, "_native", "The hot path of a batch, in C; see usbcast_schemas.native.", -1, NULL,
     NULL, NULL, NULL, NULL,
 };
 

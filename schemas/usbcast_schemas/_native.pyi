@@ -1,30 +1,35 @@
-from collections.abc import Sequence
-from typing import Protocol
-
 from usbcast_schemas.batch import Arrivals, Buffer, EncodedBatch
 
-class _Transfer(Protocol):
-    data: bytes
-    realtime_ns: int
-    monotonic_ns: int
-
-def encode_run(
-    transfers: Sequence[_Transfer],
-    begin: int,
-    most_bytes: int,
-    joined_bytes: int,
-    contract: int,
-    epoch: int,
-    number: int,
-    first_sequence: int,
-    packet_size: int,
-    /,
-) -> tuple[tuple[Buffer, ...], int, int]: ...
-
 class Ring:
-    def __init__(self, memory: object, slots: int, data_bytes: int, /) -> None: ...
-    def write(self, parts: tuple[Buffer, ...], number: int, first_sequence: int, packet_count: int, /) -> bool: ...
+    def __init__(self, memory: object, slots: int, data_bytes: int, wake_fd: int = -1, /) -> None: ...
+    def write(self, parts: tuple[Buffer, ...], number: int, first_sequence: int, packet_count: int, /) -> None: ...
+    def write_run(
+        self,
+        items: list[object],
+        transfer: type,
+        most_bytes: int,
+        contract: int,
+        epoch: int,
+        number: int,
+        first_sequence: int,
+        packet_size: int,
+        /,
+    ) -> tuple[int, int, int] | None: ...
     def take(
-        self, slot: int, most_bytes: int, major: int, batch: type[EncodedBatch], arrivals: type[Arrivals], /
+        self, most_bytes: int, major: int, batch: type[EncodedBatch], arrivals: type[Arrivals], slot: int, /
     ) -> EncodedBatch | bytes | None: ...
+    def take_run(
+        self,
+        most_bytes: int,
+        major: int,
+        batch: type[EncodedBatch],
+        arrivals: type[Arrivals],
+        slot: int,
+        until: int,
+        run_bytes: int,
+        epoch: int,
+        number: int,
+        first_sequence: int,
+        /,
+    ) -> list[EncodedBatch]: ...
     def close(self) -> None: ...

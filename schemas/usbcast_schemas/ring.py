@@ -21,12 +21,13 @@ import secrets
 import threading
 import time
 import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from usbcast_schemas import native
 from usbcast_schemas.batch import Arrivals, Buffer, EncodedBatch, bears_remarks, decode_batch
-from usbcast_schemas.contract import MAJOR
+from usbcast_schemas.contract import CONTRACT, MAJOR
 from usbcast_schemas.errors import ConfigError, RingTorn, RingUnavailable
 from usbcast_schemas.recycling import WORTH_BYTES, RecycledBuffers
 
@@ -126,8 +127,9 @@ class RingWriter:
                 (_MAGIC, MAGIC),
             ):
                 self._words[word] = value
-            self._native = native.core.Ring(self._map, slots, data_bytes) if native.core and not checksums else None
             self._wake_fd = _make_fifo(self.wake_path)
+            plain = native.core is not None and not checksums
+            self._native = native.core.Ring(self._map, slots, data_bytes, self._wake_fd) if plain else None
             unfinished.rename(self.path)
         except BaseException:
             unfinished.unlink(missing_ok=True)
@@ -144,8 +146,7 @@ class RingWriter:
         """Store one batch, given in one piece or in several; raise ConfigError if it is larger than the whole ring."""
         if self._native is not None:
             try:
-                if self._native.write(parts, number, first_sequence, packet_count):
-                    self._send_wake_up()
+                self._native.write(parts, number, first_sequence, packet_count)
             except BufferError:
                 raise self._too_large(sum(map(len, parts))) from None
             return
@@ -180,6 +181,30 @@ class RingWriter:
         self._position = (end + 7) & ~7
         words[_HEAD] = self._head = head + 1
         self.wake()
+
+    def write_run(
+        self, items: Sequence[object], kind: type, *, epoch: int, number: int, first_sequence: int, packet_size: int, most_bytes: int
+    ) -> tuple[int, int, int] | None:
+        """Store the batches of a list of transfers, which are of `kind`, each of no more than `most_bytes` of payload.
+
+        Return how many batches, packets and bytes; None, with nothing done, where that is not so simple: if there is anything
+        else in the list, a transfer that is not whole packets or larger than a batch; if they would take more than half of
+        the ring; or if there is no native core.
+        """
+        if self._native is None:
+            return None
+        return self._native.write_run(items, kind, most_bytes, CONTRACT, epoch, number, first_sequence, packet_size)
+
+    def newest(self, count: int) -> Iterator[tuple[Slot, memoryview]]:
+        """The newest `count` batches, the oldest of them first, in place: the writer itself overwrites nothing meanwhile."""
+        head = self._words[_HEAD]
+        with memoryview(self._map) as bytes_:
+            for at in range(max(head - count, self._words[_TAIL]), head):
+                slot = _read_slot(self._words, at, self._slots)
+                assert slot is not None
+                offset = self._data_at + slot.position % self.data_bytes
+                with bytes_[offset : offset + slot.size_bytes] as raw:
+                    yield slot, raw
 
     def wake(self) -> None:
         """Wake the readers that said they would sleep; costs nothing when none did.
@@ -298,7 +323,7 @@ class RingReader:
         """The batch in `slot`, decoded, or None if it is not held (any more, or yet). Raises WireError, VersionMismatch."""
         if self._native is not None:
             # The large ones are copied into buffers of our own, by `read`.
-            taken = self._native.take(slot, WORTH_BYTES, MAJOR, EncodedBatch, Arrivals)
+            taken = self._native.take(WORTH_BYTES, MAJOR, EncodedBatch, Arrivals, slot)
             if taken is not None:
                 return taken if isinstance(taken, EncodedBatch) else decode_batch(taken)
         found = self.slot(slot)
@@ -308,6 +333,20 @@ class RingReader:
             return decode_batch(self.read(found))
         except RingTorn:
             return None
+
+    def take_run(
+        self, slot: int, until: int, run_bytes: int, epoch: int, number: int, first_sequence: int
+    ) -> list[EncodedBatch]:
+        """The batches from `slot` on that are just what is expected, about `run_bytes` of them: as many as the short way goes.
+
+        Each holds packets and says nothing else, and the first is `number` and begins at `first_sequence`. Never all there
+        is, where there is no native core, the batches are large, or there is something to say: then `take` has the next one.
+        """
+        if self._native is None:
+            return []
+        return self._native.take_run(
+            WORTH_BYTES, MAJOR, EncodedBatch, Arrivals, slot, until, run_bytes, epoch, number, first_sequence
+        )
 
     def read(self, slot: Slot) -> Buffer:
         """Copy a batch out; raise RingTorn if the writer has overtaken it meanwhile, or it is damaged for good."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, cast
 
 from usbcast_broker.flow import Discarded, Framed, Happening, HostItem, Lost, Packets, StreamItem, Transfer
 from usbcast_broker.framing.counter import REASON, CounterTracker
@@ -64,26 +64,41 @@ class Assembler:
             items += self._told()
         return tuple(items)
 
+    @property
+    def blind_size(self) -> int:
+        """The size of a packet if transfers of whole ones may pass unseen: no byte is looked at, and nothing is to be told.
+
+        0 if they are to be fed. What passes is to be told to `passed`.
+        """
+        size = self._framer.blind_size
+        if not size or self._stripped or self._tracker is not None or self._run or self._gap_bytes:
+            return 0
+        return size
+
+    def passed(self, size_bytes: int, packets: int, last: Transfer) -> None:
+        """So much passed unseen, `last` being the last of it."""
+        self._seen_realtime_ns, self._seen_monotonic_ns = last.realtime_ns, last.monotonic_ns
+        framing, device = self.framing, self.device
+        framing.entered += size_bytes
+        framing.left += size_bytes
+        device.entered += packets
+        device.left += packets
+
     def pass_whole(self, items: Sequence[HostItem]) -> int:
         """The packets in `items`, if these are transfers of whole ones and nothing else can be said of them; then they are fed.
 
         The short way of a stream whose framing looks at no byte. 0 if they are to be fed one by one.
         """
-        size = self._framer.blind_size
-        if not size or self._stripped or self._tracker is not None or self._run or self._gap_bytes:
+        size = self.blind_size
+        if not size or not items:
             return 0
         size_bytes = 0
         for item in items:
             if type(item) is not Transfer or len(item.data) % size or not item.data:
                 return 0
             size_bytes += len(item.data)
-            self._seen_realtime_ns, self._seen_monotonic_ns = item.realtime_ns, item.monotonic_ns
-        self.framing.enter(size_bytes)
-        self.framing.leave(size_bytes)
-        count = size_bytes // size
-        self.device.enter(count)
-        self.device.leave(count)
-        return count
+        self.passed(size_bytes, size_bytes // size, cast(Transfer, items[-1]))
+        return size_bytes // size
 
     def happening(self, happening: Happening) -> tuple[StreamItem, ...]:
         """Something happened to the device: the event, after what it made of a partial packet."""

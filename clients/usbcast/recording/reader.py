@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from usbcast.batch import Batch
+from usbcast.batch import Batch, Meaning
 from usbcast.clocks import ClockOffset
 from usbcast.dejitter import Dejitter
 from usbcast.digest import Event
@@ -224,7 +224,7 @@ class _Reading:
                     last += count
                     self._dejitter.update(last, realtime_ns)
             known = self._clock  # as of then, whatever is learnt later
-            yield Batch(batch, self._layout, tuple(self._gaps), skip, self._dejitter, lambda: known)
+            yield Batch(batch, Meaning(self._layout, self._dejitter, lambda: known), tuple(self._gaps), skip)
             self._gaps.clear()
         if batch.end is not None:
             yield End(batch.end.reason, batch.end.packets)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from usbcast_schemas.batch import EncodedBatch
@@ -12,6 +13,13 @@ class Sink(Protocol):
 
     def live(self, batch: EncodedBatch) -> None:
         """A batch came."""
+
+    @property
+    def expected(self) -> tuple[int, int, int] | None:
+        """Epoch, number and first sequence of the batch that would simply be the next one; None where nothing is simple."""
+
+    def run(self, batches: Sequence[EncodedBatch]) -> None:
+        """Batches came that go on where `expected` says, and of which nothing can be said but that they bear packets."""
 
     def known(self, epoch: int, next_sequence: int, next_number: int, *, ended: bool) -> None:
         """The stream is known to have come so far."""

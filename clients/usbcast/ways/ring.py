@@ -17,6 +17,9 @@ from usbcast_schemas.v1 import usbcast_pb2 as pb
 AHEAD_BYTES = 256 * 1024
 """Batches are copied out as far ahead of the application as the processor's cache is likely to keep them."""
 
+RUN_BYTES = 32 * 1024
+"""Of those that are taken at once. Every batch has more than a hundred bytes, so their number is bounded as well."""
+
 
 class RingWay:
     """Raises RingUnavailable if the ring is not on this machine, or not open to this user."""
@@ -83,6 +86,13 @@ class RingWay:
             self._skip_to_newest(sink)
         ahead_bytes = 0
         while self._at < self._seen_head and ahead_bytes < AHEAD_BYTES and not sink.full:
+            expected = sink.expected
+            run = ring.take_run(self._at, self._seen_head, RUN_BYTES, *expected) if expected else ()
+            if run:
+                sink.run(run)
+                self._at += len(run)
+                ahead_bytes += RUN_BYTES
+                continue
             batch = self._take(self._at, sink)
             # Overtaken: what is gone shows by the number of the next batch.
             self._at = max(self._at + 1, ring.tail) if batch is None else self._at + 1
