@@ -116,9 +116,8 @@ class HotPath:
         self._next_number = batch.number + 1
         self._core.live(batch)
 
-    @property
     def expected(self) -> tuple[int, int, int] | None:
-        return self._core.expected
+        return self._core.expected()
 
     def run(self, batches: Sequence[EncodedBatch]) -> None:
         self._next_number = batches[-1].number + 1
@@ -129,4 +128,3 @@ class HotPath:
 
     def malformed(self, error: Exception) -> None:
         raise error
-

@@ -79,7 +79,7 @@ class Line(Protocol):
 
     @property
     def patience_bytes(self) -> int:
-        """With more than that waiting, the publisher's thread goes on at once; less will be brought to it, or left for a moment."""
+        """With more than that waiting, the publisher's thread goes on at once."""
 
     @property
     def due_at_ns(self) -> int | None: ...

@@ -30,13 +30,16 @@ from usbcast_broker.moderation import GATHERED_BYTES, INLINE_BYTES, LEFT_NS
 from usbcast_broker.pacer import HEARTBEAT_NS
 from usbcast_broker.pipeline import Line
 from usbcast_schemas.batch import Buffer
-from usbcast_schemas.sockets import set_up
+from usbcast_schemas.sockets import readable, send_two, set_up
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 log = logging.getLogger(__name__)
 
 MAX_SUBSCRIPTION_BYTES = 1024
 """Subscribers send the topics they want, and those are short; who sends more is disconnected."""
+
+HEAR_NS = 50_000_000
+"""While nobody wants to be notified of news, it is not looked more often than that whether somebody does now."""
 
 HEARD_AT_ONCE = 1_000
 """So many subscriptions are looked at before publishing goes on."""
@@ -53,6 +56,8 @@ class Publisher:
         self._pipelines: Sequence[Line] = ()
         self._socket: zmq.Socket[bytes] | None = None
         self._audience = Audience()
+        self._hears_at_ns = 0
+        """From when on it is looked who has come, though nobody wants to be notified."""
         self._stopping = False
         self._wakes_at_ns = 0
         """When the publisher's thread, which sleeps, will look again by itself."""
@@ -124,7 +129,7 @@ class Publisher:
     def beat(self, pipeline: Line) -> None:
         """Notify though there is no news, for somebody who has just come; the pacer bounds how often."""
         pipeline.outlet.pacer.news()
-        self._wakes_at_ns = 0
+        self._hears_at_ns = self._wakes_at_ns = 0
         self._doorbell.ring()
 
     def end(self, pipeline: Line, reason: str) -> None:
@@ -142,12 +147,13 @@ class Publisher:
     def _run(self) -> None:
         try:
             while not self._stopping:
-                self.turned_ns = time.monotonic_ns()
-                with self._turning:
-                    for pipeline in self._pipelines:
-                        if not self._is_looked_after(pipeline, self.turned_ns):
+                self.turned_ns = now_ns = time.monotonic_ns()
+                left = [line for line in self._pipelines if not self._is_looked_after(line, now_ns)]
+                if left:
+                    with self._turning:
+                        for pipeline in left:
                             self._turn(pipeline)
-                    self._wakes_at_ns = self._rest_until_ns()
+                self._wakes_at_ns = self._rest_until_ns()
                 # In this order: who brings something after this look sees when this thread wakes, and rings if that is late.
                 lines = [line for line in self._pipelines if not line.over]
                 if any(line.waiting_bytes > line.patience_bytes for line in lines):
@@ -191,9 +197,13 @@ class Publisher:
         outlet = pipeline.outlet  # after the turn: a relay may have begun a new epoch
         if busy:
             outlet.moderation.turned(begun_ns, now_ns)
-        if outlet.pacer.take(now_ns):
+        pacer = outlet.pacer
+        wanted = self._audience.wants(outlet.notify_topic)
+        notify_at_ns = pacer.due_at_ns if wanted else min(pacer.heartbeat_at_ns, self._hears_at_ns)
+        if now_ns >= notify_at_ns and pacer.take(now_ns):
             outlet.ring.beat(now_ns, outlet.source_silent_ns(now_ns))
             self._hear()
+            self._hears_at_ns = now_ns + HEAR_NS
             if self._audience.wants(outlet.notify_topic):
                 self._send_frames(outlet.notify_topic, outlet.notification(time.time_ns(), now_ns))
         return busy
@@ -202,8 +212,7 @@ class Publisher:
         """Take notice of who has come and who has gone."""
         assert self._socket is not None
         for _ in range(HEARD_AT_ONCE):
-            events = self._socket.getsockopt(zmq.EVENTS)
-            if not (isinstance(events, int) and events & zmq.POLLIN):
+            if not readable(self._socket):
                 return
             said = self._socket.recv(zmq.DONTWAIT, copy=False)
             if not self._audience.tell(said.bytes):
@@ -216,7 +225,7 @@ class Publisher:
     def _send_frames(self, topic: bytes, body: Buffer) -> None:
         assert self._socket is not None
         # It never blocks: what a slow peer's queue does not take is dropped, and the peer finds out by sequence.
-        self._socket.send_multipart((topic, body), zmq.DONTWAIT)
+        send_two(self._socket, topic, body)
 
     def _rest_until_ns(self) -> int:
         """Until when nothing is due, and nothing can have been left over by a feed's thread."""

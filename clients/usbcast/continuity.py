@@ -121,7 +121,6 @@ class Continuity:
             self._held.clear()
             self._held_bytes = 0
 
-    @property
     def expected(self) -> tuple[int, int, int] | None:
         """Epoch, number and first sequence of the batch that is simply the next one; None while more is to be considered."""
         if self.first_sequence is None or self._fetching is not None or self._held or self._latest:
@@ -398,19 +397,17 @@ class Continuity:
         """Drop what waits in `out` for something newer; what it carried beside packets stays."""
         kept: list[Delivery | Restart | Gap] = []
         for item in self.out:
-            if isinstance(item, EncodedBatch):
-                item = Delivery(item)
-            if not isinstance(item, Delivery):
+            if not isinstance(item, EncodedBatch | Delivery):
                 kept.append(item)
                 continue
-            kept.extend(item.gaps)
-            batch = item.batch
-            count = batch.packet_count - item.skip
+            batch, skip = (item.batch, item.skip) if isinstance(item, Delivery) else (item, 0)
+            kept.extend(item.gaps if isinstance(item, Delivery) else ())
+            count = batch.packet_count - skip
             if not count:
-                kept.append(Delivery(batch, (), item.skip))
+                kept.append(Delivery(batch, (), skip))
                 continue
-            first = batch.first_sequence + item.skip
-            if batch.end is not None or (not item.skip and (batch.losses or batch.events)):
+            first = batch.first_sequence + skip
+            if batch.end is not None or (not skip and (batch.losses or batch.events)):
                 kept.append(Delivery(batch, (), batch.packet_count))
             kept.append(Gap(first, batch.end_sequence - 1, count, "subscription", SKIPPED))
         self.out.clear()

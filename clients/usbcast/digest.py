@@ -62,10 +62,12 @@ class Digest:
             if not out:
                 return None
             item = out.popleft()
-            if type(item) is EncodedBatch:
+            if isinstance(item, EncodedBatch):
                 if not self._gaps:
                     return self._plain(item)
                 item = Delivery(item)
+            elif isinstance(item, Delivery) and self._is_plain(item):
+                return self._plain(item.batch)
             self._expand(item)
         event = events.popleft()
         if isinstance(event, Batch):
@@ -73,6 +75,15 @@ class Digest:
         elif isinstance(event, Gap):
             self._lose(event)
         return event
+
+    def _is_plain(self, item: Delivery) -> bool:
+        """Whether there is a batch with packets to deliver and nothing else to tell."""
+        batch = item.batch
+        return (
+            bool(batch.packet_count)
+            and not (item.skip or item.gaps or self._gaps or batch.events or batch.losses)
+            and batch.end is None
+        )
 
     def _plain(self, batch: EncodedBatch) -> Batch:
         """Deliver a batch with packets and nothing else to tell: nearly all are so."""
@@ -94,7 +105,7 @@ class Digest:
         if not self._core.out:
             return None
         item = self._core.out.popleft()
-        if type(item) is EncodedBatch:
+        if isinstance(item, EncodedBatch):
             item = Delivery(item)
         if isinstance(item, Delivery):
             for gap in (*item.gaps, *self._earlier(item)):

@@ -18,7 +18,7 @@ from zmq.utils.monitor import parse_monitor_message
 from usbcast.credentials import Credentials
 from usbcast_schemas.errors import AccessRefused
 from usbcast_schemas.keys import short_text
-from usbcast_schemas.sockets import encrypt, split_tcp
+from usbcast_schemas.sockets import encrypt, readable, split_tcp
 
 _EVENTS = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED
@@ -50,6 +50,8 @@ class Handshakes:
         self._keys = keys
         self._node_key = b""
         self._failures = 0
+        self._quiet = False
+        """Whether nothing was there when it was looked last, so that what comes is said by the descriptor."""
         self._probe_at_s = 0.0
         if keys is not None:
             self._node_key = keys.node_key(reached_by)
@@ -73,8 +75,10 @@ class Handshakes:
 
     def check(self) -> None:
         """Look at what has happened. Raises AccessRefused as soon as it is clear that this will not do."""
+        self._quiet = False
         if not self._failures and self.may_sleep():
             return
+        self._quiet = False
         while True:
             try:
                 frames = self._monitor.recv_multipart(zmq.DONTWAIT)
@@ -92,8 +96,9 @@ class Handshakes:
             self._diagnose()
 
     def may_sleep(self) -> bool:
-        events = self._monitor.getsockopt(zmq.EVENTS)
-        return not (isinstance(events, int) and events & zmq.POLLIN)
+        if not self._quiet:
+            self._quiet = not readable(self._monitor)
+        return self._quiet
 
     def close(self) -> None:
         """Stop watching. A monitor that loses its reader first stops libzmq for good."""

@@ -13,6 +13,7 @@ from usbcast.requests import dealer
 from usbcast.waiting import Waiter
 from usbcast_schemas.batch import EncodedBatch
 from usbcast_schemas.contract import CONTRACT
+from usbcast_schemas.sockets import readable
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 from usbcast_schemas.wire import decode_reply
 
@@ -75,8 +76,7 @@ class Link:
             return True
         if not self._handshakes.may_sleep():
             return False
-        events = self._socket.getsockopt(zmq.EVENTS)
-        return not (isinstance(events, int) and events & zmq.POLLIN)
+        return not readable(self._socket)
 
     def drop(self, *, linger_ms: int = 0) -> None:
         """Let go of the socket; the next request goes to where the node is then."""

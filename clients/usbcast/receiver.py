@@ -11,7 +11,6 @@ import os
 import random
 import socket as host
 import time
-from collections.abc import Sequence
 from itertools import count
 from typing import Protocol
 
@@ -19,7 +18,7 @@ from usbcast.clock_watch import ClockWatch
 from usbcast.clocks import ClockOffset
 from usbcast.continuity import Continuity, Position, Wanted
 from usbcast.credentials import Keys, credentials
-from usbcast.digest import Digest, Event, Record
+from usbcast.digest import Digest, Record
 from usbcast.discovery import is_lan, not_found
 from usbcast.events import Gap, Silence
 from usbcast.link import Link
@@ -131,8 +130,10 @@ class Receiver:
             self._core.start(resumed.epoch, resumed.next_sequence, resumed.next_number)
         self._clock = ClockWatch(stream, self.keys)
         self._digest = Digest(self._core, self._clock)
+        # Of these the receiver has nothing to add; each is called for every batch or nearly so.
         self.take = self._digest.take
-        """The next event, if there is one."""
+        self.expected = self._core.expected
+        self.run = self._core.run
         self._link = Link(stream, endpoint, self.waiter, self.keys)
         self._way: Way | None = None
         self._describing: tuple[int, int] | None = None
@@ -148,9 +149,15 @@ class Receiver:
         self._house_at_ns = 0
         self._calm = False
         """Whether nothing is asked for, so that what comes by the way is all there is to look after for a while."""
+        self._calm_until_ns = 0
+        """Until when nothing is due for it; later than that perhaps."""
         self._called = True
         """Whether something other than the way's data may have to be looked after."""
+        self._link_is_quiet = False
+        """Whether the link was seen to have nothing, and has not been used since: then whatever comes wakes."""
         self._fetch_at_ns = 0
+        self._stood_at: int | None = None
+        """The batch that was to come next when a fetch was put off; None where it was not."""
         self._report_at_ns = 0
         self._report_every_ns = _JOINING_NS
         self._answered_ns = time.monotonic_ns()
@@ -175,6 +182,8 @@ class Receiver:
         self._ask(now_ns)
         self._called = False
         self._calm = not (self._describing or self._fetching or self._silent) and self._describe_at_ns is None
+        self._calm_until_ns = min(self._report_at_ns, self._heard_ns() + _SILENCE_NS)
+        self._link_is_quiet = False
         self._house_at_ns = now_ns + (_CALM_NS if self._calm else _HOUSEKEEPING_NS)
 
     def _nothing_else(self) -> bool:
@@ -241,10 +250,16 @@ class Receiver:
     def may_sleep(self) -> bool:
         """Whether nothing has come meanwhile, so that waiting on `waiter` is safe."""
         self._called = True  # what ends the waiting may be anything
-        return self._link.may_sleep() and (self._way is None or self._way.may_sleep())
+        if not self._link_is_quiet:
+            self._link_is_quiet = self._link.may_sleep()
+        return self._link_is_quiet and (self._way is None or self._way.may_sleep())
 
     def rest_s(self) -> float:
         """How long nothing is due, if nothing comes."""
+        if self._calm and self._core.wanted() is None:
+            rest_ns = self._calm_until_ns - time.monotonic_ns()
+            if rest_ns > 0:
+                return rest_ns / 1e9
         due = [self._report_at_ns] if self._way else []
         due += [pending[1] for pending in (self._describing, self._fetching) if pending]
         if self._describe_at_ns is not None and self._describing is None:
@@ -291,13 +306,6 @@ class Receiver:
         if self._core.epoch is None:
             self._join(batch.epoch, batch.first_sequence, batch.number)
         self._core.live(batch)
-
-    @property
-    def expected(self) -> tuple[int, int, int] | None:
-        return self._core.expected
-
-    def run(self, batches: Sequence[EncodedBatch]) -> None:
-        self._core.run(batches)
 
     def known(self, epoch: int, next_sequence: int, next_number: int, *, ended: bool) -> None:
         if self._core.epoch is None:
@@ -380,8 +388,10 @@ class Receiver:
             wanted = self._core.wanted()
             if wanted is None:
                 self._fetch_at_ns = 0
-            elif not self._fetch_at_ns and self._way.via == "push":
-                self._fetch_at_ns = now_ns + random.randrange(_JITTER_NS)
+            elif self._way.via == "push" and (not self._fetch_at_ns or self._is_coming(wanted)):
+                if not self._fetch_at_ns or now_ns >= self._fetch_at_ns:
+                    self._fetch_at_ns = now_ns + random.randrange(_JITTER_NS)
+                    self._stood_at = wanted.from_number
             elif now_ns >= self._fetch_at_ns:
                 self._fetch_through_gate(wanted, now_ns)
         if now_ns >= self._report_at_ns:
@@ -391,6 +401,10 @@ class Receiver:
             # A report keeps the node sending, where that sends to subscribers only.
             if self._gate is None or self._gate.always or self._gate.budget(now_ns):
                 self._send_report()
+
+    def _is_coming(self, wanted: Wanted) -> bool:
+        """Whether what is wanted is only known to exist, and what is pushed has come nearer to it since it was waited for."""
+        return wanted.until_sequence is None and self._stood_at not in (None, wanted.from_number)
 
     def _drop_link(self, now_ns: int) -> None:
         """Ask anew, over another connection: what was asked over this one is not answered any more."""
@@ -492,7 +506,10 @@ class Receiver:
             fetched = reply.fetched
             self._core.fetched(fetched.epoch, batches, complete=fetched.complete)
             self._core.known(fetched.epoch, fetched.next_sequence, fetched.next_number)
+            # Of what is newer than a whole answer, most is under way already where it is pushed.
+            under_way = fetched.complete and self._way is not None and self._way.via == "push"
             self._fetch_at_ns = now_ns if batches else now_ns + _EMPTY_FETCH_NS
+            self._stood_at = -1 if under_way else None
 
     def _take_description(self, info: pb.StreamInfo) -> None:
         """Connect, or connect again if the node is another one or was silent."""
@@ -521,7 +538,7 @@ class Receiver:
                     raise
                 log.info("stream %s: no ring (%s), so batches are pushed", self.stream, error)
         via = "push" if self._via == "auto" else self._via
-        return PublishedWay(info, self._link.reached_by, via, self.waiter, self.keys)
+        return PublishedWay(info, self._link.reached_by, via, self.waiter, self.keys, latest=self._latest)
 
     def _connect_ring(self, info: pb.StreamInfo) -> RingWay:
         way = RingWay(info, self.waiter, latest=self._latest)

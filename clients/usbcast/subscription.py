@@ -69,23 +69,29 @@ class Subscription:
         while not self._ended:
             event = None if self._closed else take()
             if event is None:
-                event = self.receive(timeout_s)
+                event = self._wait(timeout_s)
                 if event is None:
                     return
-            elif isinstance(event, End):
+            if isinstance(event, End):
                 self._ended = True
             yield event
 
     def receive(self, timeout_s: float | None = None) -> Event | None:
         """The next event; None if none comes within `timeout_s`."""
+        event = None if self._closed else self._receiver.take()
+        if event is None:
+            event = self._wait(timeout_s)
+        if event is not None:
+            self._ended = isinstance(event, End)
+        return event
+
+    def _wait(self, timeout_s: float | None) -> Event | None:
+        """The next event, though there is none yet; None if none comes within `timeout_s`."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while not self._closed:
+        while not self._closed and self._progress(deadline):
             event = self._receiver.take()
             if event is not None:
-                self._ended = isinstance(event, End)
                 return event
-            if not self._progress(deadline):
-                return None
         return None
 
     def ready(self, timeout_s: float = CONNECT_TIMEOUT_S) -> bool:
@@ -179,8 +185,8 @@ class Subscription:
             if left_s <= 0:
                 return False
             rest_s = min(rest_s, left_s)
-        if rest_s > 0 and receiver.may_sleep():
-            receiver.waiter.wait(rest_s)
+        if rest_s > 0 and receiver.may_sleep() and receiver.waiter.wait(rest_s):
+            receiver.pump()
         return True
 
 

@@ -563,6 +563,34 @@ static PyObject *decoded(PyObject *raw, const unsigned char *head, PyObject *pay
     return made;
 }
 
+static PyObject *decoded_bytes(PyObject *raw, const unsigned char *head, Py_ssize_t payload, PyTypeObject *batch, PyTypeObject *arrivals)
+{
+    PyObject *whole = PyMemoryView_FromObject(raw);
+    PyObject *made = whole ? decoded(raw, head, PySequence_GetSlice(whole, payload, PyBytes_Size(raw)), batch, arrivals) : NULL;
+    Py_XDECREF(whole);
+    return made;
+}
+
+PyDoc_STRVAR(decode_doc,
+"decode(raw, major, EncodedBatch, Arrivals)\n"
+"-> EncodedBatch, or None where the bytes have another layout than that of a batch of one transfer and nothing else");
+
+static PyObject *decode(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t given)
+{
+    if (given != 4 || !PyBytes_Check(args[0]) || !PyType_Check(args[2]) || !PyType_Check(args[3])) {
+        PyErr_SetString(PyExc_TypeError, "decode takes bytes, a number and two types");
+        return NULL;
+    }
+    uint32_t major = (uint32_t)PyLong_AsUnsignedLong(args[1]);
+    if (PyErr_Occurred())
+        return NULL;
+    const unsigned char *raw = (const unsigned char *)PyBytes_AsString(args[0]);
+    Py_ssize_t payload = simple_payload(raw, PyBytes_Size(args[0]), major);
+    if (payload == 0)
+        Py_RETURN_NONE;
+    return decoded_bytes(args[0], raw, payload, (PyTypeObject *)args[2], (PyTypeObject *)args[3]);
+}
+
 /* What is asked of the slots of a ring. */
 typedef struct {
     uint64_t most_bytes;
@@ -603,9 +631,7 @@ static PyObject *take_slot(Ring *self, uint64_t at, const Asked *asked, uint64_t
     *taken_bytes = length;
     if (payload == 0)
         return raw;
-    PyObject *whole = PyMemoryView_FromObject(raw);
-    PyObject *batch = whole ? decoded(raw, head, PySequence_GetSlice(whole, payload, (Py_ssize_t)length), asked->batch, asked->arrivals) : NULL;
-    Py_XDECREF(whole);
+    PyObject *batch = decoded_bytes(raw, head, payload, asked->batch, asked->arrivals);
     Py_DECREF(raw);
     if (asked->next) {
         asked->next->number++;
@@ -714,8 +740,13 @@ static PyType_Spec ring_spec = {"usbcast_schemas._native.Ring", sizeof(Ring), 0,
 
 /* ---- The module ---- */
 
+static PyMethodDef functions[] = {
+    {"decode", (PyCFunction)(void (*)(void))decode, METH_FASTCALL, decode_doc},
+    {NULL, NULL, 0, NULL},
+};
+
 static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, "_native", "The hot path of a batch, in C; see usbcast_schemas.native.", -1, NULL,
+    PyModuleDef_HEAD_INIT, "_native", "The hot path of a batch, in C; see usbcast_schemas.native.", -1, functions,
     NULL, NULL, NULL, NULL,
 };
 

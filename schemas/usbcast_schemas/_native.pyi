@@ -1,11 +1,15 @@
+from typing import Any
+
 from usbcast_schemas.batch import Arrivals, Buffer, EncodedBatch
+
+def decode(raw: bytes, major: int, batch: type[EncodedBatch], arrivals: type[Arrivals], /) -> EncodedBatch | None: ...
 
 class Ring:
     def __init__(self, memory: object, slots: int, data_bytes: int, wake_fd: int = -1, /) -> None: ...
     def write(self, parts: tuple[Buffer, ...], number: int, first_sequence: int, packet_count: int, /) -> None: ...
     def write_run(
         self,
-        items: list[object],
+        items: list[Any],
         transfer: type,
         most_bytes: int,
         contract: int,

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from usbcast_schemas import native
 from usbcast_schemas.contract import CONTRACT, MAJOR, check_contract
 from usbcast_schemas.errors import WireError
 from usbcast_schemas.v1 import usbcast_pb2 as pb
@@ -160,6 +161,10 @@ def bears_remarks(raw: Buffer) -> bool:
 
 def decode_batch(raw: Buffer) -> EncodedBatch:
     """Read a PacketBatch in place; raise WireError or VersionMismatch, never anything else."""
+    if native.core is not None and type(raw) is bytes and len(raw) <= MAX_BATCH_BYTES:
+        simple = native.core.decode(raw, MAJOR, EncodedBatch, Arrivals)
+        if simple is not None:
+            return simple
     return _in_place(raw) or _by_library(raw)
 
 

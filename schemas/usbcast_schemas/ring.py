@@ -21,9 +21,9 @@ import secrets
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from usbcast_schemas import native
 from usbcast_schemas.batch import Arrivals, Buffer, EncodedBatch, bears_remarks, decode_batch
@@ -183,7 +183,15 @@ class RingWriter:
         self.wake()
 
     def write_run(
-        self, items: Sequence[object], kind: type, *, epoch: int, number: int, first_sequence: int, packet_size: int, most_bytes: int
+        self,
+        items: list[Any],
+        kind: type,
+        *,
+        epoch: int,
+        number: int,
+        first_sequence: int,
+        packet_size: int,
+        most_bytes: int,
     ) -> tuple[int, int, int] | None:
         """Store the batches of a list of transfers, which are of `kind`, each of no more than `most_bytes` of payload.
 

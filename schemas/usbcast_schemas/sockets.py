@@ -7,11 +7,15 @@ import re
 import zmq
 from zmq.utils import z85
 
+from usbcast_schemas.batch import Buffer
 from usbcast_schemas.errors import UsageError
 from usbcast_schemas.keys import KEY_BYTES, KeyPair
 
-HIGH_WATER_MARK = 256
-"""Messages per peer and direction. With batches of at most about 100 kB this bounds a slow peer to some 25 MB."""
+HIGH_WATER_MARK = 512
+"""Messages per peer and direction. With batches of at most about 100 kB this bounds a slow peer to some 50 MB.
+
+libzmq counts what a peer has taken by halves of this, so that as little as half of it may be free for a burst.
+"""
 
 HANDSHAKE_MS = 5000
 """Who has not said by then what ZMTP wants to hear is disconnected."""
@@ -38,6 +42,42 @@ def set_up(socket: zmq.Socket[bytes], *, max_message_bytes: int) -> None:
     socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, 3)
     socket.setsockopt(zmq.RECONNECT_IVL, 50)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
+
+
+# As plain numbers: pyzmq's are of an enumeration, whose every "and" and "or" takes as long as handing over a message.
+_DONTWAIT, _SNDMORE, _POLLIN = int(zmq.DONTWAIT), int(zmq.SNDMORE), int(zmq.POLLIN)
+
+IN_PLACE_BYTES = 64 * 1024
+"""From so many bytes on a received frame is looked at where libzmq has it, which then costs less than a copy."""
+
+
+def readable(socket: zmq.Socket[bytes]) -> bool:
+    """Whether a message has come. If not, the descriptor of `socket` will say so when one does."""
+    return bool(int(socket.getsockopt(zmq.EVENTS)) & _POLLIN)
+
+
+def send_two(socket: zmq.Socket[bytes], first: Buffer, second: Buffer) -> None:
+    """Send a message of two frames without waiting. Raises zmq.Again where the socket does not take it."""
+    socket.send(first, _DONTWAIT | _SNDMORE)
+    socket.send(second, _DONTWAIT)
+
+
+def receive_two(socket: zmq.Socket[bytes]) -> list[Buffer]:
+    """The frames of the next message, which is to have two. Raises zmq.Again if none has come.
+
+    Whether one follows the first is not asked, as that takes as long as receiving it: a message of one frame takes the first
+    one of the next along, and both are then of no use. At the end it is where a message begins, whatever came.
+    """
+    frames: list[Buffer] = [socket.recv(_DONTWAIT)]
+    more = True
+    while more:
+        try:
+            frame = socket.recv(_DONTWAIT, copy=False)
+        except zmq.Again:
+            break
+        more = frame.more
+        frames.append(frame.bytes if len(frame) < IN_PLACE_BYTES else frame.buffer.toreadonly())
+    return frames
 
 
 def make_key_pair(name: str) -> KeyPair:

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from usbcast_broker.batcher import JOINED_BYTES, Batcher, Encoded
-from usbcast_broker.flow import Transfer
+from usbcast_broker.batcher import Batcher
+from usbcast_broker.flow import Lost, Transfer
 from usbcast_schemas import native
 from usbcast_schemas.batch import Arrivals, EncodedBatch, decode_batch, encode_batch
 from usbcast_schemas.contract import MAJOR
@@ -34,48 +34,187 @@ numbers = st.integers(0, 2**40)
 times = st.integers(-(2**62), 2**62)
 
 
-@settings(max_examples=200, deadline=None)
+runs = st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=60), min_size=1, max_size=4)
+
+
+@settings(max_examples=150, deadline=None)
 @given(
     packet_size=st.integers(1, 300),
-    counts=st.lists(st.integers(1, 40), min_size=1, max_size=60),
+    counts=runs,
     stamps=st.tuples(times, times),
     most=st.integers(1, 20_000),
     epoch=st.integers(0, 2**64 - 1),
 )
-def test_a_run_is_encoded_to_the_same_bytes(
-    packet_size: int, counts: list[int], stamps: tuple[int, int], most: int, epoch: int
-) -> None:
+def test_runs_are_written_as_the_batches_that_the_batcher_makes_of_them(
+    packet_size: int, counts: list[list[int]], stamps: tuple[int, int], most: int, epoch: int,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:  # fmt: skip
+    """The same ring, byte by byte, and what the writer shows of it is what it wrote."""
     chance = random.Random(len(counts))
-    transfers = [Transfer(chance.randbytes(n * packet_size), stamps[0] + n, stamps[1] - n) for n in counts]
-    most_bytes = max(most, max(counts) * packet_size)  # what is larger than a batch is cut, by Python
-    made = {}
-    for core in (native.core, None):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(native, "core", core)
-            batcher = Batcher(epoch, max_bytes=most_bytes)
-            batches = batcher.add_run(transfers, packet_size)
-            rest = batcher.flush()
-            made[core] = [*batches, rest] if rest else batches
-            assert batcher.next_sequence == sum(counts)
-    assert list(map(_figures, made[native.core])) == list(map(_figures, made[None]))
-    assert [batch.raw for batch in made[native.core]] == [batch.raw for batch in made[None]]
+    max_bytes = max(most, max(map(max, counts)) * packet_size)
+    ring, other = (
+        RingWriter(tmp_path_factory.mktemp("ring"), "s", 1, data_bytes=4 * 1024 * 1024, slots=256) for _ in range(2)
+    )
+    quick, slow = Batcher(epoch, max_bytes=max_bytes), Batcher(epoch, max_bytes=max_bytes)
+    for run in counts:
+        transfers = [Transfer(chance.randbytes(n * packet_size), stamps[0] + n, stamps[1] - n) for n in run]
+        before = quick.next_sequence
+        written = quick.write_run(ring, list(transfers), packet_size)
+        assert written is not None
+        batches = slow.add_run(transfers, packet_size)
+        rest = slow.flush()
+        batches += [rest] if rest else []
+        for batch in batches:
+            other.write(
+                *batch.parts,
+                number=batch.number,
+                first_sequence=batch.first_sequence,
+                packet_count=batch.packet_count,
+            )
+        assert written == (len(batches), sum(run), sum(run) * packet_size)
+        assert (quick.next_sequence, quick.next_number) == (slow.next_sequence, slow.next_number)
+        shown = [
+            (slot.number, slot.first_sequence, slot.packet_count, bytes(raw)) for slot, raw in ring.newest(written[0])
+        ]
+        assert shown == [(b.number, b.first_sequence, b.packet_count, b.raw) for b in batches]
+        assert shown[0][1] == before
+    memories = [(bytes(one._map[128:256]), bytes(one._map[HEADER_BYTES:])) for one in (ring, other)]
+    ring.close()
+    other.close()
+    assert memories[0] == memories[1]
 
 
-def _figures(batch: Encoded) -> tuple[int, ...]:
-    return batch.number, batch.first_sequence, batch.packet_count, batch.size_bytes, len(batch.parts)
+def _ring_and_batcher(tmp_path: Path, *, max_bytes: int = 1024, slots: int = 16) -> tuple[RingWriter, Batcher]:
+    return RingWriter(tmp_path, "s", 1, data_bytes=8192, slots=slots), Batcher(1, max_bytes=max_bytes)
 
 
-def test_large_transfers_are_not_joined_and_are_cut_where_a_batch_has_no_room() -> None:
-    batcher = Batcher(1, max_bytes=3 * JOINED_BYTES)
-    sizes = [JOINED_BYTES, JOINED_BYTES, 10 * JOINED_BYTES, 64]
-    transfers = [Transfer(bytes([n]) * size, n, n) for n, size in enumerate(sizes)]
-    batches = batcher.add_run(transfers, 64)
-    assert not batcher.pending
-    assert [len(batch.parts) for batch in batches[:1]] == [3], "head and two pieces"
-    decoded = [decode_batch(batch.raw) for batch in batches]
-    assert b"".join(batch.payload for batch in decoded) == b"".join(transfer.data for transfer in transfers)
-    assert all(len(batch.payload) <= 3 * JOINED_BYTES for batch in decoded)
-    assert [batch.number for batch in decoded] == list(range(len(decoded)))
+@pytest.mark.parametrize(
+    "items",
+    [
+        [],
+        [Transfer(bytes(8), 1, 1), Lost(pb.STAGE_HOST, "queue full", size_bytes=1)],
+        [Transfer(bytes(8), 1, 1), Transfer(bytes(7), 1, 1)],
+        [Transfer(b"", 1, 1)],
+        [Transfer(bytes(1032), 1, 1)],
+        [Transfer(bytearray(8), 1, 1)],
+        [Transfer(bytes(1024), 1, 1)] * 5,
+    ],
+    ids=[
+        "nothing",
+        "a loss",
+        "half a packet",
+        "empty",
+        "larger than a batch",
+        "no bytes",
+        "more than half of the ring",
+    ],
+)
+def test_what_is_not_so_simple_is_left_alone(items: list[object], tmp_path: Path) -> None:
+    ring, batcher = _ring_and_batcher(tmp_path)
+    assert batcher.write_run(ring, items, 8) is None
+    assert (batcher.next_sequence, batcher.next_number, ring.oldest) == (0, 0, None)
+    ring.close()
+
+
+def test_many_small_batches_do_not_overtake_one_another(tmp_path: Path) -> None:
+    """Who pushes them reads them out of the ring behind the run, so all of them must still be there."""
+    ring, batcher = _ring_and_batcher(tmp_path, max_bytes=8, slots=16)
+    transfers = [Transfer(bytes([n]) * 8, n, n) for n in range(9)]
+    assert batcher.write_run(ring, list(transfers), 8) is None
+    assert batcher.write_run(ring, transfers[:8], 8) == (8, 8, 64)
+    ring.close()
+
+
+def test_a_run_does_not_pass_by_what_is_held_or_waited_for(tmp_path: Path) -> None:
+    ring, batcher = _ring_and_batcher(tmp_path)
+    batcher.add(Lost(pb.STAGE_HOST, "queue full", size_bytes=1), realtime_ns=0, monotonic_ns=0)
+    assert batcher.write_run(ring, [Transfer(bytes(8), 1, 1)], 8) is None
+    assert Batcher(1, max_age_ns=1).write_run(ring, [Transfer(bytes(8), 1, 1)], 8) is None
+    ring.close()
+
+
+@pytest.mark.parametrize("sizes", [[112] * 800, [40_000], [3000, 40_000, 112], [4096] * 9, [112] * 100 + [32_704]])
+def test_a_run_that_is_written_past_the_caches_is_there(sizes: list[int], tmp_path: Path) -> None:
+    chance = random.Random(len(sizes))
+    ring = RingWriter(tmp_path, "s", 1, data_bytes=256 * 1024, slots=8)
+    reader = RingReader(ring.path, ring.nonce)
+    batcher = Batcher(1, max_bytes=96 * 1024)
+    for number in range(9):
+        transfers = [Transfer(chance.randbytes(size // 16 * 16), number, number) for size in sizes]
+        assert batcher.write_run(ring, list(transfers), 16) is not None
+        taken = reader.take(number)
+        assert taken is not None
+        assert bytes(taken.payload) == b"".join(transfer.data for transfer in transfers)
+    reader.close()
+    ring.close()
+
+
+def test_a_run_wakes_who_sleeps(tmp_path: Path) -> None:
+    ring, batcher = _ring_and_batcher(tmp_path)
+    reader = RingReader(ring.path, ring.nonce)
+    fifo = os.open(ring.wake_path, os.O_RDONLY | os.O_NONBLOCK)
+    for times in (1, 2):
+        assert reader.will_sleep(reader.head)
+        batcher.write_run(ring, [Transfer(bytes(1024), 1, 1), Transfer(bytes(8), 1, 1)], 8)
+        assert os.read(fifo, 10) == b"\0", "once, however many batches"
+        assert not reader.will_sleep(times)
+    batcher.write_run(ring, [Transfer(bytes(8), 1, 1)], 8)
+    os.read(fifo, 10)
+    batcher.write_run(ring, [Transfer(bytes(8), 1, 1)], 8)
+    with pytest.raises(BlockingIOError):
+        os.read(fifo, 10)
+    os.close(fifo)
+    reader.close()
+    ring.close()
+
+
+def test_a_full_fifo_is_emptied_and_rung_again(tmp_path: Path) -> None:
+    ring = RingWriter(tmp_path, "s", 1, data_bytes=8192, slots=4)
+    reader = RingReader(ring.path, ring.nonce)
+    fifo = os.open(ring.wake_path, os.O_RDWR | os.O_NONBLOCK)
+    os.write(fifo, bytes(1 << 20))
+    reader.will_sleep(0)
+    ring.write(b"x", number=0, first_sequence=0, packet_count=1)
+    assert len(os.read(fifo, 1 << 20)) == 1
+    os.close(fifo)
+    reader.close()
+    ring.close()
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    counts=st.lists(st.integers(0, 5), min_size=1, max_size=40),
+    odd=st.sets(st.integers(0, 39), max_size=4),
+    begin=st.integers(0, 3),
+    run_bytes=st.integers(1, 4000),
+)
+def test_a_run_is_taken_as_far_as_nothing_else_is_to_be_said(
+    counts: list[int], odd: set[int], begin: int, run_bytes: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """`odd` ones bear an event; those without packets, and what does not go on where the last one ended, end a run as well."""
+    ring = RingWriter(tmp_path_factory.mktemp("ring"), "s", 1, data_bytes=32 * 1024, slots=64)
+    reader = RingReader(ring.path, ring.nonce)
+    first = 0
+    for number, count in enumerate(counts):
+        raw = encode_batch(
+            epoch=7, number=number, first_sequence=first, packet_count=count, packet_size=8, payload=(bytes(8 * count),),
+            arrivals=Arrivals((count,), (number,), (-number,)) if count else Arrivals(),
+            events=[pb.DeviceEvent(detail="e")] if number in odd else [],
+        )  # fmt: skip
+        ring.write(raw, number=number, first_sequence=first, packet_count=count)
+        first += count
+    at = min(begin, len(counts) - 1)
+    run = reader.take_run(at, len(counts), run_bytes, 7, at, sum(counts[:at]))
+    whole = list(itertools.takewhile(lambda n: counts[n] and n not in odd, range(at, len(counts))))
+    assert [batch.number for batch in run] == whole[: len(run)]
+    assert all(batch == reader.take(batch.number) for batch in run)
+    if len(run) < len(whole):
+        assert sum(len(batch.raw) for batch in run) >= run_bytes > sum(len(batch.raw) for batch in run[:-1])
+    assert reader.take_run(at, len(counts), 4000, 8, at, sum(counts[:at])) == [], "another epoch"
+    assert reader.take_run(at, len(counts), 4000, 7, at + 1, sum(counts[:at])) == [], "another batch"
+    assert reader.take_run(at, len(counts), 4000, 7, at, sum(counts[:at]) + 1) == [], "another packet"
+    reader.close()
+    ring.close()
 
 
 @settings(max_examples=150, deadline=None)
@@ -139,10 +278,14 @@ def test_a_batch_is_taken_as_it_is_decoded(
         arrivals=Arrivals([count - parts + 1, *[1] * (parts - 1)], [stamp] * parts, [-stamp] * parts) if parts else Arrivals(),
         events=[pb.DeviceEvent(detail="e")] if event else [],
     )  # fmt: skip
-    taken = []
+    taken, decoded = [], []
     for core in (native.core, None):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(native, "core", core)
+            try:
+                decoded.append(decode_batch(raw))
+            except WireError as error:
+                decoded.append(str(error))
             ring = RingWriter(tmp_path_factory.mktemp("ring"), "s", 1, data_bytes=8192, slots=4)
             reader = RingReader(ring.path, ring.nonce)
             ring.write(raw, number=number, first_sequence=first, packet_count=count)
@@ -153,7 +296,7 @@ def test_a_batch_is_taken_as_it_is_decoded(
             assert reader.take(1) is None
             reader.close()
             ring.close()
-    assert taken[0] == taken[1]
+    assert taken[0] == taken[1] == decoded[0] == decoded[1]
     if isinstance(taken[0], EncodedBatch):
         assert taken[0] == decode_batch(raw)
         assert type(taken[0].arrivals) is Arrivals
@@ -216,8 +359,10 @@ def test_a_slot_with_any_figures_leads_nowhere(
             slot[at] = word
     slot.release()
     assert native.core is not None
-    taken = reader._native.take(0, WORTH_BYTES, MAJOR, EncodedBatch, Arrivals)
+    taken = reader._native.take(WORTH_BYTES, MAJOR, EncodedBatch, Arrivals, 0)
     assert taken is None or isinstance(taken, bytes | EncodedBatch)
+    run = reader._native.take_run(WORTH_BYTES, MAJOR, EncodedBatch, Arrivals, 0, 2, 4096, words[1], words[2], words[3])
+    assert all(isinstance(batch, EncodedBatch) for batch in run)
     reader.close()
     ring.close()
 

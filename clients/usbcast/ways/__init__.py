@@ -14,7 +14,6 @@ class Sink(Protocol):
     def live(self, batch: EncodedBatch) -> None:
         """A batch came."""
 
-    @property
     def expected(self) -> tuple[int, int, int] | None:
         """Epoch, number and first sequence of the batch that would simply be the next one; None where nothing is simple."""
 

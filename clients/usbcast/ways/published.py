@@ -15,7 +15,7 @@ from usbcast_schemas.batch import decode_batch
 from usbcast_schemas.contract import data_topic, notify_topic
 from usbcast_schemas.errors import PeerError, UsageError, WireError
 from usbcast_schemas.places import host_id
-from usbcast_schemas.sockets import as_reached, set_up, split_tcp
+from usbcast_schemas.sockets import as_reached, readable, receive_two, set_up, split_tcp
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 from usbcast_schemas.wire import MAX_DATA_BYTES, decode_notification, decode_published
 
@@ -27,12 +27,22 @@ class PublishedWay:
     over = False
 
     def __init__(
-        self, info: pb.StreamInfo, reached_by: str, via: str, waiter: Waiter, keys: Credentials | None
+        self,
+        info: pb.StreamInfo,
+        reached_by: str,
+        via: str,
+        waiter: Waiter,
+        keys: Credentials | None,
+        *,
+        latest: bool = False,
     ) -> None:
         endpoint = data_endpoint(info, reached_by)
         self.via = via
         self.heard_ns = time.monotonic_ns()
         self.source_silent_ns = 0
+        self._latest = latest
+        self._drained = False
+        """Whether nothing more had come when it was looked last."""
         self._waiter = waiter
         self._data = data_topic(info.stream)
         self._notify = notify_topic(info.stream)
@@ -57,16 +67,21 @@ class PublishedWay:
         self._waiter.add(self._handshakes.fileno())
 
     def pump(self, sink: Sink) -> None:
-        while not sink.full:
+        woken = self._drained
+        self._drained = not woken and not readable(self._socket)
+        while not self._drained and not sink.full:
             try:
-                frames = self._socket.recv_multipart(zmq.DONTWAIT)
+                frames = receive_two(self._socket)
             except zmq.Again:
+                self._drained = True
                 return
             self.heard_ns = time.monotonic_ns()
             try:
                 topic, body = decode_published(frames)
                 if topic == self._data:
                     sink.live(decode_batch(body))
+                    if woken and not self._latest:
+                        return  # it goes to the application before the notification behind it is looked at
                 elif topic == self._notify:
                     news = decode_notification(body)
                     self.source_silent_ns = news.source_silent_ns
@@ -80,10 +95,7 @@ class PublishedWay:
         self._handshakes.check()
 
     def may_sleep(self) -> bool:
-        if not self._handshakes.may_sleep():
-            return False
-        events = self._socket.getsockopt(zmq.EVENTS)
-        return not (isinstance(events, int) and events & zmq.POLLIN)
+        return self._drained and self._handshakes.may_sleep()
 
     def close(self) -> None:
         self._waiter.remove(self._handshakes.fileno())

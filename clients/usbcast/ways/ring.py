@@ -86,7 +86,7 @@ class RingWay:
             self._skip_to_newest(sink)
         ahead_bytes = 0
         while self._at < self._seen_head and ahead_bytes < AHEAD_BYTES and not sink.full:
-            expected = sink.expected
+            expected = sink.expected()
             run = ring.take_run(self._at, self._seen_head, RUN_BYTES, *expected) if expected else ()
             if run:
                 sink.run(run)
