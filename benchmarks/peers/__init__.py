@@ -79,6 +79,7 @@ class SendingPublisher(ABC):
 MODULES: dict[str, tuple[str, str, str]] = {
     # name: (module, package whose version is told, program that it needs)
     "usbcast-ring": ("usbcast", "usbcast", ""),
+    "usbcast-ring-in-place": ("usbcast", "usbcast", ""),
     "usbcast-ring-natural": ("usbcast", "usbcast", ""),
     "usbcast-ring-latest": ("usbcast", "usbcast", ""),
     "usbcast-push": ("usbcast", "usbcast", ""),

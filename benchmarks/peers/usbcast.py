@@ -106,9 +106,11 @@ def use_directory(task: Task) -> None:
     os.environ["USBCAST_RUNTIME_DIR"] = f"{task.directory}/run"
 
 
-def subscribe(task: Task, take: Take, delivered: Delivered, *, via: str, deliver: str = "all") -> None:
+def subscribe(
+    task: Task, take: Take, delivered: Delivered, *, via: str, deliver: str = "all", copy: bool = True
+) -> None:
     use_directory(task)
-    with usbcast.subscribe(STREAM, task.address, via=via, deliver=deliver) as stream:
+    with usbcast.subscribe(STREAM, task.address, via=via, deliver=deliver, copy=copy) as stream:
         for event in stream.events():
             if isinstance(event, usbcast.Batch):
                 if take(event.payload):
@@ -117,12 +119,14 @@ def subscribe(task: Task, take: Take, delivered: Delivered, *, via: str, deliver
                 delivered.declared_lost += event.count
 
 
-def _peer(label: str, via: str, deliver: str = "all", *, natural: bool = False, works: str = "") -> Peer:
+def _peer(
+    label: str, via: str, deliver: str = "all", *, natural: bool = False, copy: bool = True, works: str = ""
+) -> Peer:
     flow = "never waits; what the ring no longer holds is a declared gap"
     return Peer(
         label,
         partial(NodePublisher, natural=natural),
-        partial(subscribe, via=via, deliver=deliver),
+        partial(subscribe, via=via, deliver=deliver, copy=copy),
         flow,
         works=frozenset(works.split()),
     )
@@ -130,6 +134,7 @@ def _peer(label: str, via: str, deliver: str = "all", *, natural: bool = False, 
 
 PEERS = {
     "usbcast-ring": _peer("usbcast, ring", "ring", works="lag throughput fanout idle slow memory"),
+    "usbcast-ring-in-place": _peer("usbcast, ring, read in place", "ring", copy=False, works="throughput fanout"),
     "usbcast-ring-natural": _peer("usbcast, ring, batches as they come", "ring", natural=True, works="throughput"),
     "usbcast-ring-latest": _peer("usbcast, ring, newest only", "ring", "latest", natural=True, works="slow"),
     "usbcast-push": _peer("usbcast, push", "push", works="lag throughput fanout idle slow memory"),

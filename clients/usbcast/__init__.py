@@ -35,6 +35,8 @@ def subscribe(
     deliver: str = "all",
     via: str = "auto",
     keys: Keys = None,
+    *,
+    copy: bool = True,
 ) -> Subscription:
     """Receive `stream`; returns at once and connects when used.
 
@@ -46,10 +48,13 @@ def subscribe(
         happened to the device between them is told all the same (but for "now" and "oldest" nothing of before the first batch).
     via: "ring" (shared memory, this machine only), "push", "notify" (fetch at one's own pace), or "auto": the best that works.
     keys: the directory of keys by which to connect encrypted (`usbcast keys`); None: what USBCAST_KEYS names, else none.
+    copy: False to read batches where they are in the shared memory (zero-copy), as far as they come by the ring. Such a batch
+        is to be used before the next one is asked for. Nobody waits for you: `batch.intact` says whether it has been
+        overwritten by now, and one that was, while it was yours, is lost and the next event a gap in its place.
 
     Raises UsageError for a wrong argument, KeysError for keys of no use.
     """
-    return Subscription(receive(stream, endpoint, start, deliver, via, keys), endpoint)
+    return Subscription(receive(stream, endpoint, start, deliver, via, keys, copy=copy), endpoint)
 
 
 def open_recording(path: str | Path | Sequence[str | Path]) -> Recording:

@@ -186,6 +186,8 @@ def subscribe(
     deliver: str = "all",
     via: str = "auto",
     keys: Keys = None,
+    *,
+    copy: bool = True,
 ) -> AsyncSubscription:
     """As `usbcast.subscribe`, for `async with` and `async for`."""
-    return AsyncSubscription(receive(stream, endpoint, start, deliver, via, keys), endpoint)
+    return AsyncSubscription(receive(stream, endpoint, start, deliver, via, keys, copy=copy), endpoint)

@@ -32,7 +32,7 @@ class Meaning(NamedTuple):
 class Batch:
     """Consecutive packets of one epoch. Iterating gives the bytes of each packet, `len` their number.
 
-    Everything is read-only and stays valid for as long as it is referred to.
+    Everything is read-only and stays valid for as long as it is referred to; but with `copy=False`, until the next is asked for.
     """
 
     __slots__ = ("_encoded", "_meaning", "_skip", "gaps")
@@ -43,6 +43,11 @@ class Batch:
         self._skip = skip
         self.gaps = gaps
         """All gaps between the batch before and this one, in order."""
+
+    @property
+    def intact(self) -> bool:
+        """Whether its bytes are still what they were: false only for one that was not copied and has been overwritten."""
+        return self._encoded.intact
 
     @property
     def gap(self) -> Gap | None:

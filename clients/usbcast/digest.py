@@ -14,7 +14,11 @@ from usbcast.layout import Layout
 from usbcast_schemas.batch import EncodedBatch
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.places import host_id
+from usbcast_schemas.ring import BatchInPlace
 from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+OVERWRITTEN_IN_USE = "overwritten in the ring while it was in use"
+"""Of what was not copied. It may have been overwritten a moment before it was handed out, but not before it was taken."""
 
 Event = Batch | Gap | Restart | DeviceEvent | Silence | End
 Record = Delivery | Gap | Restart | Silence
@@ -31,6 +35,8 @@ class Digest:
         self._core = core
         self._clock = clock
         self._events: deque[Event] = deque()
+        self._lent: Batch | None = None
+        """Handed out in place and not given back yet."""
         self._gaps: list[Gap] = []
         self._meaning = Meaning(Layout((), 0), None, clock.offset)
         self._dejitter: Dejitter | None = None
@@ -57,6 +63,8 @@ class Digest:
 
     def take(self) -> Event | None:
         """The next event, if there is one."""
+        if self._lent is not None:
+            self.take_back()
         events, out = self._events, self._core.out
         while not events:
             if not out:
@@ -71,10 +79,31 @@ class Digest:
             self._expand(item)
         event = events.popleft()
         if isinstance(event, Batch):
-            self._deliver(event.encoded, len(event))
+            self._hand_out(event)
         elif isinstance(event, Gap):
             self._lose(event)
         return event
+
+    def _hand_out(self, batch: Batch) -> None:
+        """`batch` is delivered; but one that was not copied is lent, and whether it was delivered shows when it is given back."""
+        encoded = batch.encoded
+        if isinstance(encoded, BatchInPlace):
+            self._lent = batch
+            self._deliver(encoded, 0)
+        else:
+            self._deliver(encoded, len(batch))
+
+    def take_back(self) -> None:
+        """Whoever had the last batch in place is through with it: it was delivered if it was not overwritten meanwhile."""
+        lent, self._lent = self._lent, None
+        if lent is None:
+            return
+        if lent.encoded.intact:
+            self.books.left += len(lent)
+            return
+        gap = Gap(lent.first_sequence, lent.last_sequence, len(lent), "ring", OVERWRITTEN_IN_USE)
+        self._events.appendleft(gap)
+        self._gaps.append(gap)
 
     def _is_plain(self, item: Delivery) -> bool:
         """Whether there is a batch with packets to deliver and nothing else to tell."""
@@ -89,8 +118,12 @@ class Digest:
         """Deliver a batch with packets and nothing else to tell: nearly all are so."""
         if self._dejitter is not None:
             self._learn_times(batch)
-        self._deliver(batch, batch.packet_count)
-        return Batch(batch, self._meaning)
+        made = Batch(batch, self._meaning)
+        if type(batch) is EncodedBatch:
+            self._deliver(batch, batch.packet_count)
+        else:
+            self._hand_out(made)
+        return made
 
     def left_out(self, gap: Gap) -> None:
         """What is left out without having gone through `take`."""
@@ -119,7 +152,7 @@ class Digest:
         """The books as of now."""
         books, core = self.books, self._core
         books.entered = core.span + self._lost_earlier
-        books.held = sum(map(_packets_of, self._events))
+        books.held = sum(map(_packets_of, self._events)) + (len(self._lent) if self._lent is not None else 0)
         for item in core.out:
             if isinstance(item, EncodedBatch):
                 books.held += item.packet_count

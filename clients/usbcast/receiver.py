@@ -111,6 +111,8 @@ class Receiver:
         via: str,
         keys: Keys = None,
         gate: Gate | None = None,
+        *,
+        copy: bool = True,
     ) -> None:
         check_wish(stream, start, deliver, via)
         resumed = start if isinstance(start, Position) else None
@@ -125,6 +127,7 @@ class Receiver:
         self._start = start
         self._via = via
         self._latest = deliver == "latest"
+        self._copy = copy
         self._core = Continuity(latest=self._latest)
         if resumed is not None:
             self._core.start(resumed.epoch, resumed.next_sequence, resumed.next_number)
@@ -162,7 +165,6 @@ class Receiver:
         self._report_every_ns = _JOINING_NS
         self._answered_ns = time.monotonic_ns()
         self._silent = self._source_silent = False
-        self._named_malformed = False
 
     # What the shells use
 
@@ -292,6 +294,7 @@ class Receiver:
 
     def close(self) -> None:
         """Say to the node how it ended, and let go of everything."""
+        self._digest.take_back()
         if self._way is not None:
             self._send_report()
             self._way.close()
@@ -313,9 +316,9 @@ class Receiver:
         self._core.known(epoch, next_sequence, next_number, ended=ended)
 
     def malformed(self, error: Exception) -> None:
-        self._digest.books.count("malformed")
-        if not self._named_malformed:
-            self._named_malformed = True
+        books = self._digest.books
+        books.count("malformed")
+        if books.counters["malformed"] == 1:
             log.warning(
                 "stream %s: the node at %s sent what is no message: %s", self.stream, self._link.reached_by, error
             )
@@ -541,7 +544,7 @@ class Receiver:
         return PublishedWay(info, self._link.reached_by, via, self.waiter, self.keys, latest=self._latest)
 
     def _connect_ring(self, info: pb.StreamInfo) -> RingWay:
-        way = RingWay(info, self.waiter, latest=self._latest)
+        way = RingWay(info, self.waiter, latest=self._latest, copy=self._copy)
         if self._core.epoch is not None:
             way.begin_at(self._core.next_sequence)
             return way

@@ -48,11 +48,20 @@ class Reception(Protocol):
 
 
 def receive(
-    stream: str, endpoint: str | None, start: str | int | Position, deliver: str, via: str, keys: Keys = None
+    stream: str,
+    endpoint: str | None,
+    start: str | int | Position,
+    deliver: str,
+    via: str,
+    keys: Keys = None,
+    *,
+    copy: bool = True,
 ) -> Reception:
     """Begin to receive `stream`. Raises UsageError for a wrong argument, KeysError for keys of no use."""
+    if not isinstance(copy, bool):
+        raise UsageError(f"copy is {copy!r}: True or False is allowed")
     if endpoint is None or not is_stored(endpoint):
-        return Receiver(stream, endpoint, start, deliver, via, keys)
+        return Receiver(stream, endpoint, start, deliver, via, keys, copy=copy)
     if keys is not None:
         raise UsageError(f"keys are for nodes, and {parse(endpoint)} is a server: leave them out")
     address = parse(endpoint)

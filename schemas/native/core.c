@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdint.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #if defined(__SSE2__)
@@ -31,10 +32,16 @@ enum { HEAD_BYTES = 42, ONE_ARRIVAL_BYTES = 26, MAX_VARINT = 10 };
 /* From so many bytes on a batch is written past the caches, and pieces shorter than that on average are joined before. */
 enum { PAST_CACHES_BYTES = 32 * 1024, SHORT_BYTES = 4096 };
 
+#if defined(__SSE2__)
+#define PAUSE() _mm_pause()
+#else
+#define PAUSE() __atomic_signal_fence(__ATOMIC_SEQ_CST)
+#endif
+
 #define LOAD(word) __atomic_load_n((word), __ATOMIC_SEQ_CST)
 #define STORE(word, value) __atomic_store_n((word), (value), __ATOMIC_SEQ_CST)
 
-static PyObject *s_data, *s_realtime_ns, *s_monotonic_ns;
+static PyObject *s_data, *s_realtime_ns, *s_monotonic_ns, *s_ring, *s_slot;
 static PyObject *s_batch[13]; /* the attributes of an EncodedBatch, in the order of its fields */
 static const char *const BATCH_FIELDS[13] = {
     "raw", "epoch", "number", "first_sequence", "packet_count", "packet_size", "packet_ends",
@@ -145,6 +152,7 @@ static unsigned char *put_head(
 typedef struct {
     PyObject_HEAD
     Py_buffer view;
+    PyObject *whole; /* all of it, to be looked at only */
     uint64_t *words;
     unsigned char *data;
     uint64_t slots, data_bytes;
@@ -161,6 +169,7 @@ static void ring_let_go(Ring *self)
 {
     if (self->open) {
         self->open = 0;
+        Py_CLEAR(self->whole);
         PyBuffer_Release(&self->view);
     }
 }
@@ -177,6 +186,13 @@ static int ring_init(PyObject *object, PyObject *args, PyObject *Py_UNUSED(kwarg
     if (PyObject_GetBuffer(memory, &self->view, PyBUF_WRITABLE) < 0)
         return -1;
     self->open = 1;
+    PyObject *whole = PyMemoryView_FromObject(memory);
+    self->whole = whole ? PyObject_CallMethod(whole, "toreadonly", NULL) : NULL;
+    Py_XDECREF(whole);
+    if (self->whole == NULL) {
+        ring_let_go(self);
+        return -1;
+    }
     uint64_t data_at = HEADER_BYTES + slots * SLOT_WORDS * 8;
     if ((uint64_t)self->view.len != data_at + data_bytes || slots == 0 || data_bytes == 0) {
         ring_let_go(self);
@@ -596,8 +612,26 @@ typedef struct {
     uint64_t most_bytes;
     uint32_t major;
     PyTypeObject *batch, *arrivals;
+    PyObject *owner; /* of batches that stay where they are, or None: they are copied */
     Next *next; /* only a plain batch that is this one, and then the next one */
 } Asked;
+
+/* So many bytes of the ring itself, to be looked at only. They keep the memory, whoever closes the ring. */
+static PyObject *in_place(Ring *self, const unsigned char *begin, Py_ssize_t size)
+{
+    Py_ssize_t at = begin - (const unsigned char *)self->view.buf;
+    return PySequence_GetSlice(self->whole, at, at + size);
+}
+
+/* `batch`, with what it takes to see whether it was overwritten since. */
+static PyObject *lent(PyObject *batch, PyObject *owner, uint64_t slot)
+{
+    PyObject *number = batch ? PyLong_FromUnsignedLongLong(slot) : NULL;
+    if (batch && (number == NULL || PyObject_SetAttr(batch, s_slot, number) < 0 || PyObject_SetAttr(batch, s_ring, owner) < 0))
+        Py_CLEAR(batch);
+    Py_XDECREF(number);
+    return batch;
+}
 
 /* Whether `slot` holds what its table says it does; figures that were torn apart are found out by that, or lead nowhere. */
 static int is_held(Ring *self, uint64_t at)
@@ -620,7 +654,8 @@ static PyObject *take_slot(Ring *self, uint64_t at, const Asked *asked, uint64_t
     Py_ssize_t payload = simple_payload(head, (Py_ssize_t)length, asked->major);
     if (asked->next && (payload == 0 || !is_next(head, asked->next)))
         Py_RETURN_NONE;
-    PyObject *raw = PyBytes_FromStringAndSize((const char *)begin, (Py_ssize_t)length);
+    PyObject *raw = asked->owner == Py_None ? PyBytes_FromStringAndSize((const char *)begin, (Py_ssize_t)length)
+                                            : in_place(self, begin, (Py_ssize_t)length);
     if (raw == NULL)
         return NULL;
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
@@ -631,7 +666,12 @@ static PyObject *take_slot(Ring *self, uint64_t at, const Asked *asked, uint64_t
     *taken_bytes = length;
     if (payload == 0)
         return raw;
-    PyObject *batch = decoded_bytes(raw, head, payload, asked->batch, asked->arrivals);
+    PyObject *batch;
+    if (asked->owner == Py_None)
+        batch = decoded_bytes(raw, head, payload, asked->batch, asked->arrivals);
+    else
+        batch = lent(decoded(raw, head, in_place(self, begin + payload, (Py_ssize_t)length - payload), asked->batch, asked->arrivals),
+                     asked->owner, at);
     Py_DECREF(raw);
     if (asked->next) {
         asked->next->number++;
@@ -652,6 +692,7 @@ static int asks(Ring *self, PyObject *const *args, Asked *asked)
     asked->major = (uint32_t)PyLong_AsUnsignedLong(args[1]);
     asked->batch = (PyTypeObject *)args[2];
     asked->arrivals = (PyTypeObject *)args[3];
+    asked->owner = Py_None;
     asked->next = NULL;
     return !PyErr_Occurred();
 }
@@ -677,30 +718,31 @@ static PyObject *ring_take(PyObject *object, PyObject *const *args, Py_ssize_t g
 }
 
 PyDoc_STRVAR(ring_take_run_doc,
-"take_run(most_bytes, major, EncodedBatch, Arrivals, slot, until, run_bytes, epoch, number, first_sequence)\n"
+"take_run(most_bytes, major, EncodedBatch, Arrivals, owner, slot, until, run_bytes, epoch, number, first_sequence)\n"
 "-> list of EncodedBatch\n\n"
 "The batches from slot on, before until, each of less than most_bytes, all together of run_bytes or a little more, as far as\n"
 "each is of one transfer, has packets and nothing else, and goes on where the one before it ended: the first of them at\n"
-"number and first_sequence.");
+"number and first_sequence. With an owner, which is not None, they are not copied: each has it as its ring, and its slot.");
 
 static PyObject *ring_take_run(PyObject *object, PyObject *const *args, Py_ssize_t given)
 {
     Ring *self = (Ring *)object;
     Asked asked;
     uint64_t numbers[6], run_bytes = 0, taken_bytes = 0;
-    if (given != 10) {
-        PyErr_SetString(PyExc_TypeError, "take_run takes two numbers, two types and six numbers");
+    if (given != 11) {
+        PyErr_SetString(PyExc_TypeError, "take_run takes two numbers, two types, an owner and six numbers");
         return NULL;
     }
     if (!asks(self, args, &asked))
         return NULL;
     for (int i = 0; i < 6; i++)
-        numbers[i] = PyLong_AsUnsignedLongLong(args[4 + i]);
+        numbers[i] = PyLong_AsUnsignedLongLong(args[5 + i]);
     PyObject *run = PyErr_Occurred() ? NULL : PyList_New(0);
     if (run == NULL)
         return NULL;
     Next next = {numbers[3], numbers[4], numbers[5]};
     asked.next = &next;
+    asked.owner = args[4];
     for (uint64_t at = numbers[0]; at < numbers[1] && run_bytes < numbers[2]; at++) {
         PyObject *batch = take_slot(self, at, &asked, &taken_bytes);
         if (batch == Py_None) {
@@ -718,11 +760,51 @@ static PyObject *ring_take_run(PyObject *object, PyObject *const *args, Py_ssize
     return run;
 }
 
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+PyDoc_STRVAR(ring_linger_doc,
+"linger(head, most_ns) -> whether the head has moved beyond `head` meanwhile\n\n"
+"Look again and again, with a processor's pause between, while other threads of the interpreter go on.");
+
+static PyObject *ring_linger(PyObject *object, PyObject *const *args, Py_ssize_t given)
+{
+    Ring *self = (Ring *)object;
+    if (!ring_is_open(self))
+        return NULL;
+    if (given != 2) {
+        PyErr_SetString(PyExc_TypeError, "linger takes two numbers");
+        return NULL;
+    }
+    uint64_t head = PyLong_AsUnsignedLongLong(args[0]), most_ns = PyLong_AsUnsignedLongLong(args[1]);
+    if (PyErr_Occurred())
+        return NULL;
+    const uint64_t *words = self->words;
+    Py_INCREF(self->whole); /* so that the memory stays, whatever the others do */
+    PyObject *kept = self->whole;
+    int moved;
+    Py_BEGIN_ALLOW_THREADS
+    uint64_t until = now_ns() + most_ns;
+    do {
+        for (int i = 0; i < 16 && LOAD(&words[HEAD]) == head; i++)
+            PAUSE();
+        moved = LOAD(&words[HEAD]) != head;
+    } while (!moved && now_ns() < until);
+    Py_END_ALLOW_THREADS
+    Py_DECREF(kept);
+    return PyBool_FromLong(moved);
+}
+
 static PyMethodDef ring_methods[] = {
     {"write", (PyCFunction)(void (*)(void))ring_write, METH_FASTCALL, ring_write_doc},
     {"write_run", (PyCFunction)(void (*)(void))ring_write_run, METH_FASTCALL, ring_write_run_doc},
     {"take", (PyCFunction)(void (*)(void))ring_take, METH_FASTCALL, ring_take_doc},
     {"take_run", (PyCFunction)(void (*)(void))ring_take_run, METH_FASTCALL, ring_take_run_doc},
+    {"linger", (PyCFunction)(void (*)(void))ring_linger, METH_FASTCALL, ring_linger_doc},
     {"close", ring_close, METH_NOARGS, "Let go of the memory; idempotent."},
     {NULL, NULL, 0, NULL},
 };
@@ -755,6 +837,8 @@ PyMODINIT_FUNC PyInit__native(void)
     s_data = PyUnicode_InternFromString("data");
     s_realtime_ns = PyUnicode_InternFromString("realtime_ns");
     s_monotonic_ns = PyUnicode_InternFromString("monotonic_ns");
+    s_ring = PyUnicode_InternFromString("ring");
+    s_slot = PyUnicode_InternFromString("slot");
     for (int i = 0; i < 13; i++)
         s_batch[i] = PyUnicode_InternFromString(BATCH_FIELDS[i]);
     if (PyErr_Occurred())

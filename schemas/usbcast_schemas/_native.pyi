@@ -28,6 +28,7 @@ class Ring:
         major: int,
         batch: type[EncodedBatch],
         arrivals: type[Arrivals],
+        owner: object | None,
         slot: int,
         until: int,
         run_bytes: int,
@@ -36,4 +37,5 @@ class Ring:
         first_sequence: int,
         /,
     ) -> list[EncodedBatch]: ...
+    def linger(self, head: int, most_ns: int, /) -> bool: ...
     def close(self) -> None: ...

@@ -63,6 +63,11 @@ class EncodedBatch:
     holes: Sequence[pb.LostRange] = ()
 
     @property
+    def intact(self) -> bool:
+        """Whether the bytes are still what they were; always, unless they are another's memory (`usbcast_schemas.ring`)."""
+        return True
+
+    @property
     def first_number(self) -> int:
         """The first of the batch numbers that this batch stands for: those that its holes swallowed, and its own."""
         return self.number - sum(hole.batches for hole in self.holes) if self.holes else self.number

@@ -12,6 +12,7 @@ carry none, the native core does the same work, if there is one.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import mmap
@@ -22,11 +23,12 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from usbcast_schemas import native
-from usbcast_schemas.batch import Arrivals, Buffer, EncodedBatch, bears_remarks, decode_batch
+from usbcast_schemas.batch import MAX_BATCH_BYTES, Arrivals, Buffer, EncodedBatch, bears_remarks, decode_batch
 from usbcast_schemas.contract import CONTRACT, MAJOR
 from usbcast_schemas.errors import ConfigError, RingTorn, RingUnavailable
 from usbcast_schemas.recycling import WORTH_BYTES, RecycledBuffers
@@ -263,6 +265,19 @@ class RingWriter:
         os.close(self._wake_fd)
 
 
+@dataclass(slots=True, eq=False)
+class BatchInPlace(EncodedBatch):
+    """A batch whose bytes are the ring's own. The writer does not know of it, and overwrites it when its turn has come."""
+
+    ring: RingReader | None = None
+    slot: int = 0
+
+    @property
+    def intact(self) -> bool:
+        """Whether it has not been overwritten so far: what was read of it before this was asked is what was written."""
+        return self.ring is not None and self.ring.holds(self.slot)
+
+
 class RingReader:
     """A reader of one ring file. It is registered nowhere: no reader can be evicted, or hold up anybody.
 
@@ -292,6 +307,7 @@ class RingReader:
         header.release()
         self._words = memoryview(self._map)[: self._data_at].cast("Q")
         self._large = RecycledBuffers()
+        self._is_closed = False
         plain = STORES_ARE_ORDERED and not self._checksums
         self._native = native.core.Ring(self._map, slots, data_bytes) if native.core and plain else None
 
@@ -342,18 +358,34 @@ class RingReader:
         except RingTorn:
             return None
 
+    def holds(self, slot: int) -> bool:
+        """Whether `slot` has not been overwritten, nor begun to be; once the ring is closed, nobody knows."""
+        if not STORES_ARE_ORDERED:
+            _fence()
+        return not self._is_closed and self._words[_TAIL] <= slot
+
     def take_run(
-        self, slot: int, until: int, run_bytes: int, epoch: int, number: int, first_sequence: int
+        self,
+        slot: int,
+        until: int,
+        run_bytes: int,
+        epoch: int,
+        number: int,
+        first_sequence: int,
+        *,
+        copy: bool = True,
     ) -> list[EncodedBatch]:
         """The batches from `slot` on that are just what is expected, about `run_bytes` of them: as many as the short way goes.
 
         Each holds packets and says nothing else, and the first is `number` and begins at `first_sequence`. Never all there
         is, where there is no native core, the batches are large, or there is something to say: then `take` has the next one.
+        Without `copy` they are of type BatchInPlace, and large ones are among them.
         """
         if self._native is None:
             return []
+        kind, owner, most_bytes = (EncodedBatch, None, WORTH_BYTES) if copy else (BatchInPlace, self, MAX_BATCH_BYTES)
         return self._native.take_run(
-            WORTH_BYTES, MAJOR, EncodedBatch, Arrivals, slot, until, run_bytes, epoch, number, first_sequence
+            most_bytes, MAJOR, kind, Arrivals, owner, slot, until, run_bytes, epoch, number, first_sequence
         )
 
     def read(self, slot: Slot) -> Buffer:
@@ -416,6 +448,13 @@ class RingReader:
                         told.append(found)
         return told
 
+    def linger(self, head: int, most_ns: int) -> bool:
+        """Whether something comes beyond `head` within some microseconds, which are waited for without sleeping.
+
+        False at once where there is no native core: Python would look too seldom.
+        """
+        return self._native is not None and self._native.linger(head, most_ns)
+
     def will_sleep(self, head: int) -> bool:
         """Ask to be woken by the fifo; False if something has come beyond `head`, so that one must not sleep."""
         self._words[_WAITING] = 1
@@ -423,10 +462,14 @@ class RingReader:
         return self._words[_HEAD] == head and not self._words[_STATE]
 
     def close(self) -> None:
-        if not self._map.closed:
-            self._words.release()
-            if self._native is not None:
-                self._native.close()
+        """Let go of the ring; idempotent. The memory goes when no batch refers to it any more."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._words.release()
+        if self._native is not None:
+            self._native.close()
+        with contextlib.suppress(BufferError):  # batches that stayed in place are still looked at
             self._map.close()
 
 
@@ -496,4 +539,4 @@ def _make_fifo(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_NONBLOCK)
 
 
-__all__ = ["RingReader", "RingWriter", "Slot", "sweep"]
+__all__ = ["BatchInPlace", "RingReader", "RingWriter", "Slot", "sweep"]

@@ -20,7 +20,14 @@ from usbcast_schemas.batch import Arrivals, EncodedBatch, decode_batch, encode_b
 from usbcast_schemas.contract import MAJOR
 from usbcast_schemas.errors import ConfigError, VersionMismatch, WireError
 from usbcast_schemas.recycling import WORTH_BYTES
-from usbcast_schemas.ring import HEADER_BYTES, SLOT_BYTES, STORES_ARE_ORDERED, RingReader, RingWriter
+from usbcast_schemas.ring import (
+    HEADER_BYTES,
+    SLOT_BYTES,
+    STORES_ARE_ORDERED,
+    BatchInPlace,
+    RingReader,
+    RingWriter,
+)
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 pytestmark = [
@@ -361,8 +368,9 @@ def test_a_slot_with_any_figures_leads_nowhere(
     assert native.core is not None
     taken = reader._native.take(WORTH_BYTES, MAJOR, EncodedBatch, Arrivals, 0)
     assert taken is None or isinstance(taken, bytes | EncodedBatch)
-    run = reader._native.take_run(WORTH_BYTES, MAJOR, EncodedBatch, Arrivals, 0, 2, 4096, words[1], words[2], words[3])
-    assert all(isinstance(batch, EncodedBatch) for batch in run)
+    for kind, owner in ((EncodedBatch, None), (BatchInPlace, reader)):
+        run = reader._native.take_run(WORTH_BYTES, MAJOR, kind, Arrivals, owner, 0, 2, 4096, *words[1:4])
+        assert all(isinstance(batch, kind) for batch in run)
     reader.close()
     ring.close()
 

@@ -18,7 +18,14 @@ AHEAD_BYTES = 256 * 1024
 """Batches are copied out as far ahead of the application as the processor's cache is likely to keep them."""
 
 RUN_BYTES = 32 * 1024
-"""Of those that are taken at once. Every batch has more than a hundred bytes, so their number is bounded as well."""
+"""So much is copied at once. Every batch has some seventy bytes or more, so their number is bounded as well."""
+
+
+LINGER_NS = 30_000
+"""To sleep and be woken costs both sides some 10 µs each; a reader that has just caught up with a busy writer waits so long."""
+
+SELDOM = 255
+"""Where that was in vain it is tried after the next sleep but one, then three, seven, at the most so many."""
 
 
 class RingWay:
@@ -27,13 +34,16 @@ class RingWay:
     via = "ring"
     can_fetch = False
 
-    def __init__(self, info: pb.StreamInfo, waiter: Waiter, *, latest: bool) -> None:
+    def __init__(self, info: pb.StreamInfo, waiter: Waiter, *, latest: bool, copy: bool = True) -> None:
         if info.host_id != host_id():
             raise RingUnavailable(
                 f"the ring of stream {info.stream!r} is in the memory of another machine or container: use via='push'"
             )
         self._waiter = waiter
         self._latest = latest
+        self._copy = copy
+        self._awake_for = self._seldom = SELDOM
+        """How often it sleeps at once before it lingers again; and how often the last time."""
         self._ring = RingReader(Path(info.ring.path), info.ring.nonce)
         try:
             self._wake_fd = os.open(info.ring.wake_path, os.O_RDONLY | os.O_NONBLOCK)
@@ -85,13 +95,14 @@ class RingWay:
         if self._latest:
             self._skip_to_newest(sink)
         ahead_bytes = 0
+        run_bytes = RUN_BYTES if self._copy else AHEAD_BYTES
         while self._at < self._seen_head and ahead_bytes < AHEAD_BYTES and not sink.full:
             expected = sink.expected()
-            run = ring.take_run(self._at, self._seen_head, RUN_BYTES, *expected) if expected else ()
+            run = ring.take_run(self._at, self._seen_head, run_bytes, *expected, copy=self._copy) if expected else ()
             if run:
                 sink.run(run)
                 self._at += len(run)
-                ahead_bytes += RUN_BYTES
+                ahead_bytes += run_bytes
                 continue
             batch = self._take(self._at, sink)
             # Overtaken: what is gone shows by the number of the next batch.
@@ -120,7 +131,16 @@ class RingWay:
         """Nothing to be refused by: the system lets this user read, and the link hears what the node says."""
 
     def may_sleep(self) -> bool:
-        return self._at >= self._seen_head and self._ring.will_sleep(self._seen_head)
+        if self._at < self._seen_head:
+            return False
+        if self._awake_for:
+            self._awake_for -= 1
+        elif self._ring.linger(self._seen_head, LINGER_NS):
+            self._seldom = 0
+            return False
+        else:
+            self._awake_for = self._seldom = min(2 * self._seldom + 1, SELDOM)
+        return self._ring.will_sleep(self._seen_head)
 
     def close(self) -> None:
         self._waiter.remove(self._wake_fd)
