@@ -20,6 +20,8 @@ class Audience:
         self._prefixes: set[bytes] = set()
         self._wanted: dict[bytes, bool] = {}
         self._uncounted = False
+        self.anybody = False
+        """Whether anybody subscribed to anything."""
 
     def tell(self, message: bytes) -> bool:
         """A subscription (1 and a prefix of topics) or the end of the last one of its kind (0 and the prefix) came up.
@@ -36,6 +38,7 @@ class Audience:
             self._prefixes.discard(prefix)
         else:
             return False
+        self.anybody = self._uncounted or bool(self._prefixes)
         self._wanted.clear()
         return True
 

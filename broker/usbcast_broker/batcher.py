@@ -146,17 +146,11 @@ class Batcher:
 
         None, with nothing done, where the ring can't; or where something is held, or waited for.
         """
-        if self._max_age_ns or self.pending:
+        if self._max_age_ns or self.held_packets or self._losses or self._events:
             return None
-        most_bytes = min(self._max_bytes, MAX_PACKETS * packet_size)
+        most_bytes = self._max_bytes if self._max_bytes < MAX_PACKETS * packet_size else MAX_PACKETS * packet_size
         written = ring.write_run(
-            items,
-            Transfer,
-            epoch=self.epoch,
-            number=self.next_number,
-            first_sequence=self.next_sequence,
-            packet_size=packet_size,
-            most_bytes=most_bytes,
+            items, Transfer, most_bytes, self.epoch, self.next_number, self.next_sequence, packet_size
         )
         if written is not None:
             self.next_number += written[0]

@@ -31,11 +31,9 @@ class Moderation:
     """Of one stream. Told when its turns were; monotonic nanoseconds.
 
     >>> moderation = Moderation()
-    >>> moderation.at_once(10**9)
-    True
     >>> moderation.turned(10**9 - 30_000, 10**9)
-    >>> moderation.at_once(10**9 + 20_000), moderation.at_once(10**9 + 200_000), moderation.is_busy(10**9 + 200_000)
-    (False, True, True)
+    >>> moderation.next_ns - 10**9, moderation.is_busy(10**9 + 200_000)
+    (90000, True)
     """
 
     __slots__ = ("next_ns", "turned_ns")
@@ -49,11 +47,8 @@ class Moderation:
     def turned(self, begun_ns: int, now_ns: int) -> None:
         """A turn of the stream that had something to do is over."""
         self.turned_ns = now_ns
-        self.next_ns = now_ns + min(max(CLOSE_NS, READING_SHARE * (now_ns - begun_ns)), LEFT_NS)
-
-    def at_once(self, now_ns: int) -> bool:
-        """Whether the thread that brought it should handle what is waiting."""
-        return now_ns >= self.next_ns
+        rest_ns = READING_SHARE * (now_ns - begun_ns)
+        self.next_ns = now_ns + (CLOSE_NS if rest_ns < CLOSE_NS else LEFT_NS if rest_ns > LEFT_NS else rest_ns)
 
     def is_busy(self, now_ns: int) -> bool:
         """Whether more is to be expected soon."""

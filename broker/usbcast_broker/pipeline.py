@@ -131,7 +131,7 @@ class Pipeline:
         if written is None:
             return False
         batches, packets, size_bytes = written
-        assembler.passed(size_bytes, packets, cast(Transfer, items[-1]))
+        assembler.passed(size_bytes, packets, items[-1])  # type: ignore[arg-type]  # the ring takes transfers only
         self._books.entered += packets
         self._books.left += packets
         outlet.stored(self._batcher.next_sequence, self._batcher.next_number)

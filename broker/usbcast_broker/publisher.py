@@ -27,6 +27,7 @@ from usbcast_broker.binding import bind_first
 from usbcast_broker.doorbell import Doorbell
 from usbcast_broker.gatekeeper import DATA, Gatekeeper
 from usbcast_broker.moderation import GATHERED_BYTES, INLINE_BYTES, LEFT_NS
+from usbcast_broker.outlet import Outlet
 from usbcast_broker.pacer import HEARTBEAT_NS
 from usbcast_broker.pipeline import Line
 from usbcast_schemas.batch import Buffer
@@ -105,18 +106,19 @@ class Publisher:
     def knock(self, pipeline: Line) -> None:
         """Something has come for an idle `pipeline`: handle it here and now, or leave it to the publisher's thread."""
         now_ns = time.monotonic_ns()
-        waiting_bytes, reads_ahead = pipeline.waiting_bytes, pipeline.feed.reads_ahead
-        may_stay = reads_ahead or waiting_bytes <= INLINE_BYTES
-        is_time = pipeline.outlet.moderation.at_once(now_ns) or (reads_ahead and waiting_bytes >= GATHERED_BYTES)
+        reads_ahead = pipeline.feed.reads_ahead
+        is_time = now_ns >= pipeline.outlet.moderation.next_ns or (
+            reads_ahead and pipeline.waiting_bytes >= GATHERED_BYTES
+        )
+        may_stay = reads_ahead or pipeline.waiting_bytes <= INLINE_BYTES
         if not is_time:
             due_ns = now_ns + LEFT_NS
         elif not may_stay or not self._turning.acquire(blocking=False):
             due_ns = now_ns
         else:
             try:
-                if self._socket is not None and self.problem is None:
-                    self._turn(pipeline)
-                due_ns = self._due_at_ns(pipeline)
+                running = self._socket is not None and self.problem is None
+                due_ns = self._turn(pipeline) if running else self._due_at_ns(pipeline)
             except BaseException as error:
                 self._fail(error)
                 raise
@@ -147,13 +149,12 @@ class Publisher:
     def _run(self) -> None:
         try:
             while not self._stopping:
-                self.turned_ns = now_ns = time.monotonic_ns()
-                left = [line for line in self._pipelines if not self._is_looked_after(line, now_ns)]
-                if left:
-                    with self._turning:
-                        for pipeline in left:
+                self.turned_ns = time.monotonic_ns()
+                with self._turning:
+                    for pipeline in self._pipelines:
+                        if not self._is_looked_after(pipeline, self.turned_ns):
                             self._turn(pipeline)
-                self._wakes_at_ns = self._rest_until_ns()
+                    self._wakes_at_ns = self._rest_until_ns()
                 # In this order: who brings something after this look sees when this thread wakes, and rings if that is late.
                 lines = [line for line in self._pipelines if not line.over]
                 if any(line.waiting_bytes > line.patience_bytes for line in lines):
@@ -186,27 +187,34 @@ class Publisher:
         self.problem = error
         log.error("publishing has stopped", exc_info=error)
 
-    def _turn(self, pipeline: Line) -> bool:
-        """Publish what has accumulated in `pipeline`; the lock is held."""
+    def _turn(self, pipeline: Line) -> int:
+        """Publish what has accumulated in `pipeline`, the lock being held; return when it needs a turn though nothing comes."""
         begun_ns = time.monotonic_ns()
+        outlet, audience = pipeline.outlet, self._audience
+        publish = (
+            partial(self._send, outlet.data_topic) if audience.anybody and audience.wants(outlet.data_topic) else None
+        )
         # A feed that hung may wake up after its stream has ended; nothing follows an end.
-        outlet = pipeline.outlet
-        publish = partial(self._send, outlet.data_topic) if self._audience.wants(outlet.data_topic) else None
         busy = not pipeline.over and pipeline.turn(publish)
         now_ns = time.monotonic_ns()
         outlet = pipeline.outlet  # after the turn: a relay may have begun a new epoch
         if busy:
             outlet.moderation.turned(begun_ns, now_ns)
-        pacer = outlet.pacer
-        wanted = self._audience.wants(outlet.notify_topic)
-        notify_at_ns = pacer.due_at_ns if wanted else min(pacer.heartbeat_at_ns, self._hears_at_ns)
-        if now_ns >= notify_at_ns and pacer.take(now_ns):
-            outlet.ring.beat(now_ns, outlet.source_silent_ns(now_ns))
-            self._hear()
-            self._hears_at_ns = now_ns + HEAR_NS
-            if self._audience.wants(outlet.notify_topic):
-                self._send_frames(outlet.notify_topic, outlet.notification(time.time_ns(), now_ns))
-        return busy
+        due_ns = self._due_at_ns(pipeline)
+        if now_ns < due_ns and now_ns < self._hears_at_ns:
+            return due_ns
+        self._notify(outlet, now_ns)
+        return self._due_at_ns(pipeline)
+
+    def _notify(self, outlet: Outlet, now_ns: int) -> None:
+        """Say how far the stream has come, if that is due or there are news."""
+        if not outlet.pacer.take(now_ns):
+            return
+        outlet.ring.beat(now_ns, outlet.source_silent_ns(now_ns))
+        self._hear()
+        self._hears_at_ns = now_ns + HEAR_NS
+        if self._audience.wants(outlet.notify_topic):
+            self._send_frames(outlet.notify_topic, outlet.notification(time.time_ns(), now_ns))
 
     def _hear(self) -> None:
         """Take notice of who has come and who has gone."""
@@ -240,7 +248,8 @@ class Publisher:
 
     def _due_at_ns(self, pipeline: Line) -> int:
         """When `pipeline` needs a turn though nothing comes: a batch reaches its age, a notification or a heartbeat is due."""
-        outlet = pipeline.outlet
-        wanted = self._audience.wants(outlet.notify_topic)
+        outlet, audience = pipeline.outlet, self._audience
+        wanted = audience.anybody and audience.wants(outlet.notify_topic)
         due_ns = outlet.pacer.due_at_ns if wanted else outlet.pacer.heartbeat_at_ns
-        return due_ns if pipeline.due_at_ns is None else min(due_ns, pipeline.due_at_ns)
+        held_until_ns = pipeline.due_at_ns
+        return due_ns if held_until_ns is None else min(due_ns, held_until_ns)

@@ -145,8 +145,7 @@ class AsyncSubscription:
 
     async def _progress(self, deadline: float | None) -> bool:
         receiver = self._receiver
-        receiver.pump()
-        if receiver.has_events:
+        if receiver.pump():
             return True
         rest_s = receiver.rest_s()
         if deadline is not None:

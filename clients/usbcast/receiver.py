@@ -21,6 +21,7 @@ from usbcast.credentials import Keys, credentials
 from usbcast.digest import Digest, Record
 from usbcast.discovery import is_lan, not_found
 from usbcast.events import Gap, Silence
+from usbcast.housekeeping import BUSY_NS, Housekeeping
 from usbcast.link import Link
 from usbcast.locate import locate
 from usbcast.pace import FetchPace, Patience
@@ -54,11 +55,6 @@ _JOINING_NS = 2_000_000
 """After the first report by which it asks to be notified; then after twice that, and so on."""
 
 _RETRY_FIRST_NS, _RETRY_MOST_NS = 50_000_000, 2_000_000_000
-_HOUSEKEEPING_NS = 20_000_000
-"""A busy subscription looks after its requests and timers this often."""
-_CALM_NS = 200_000_000
-"""One that has asked for nothing this often."""
-
 _LOOK_AGAIN_NS = 50_000_000
 _EMPTY_FETCH_NS = 20_000_000
 _JITTER_NS = 2_000_000
@@ -149,13 +145,7 @@ class Receiver:
         self._pace = FetchPace()
         self._gate = gate
         self._fetched_from_ns = 0
-        self._house_at_ns = 0
-        self._calm = False
-        """Whether nothing is asked for, so that what comes by the way is all there is to look after for a while."""
-        self._calm_until_ns = 0
-        """Until when nothing is due for it; later than that perhaps."""
-        self._called = True
-        """Whether something other than the way's data may have to be looked after."""
+        self._house = Housekeeping()
         self._link_is_quiet = False
         """Whether the link was seen to have nothing, and has not been used since: then whatever comes wakes."""
         self._fetch_at_ns = 0
@@ -168,13 +158,16 @@ class Receiver:
 
     # What the shells use
 
-    def pump(self) -> None:
-        """Take what has come and do what is due. Raises StreamUnknown, VersionMismatch, AccessRefused, KeysError."""
+    def pump(self) -> bool:
+        """Take what has come and do what is due; return whether `take` has something.
+
+        Raises StreamUnknown, VersionMismatch, AccessRefused, KeysError.
+        """
         if self._way is not None:
             self._way.pump(self)
-            if time.monotonic_ns() < self._house_at_ns and (self._core.out or self._nothing_else()):
-                self._called = False
-                return  # what has come goes first
+            came = bool(self._core.out)
+            if self._house.can_wait(time.monotonic_ns(), came, self._core):
+                return came or bool(self._digest)
         now_ns = time.monotonic_ns()
         self._link.check()
         if self._way is not None:
@@ -182,14 +175,10 @@ class Receiver:
         self._take_replies(now_ns)
         self._watch(now_ns)
         self._ask(now_ns)
-        self._called = False
-        self._calm = not (self._describing or self._fetching or self._silent) and self._describe_at_ns is None
-        self._calm_until_ns = min(self._report_at_ns, self._heard_ns() + _SILENCE_NS)
         self._link_is_quiet = False
-        self._house_at_ns = now_ns + (_CALM_NS if self._calm else _HOUSEKEEPING_NS)
-
-    def _nothing_else(self) -> bool:
-        return self._calm and not self._called and self._core.wanted() is None
+        calm = not (self._describing or self._fetching or self._silent) and self._describe_at_ns is None
+        self._house.done(now_ns, calm=calm, until_ns=min(self._report_at_ns, self._heard_ns() + _SILENCE_NS))
+        return bool(self._digest)
 
     def take_record(self) -> Record | None:
         """As `take`, but batches as they were published, those without packets too. One of the two is used, not both."""
@@ -251,17 +240,15 @@ class Receiver:
 
     def may_sleep(self) -> bool:
         """Whether nothing has come meanwhile, so that waiting on `waiter` is safe."""
-        self._called = True  # what ends the waiting may be anything
+        self._house.called = True  # what ends the waiting may be anything
         if not self._link_is_quiet:
             self._link_is_quiet = self._link.may_sleep()
         return self._link_is_quiet and (self._way is None or self._way.may_sleep())
 
     def rest_s(self) -> float:
         """How long nothing is due, if nothing comes."""
-        if self._calm and self._core.wanted() is None:
-            rest_ns = self._calm_until_ns - time.monotonic_ns()
-            if rest_ns > 0:
-                return rest_ns / 1e9
+        if self._house.rest_ns > 0:
+            return self._house.rest_ns / 1e9
         due = [self._report_at_ns] if self._way else []
         due += [pending[1] for pending in (self._describing, self._fetching) if pending]
         if self._describe_at_ns is not None and self._describing is None:
@@ -273,7 +260,7 @@ class Receiver:
         rest_ns = min(due, default=0) - time.monotonic_ns()
         if rest_ns > 0:
             return rest_ns / 1e9
-        self._called = True
+        self._house.called = True
         return 0.0
 
     def ledger(self) -> Ledger:
@@ -360,7 +347,7 @@ class Receiver:
             self._digest.say(Silence(source_silent_ns, upstream=True))
         self._source_silent = bool(source_silent_ns)
         if self._way.over:  # a bridge goes on in another ring when its upstream begins a new epoch
-            self._describe_soon(now_ns + _HOUSEKEEPING_NS)
+            self._describe_soon(now_ns + BUSY_NS)
 
     def _describe_soon(self, now_ns: int) -> None:
         if self._describe_at_ns is None:

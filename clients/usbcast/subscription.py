@@ -176,8 +176,7 @@ class Subscription:
     def _progress(self, deadline: float | None) -> bool:
         """Pump once and wait if there was nothing; False if the deadline has passed."""
         receiver = self._receiver
-        receiver.pump()
-        if receiver.has_events:
+        if receiver.pump():
             return True
         rest_s = receiver.rest_s()
         if deadline is not None:

@@ -33,7 +33,7 @@ if sys.platform == "linux":
 
         def wait(self, timeout_s: float) -> bool:
             """Wait until there may be something; False if the time is up."""
-            return bool(self._epoll.poll(max(0.0, timeout_s)))
+            return bool(self._epoll.poll(timeout_s if timeout_s > 0 else 0.0))
 
         def close(self) -> None:
             self._epoll.close()

@@ -21,7 +21,7 @@
 
 /* Of the ring: words of its header and of a slot. */
 enum { HEADER_BYTES = 4096, SLOT_WORDS = 6, FIRST_SLOT = HEADER_BYTES / 8 };
-enum { HEAD = 16, TAIL = 17, WAITING = 24 };
+enum { HEAD = 16, TAIL = 17, WAITING = 24, STATE = 33 };
 enum { NUMBER_PLUS_ONE, BATCH_NUMBER, FIRST_SEQUENCE, COUNT_AND_LENGTH, POSITION, CHECKSUM };
 
 /* Of a batch: the tags of its fields, and the sizes of what stands before the payload. */
@@ -760,6 +760,19 @@ static PyObject *ring_take_run(PyObject *object, PyObject *const *args, Py_ssize
     return run;
 }
 
+PyDoc_STRVAR(ring_will_sleep_doc,
+"will_sleep(head) -> whether the head is still there, with the flag raised that has the writer wake us, and the ring not closed");
+
+static PyObject *ring_will_sleep(PyObject *object, PyObject *head)
+{
+    Ring *self = (Ring *)object;
+    uint64_t seen = PyLong_AsUnsignedLongLong(head);
+    if (PyErr_Occurred() || !ring_is_open(self))
+        return NULL;
+    STORE(&self->words[WAITING], 1); /* before the look at the head, never after */
+    return PyBool_FromLong(LOAD(&self->words[HEAD]) == seen && !LOAD(&self->words[STATE]));
+}
+
 static uint64_t now_ns(void)
 {
     struct timespec now;
@@ -804,6 +817,7 @@ static PyMethodDef ring_methods[] = {
     {"write_run", (PyCFunction)(void (*)(void))ring_write_run, METH_FASTCALL, ring_write_run_doc},
     {"take", (PyCFunction)(void (*)(void))ring_take, METH_FASTCALL, ring_take_doc},
     {"take_run", (PyCFunction)(void (*)(void))ring_take_run, METH_FASTCALL, ring_take_run_doc},
+    {"will_sleep", ring_will_sleep, METH_O, ring_will_sleep_doc},
     {"linger", (PyCFunction)(void (*)(void))ring_linger, METH_FASTCALL, ring_linger_doc},
     {"close", ring_close, METH_NOARGS, "Let go of the memory; idempotent."},
     {NULL, NULL, 0, NULL},

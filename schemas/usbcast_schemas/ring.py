@@ -188,12 +188,11 @@ class RingWriter:
         self,
         items: list[Any],
         kind: type,
-        *,
+        most_bytes: int,
         epoch: int,
         number: int,
         first_sequence: int,
         packet_size: int,
-        most_bytes: int,
     ) -> tuple[int, int, int] | None:
         """Store the batches of a list of transfers, which are of `kind`, each of no more than `most_bytes` of payload.
 
@@ -457,6 +456,8 @@ class RingReader:
 
     def will_sleep(self, head: int) -> bool:
         """Ask to be woken by the fifo; False if something has come beyond `head`, so that one must not sleep."""
+        if self._native is not None:
+            return self._native.will_sleep(head)
         self._words[_WAITING] = 1
         _fence()
         return self._words[_HEAD] == head and not self._words[_STATE]

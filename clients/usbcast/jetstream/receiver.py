@@ -58,8 +58,8 @@ class StoreReceiver:
         self.waiter.add(self._courier.wake_fd)
         self._courier.start()
 
-    def pump(self) -> None:
-        """Take what has come. Raises StreamUnknown, ServerRefused, VersionMismatch."""
+    def pump(self) -> bool:
+        """Take what has come; return whether `take` has something. Raises StreamUnknown, ServerRefused, VersionMismatch."""
         self._courier.awake()
         for _ in range(TURN_ITEMS):
             if len(self._core.out) >= OUT_BATCHES and not self._latest:
@@ -73,6 +73,7 @@ class StoreReceiver:
                 break
             self._apply(item)
         self._watch(time.monotonic_ns())
+        return bool(self._digest)
 
     def take(self) -> Event | None:
         """The next event, if there is one."""
@@ -81,10 +82,6 @@ class StoreReceiver:
     def take_record(self) -> Record | None:
         """As `take`, but batches as they were published. One of the two is used, not both."""
         return self._digest.take_record()
-
-    @property
-    def has_events(self) -> bool:
-        return bool(self._digest)
 
     @property
     def lag_ns(self) -> int:
