@@ -57,6 +57,9 @@ _JOINING_NS = 2_000_000
 _RETRY_FIRST_NS, _RETRY_MOST_NS = 50_000_000, 2_000_000_000
 _LOOK_AGAIN_NS = 50_000_000
 _EMPTY_FETCH_NS = 20_000_000
+_COMING_NS = 20_000_000
+"""What is pushed and has come nearer within this time is not fetched."""
+
 _JITTER_NS = 2_000_000
 """Repair begins at a random moment up to so much later, so that many subscribers with one gap do not ask at once."""
 
@@ -379,8 +382,9 @@ class Receiver:
             if wanted is None:
                 self._fetch_at_ns = 0
             elif self._way.via == "push" and (not self._fetch_at_ns or self._is_coming(wanted)):
-                if not self._fetch_at_ns or now_ns >= self._fetch_at_ns:
-                    self._fetch_at_ns = now_ns + random.randrange(_JITTER_NS)
+                if now_ns >= self._fetch_at_ns:
+                    patience_ns = _COMING_NS if self._fetch_at_ns else 0
+                    self._fetch_at_ns = now_ns + patience_ns + random.randrange(_JITTER_NS)
                     self._stood_at = wanted.from_number
             elif now_ns >= self._fetch_at_ns:
                 self._fetch_through_gate(wanted, now_ns)
