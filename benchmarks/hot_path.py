@@ -15,7 +15,7 @@ from usbcast.continuity import Continuity
 from usbcast.digest import Digest
 from usbcast.waiting import Waiter
 from usbcast.ways.ring import RingWay
-from usbcast_broker.batcher import Batcher, Encoded
+from usbcast_broker.batcher import Batcher
 from usbcast_broker.flow import Transfer
 from usbcast_broker.framing import Assembler
 from usbcast_broker.host_queue import HostQueue
@@ -73,8 +73,9 @@ class HotPath:
         self.ring.close()
         self.outlet.close()
 
-    def node(self) -> None:
-        self.queue.put(self.transfer())
+    def node(self, transfers: int = 1) -> None:
+        for _ in range(transfers):
+            self.queue.put(self.transfer())
         self._pipeline.turn(None)  # the sockets are measured apart
 
     def subscriber(self) -> None:
@@ -82,45 +83,47 @@ class HotPath:
         while self.digest.take() is not None:
             pass
 
-    def subscriber_again(self) -> None:
-        """As `subscriber`, with the newest batch taken for the one after it."""
-        self.deliver(self.take())
+    def subscriber_again(self, batches: int = 1) -> None:
+        """As `subscriber`, with the newest batches once more."""
+        head = self.ring.head
+        first = self.ring.slot(head - batches)
+        assert first is not None
+        self._core.start(1, first.first_sequence, first.number)
+        self._way._at = head - batches  # a search would cost more than the step
+        self.subscriber()
 
     def transfer(self) -> Transfer:
         return Transfer(self.made.data, time.time_ns(), time.monotonic_ns())
 
-    def frame(self) -> int:
-        return self.assembler.pass_whole([self.made])
+    @property
+    def raw(self) -> bytes:
+        """The newest batch as it was published."""
+        ((_, raw),) = ((slot, bytes(raw)) for slot, raw in self.outlet.ring.newest(1))
+        return raw
 
-    def encode(self) -> Encoded:
-        made = self.batcher.add_run([self.made], PACKET_BYTES)
-        rest = self.batcher.flush()
-        return rest or made[0]
+    def write(self, transfers: int) -> None:
+        """The middle of `node`, where there is a native core: the ring goes on, and nobody is told of it."""
+        self.batcher.write_run(self.outlet.ring, [self.made] * transfers, PACKET_BYTES)
 
-    def take(self) -> EncodedBatch:
-        batch = self.ring.take(self.ring.head - 1)
-        assert batch is not None
-        return batch
-
-    def deliver(self, batch: EncodedBatch) -> None:
-        """Let `batch` be the next one."""
-        batch.number, batch.first_sequence = self._next_number, self._core.next_sequence
-        self.live(batch)
-        assert self.digest.take() is not None
+    def take(self, batches: int) -> list[EncodedBatch]:
+        """The beginning of `subscriber`."""
+        head = self.ring.head
+        first = self.ring.slot(head - batches)
+        assert first is not None
+        run = self.ring.take_run(head - batches, head, 1 << 30, 1, first.number, first.first_sequence)
+        return run or [batch for at in range(head - batches, head) if (batch := self.ring.take(at)) is not None]
 
     # The sink that the way delivers to, as a receiver is
 
     full = False
 
     def live(self, batch: EncodedBatch) -> None:
-        self._next_number = batch.number + 1
         self._core.live(batch)
 
     def expected(self) -> tuple[int, int, int] | None:
         return self._core.expected()
 
     def run(self, batches: Sequence[EncodedBatch]) -> None:
-        self._next_number = batches[-1].number + 1
         self._core.run(batches)
 
     def known(self, epoch: int, next_sequence: int, next_number: int, *, ended: bool) -> None:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.steps
 
-The steps are those of the product, called as the product calls them. Their sum is what a batch costs at least; the
-difference to the throughput of two processes is what waking, changing threads and contention cost.
+The steps are those of the product, called as the product calls them: for a batch that comes by itself, and, per batch, for a
+run of several. What two processes need beyond that is what waking, changing threads and contention cost.
 """
 
 from __future__ import annotations
@@ -18,14 +18,19 @@ import zmq
 
 from benchmarks.harness import SHARED_MEMORY
 from benchmarks.hot_path import HotPath
-from usbcast_schemas.batch import decode_batch
 from usbcast_schemas.contract import data_topic
+from usbcast_schemas.sockets import receive_two, send_two
 
 SIZES = (1, 64, 512, 4096)
 ROUNDS = 7
 ROUND_S = 0.03
 
-Step = tuple[str, Callable[[], object]]
+RUN = 32
+RUN_BYTES = 256 * 1024
+"""A run is as long as one under load: so many batches, or so many bytes, but at least one."""
+
+Step = tuple[str, Callable[[], object], int]
+"""Its name, what does it, and for how many batches."""
 
 
 def measure(packets: int, directory: Path) -> dict[str, float]:
@@ -34,11 +39,11 @@ def measure(packets: int, directory: Path) -> dict[str, float]:
     try:
         with HotPath(packets, directory) as path:
             steps = [*_steps(path), *_socket_steps(path, context, directory)]
-            found: dict[str, list[float]] = {name: [] for name, _ in steps}
-            times = {name: max(3, int(ROUND_S * 1e6 / max(0.05, _once(call, 20)))) for name, call in steps}
+            found: dict[str, list[float]] = {name: [] for name, *_ in steps}
+            times = {name: max(3, int(ROUND_S * 1e6 / max(0.05, _once(call, 20)))) for name, call, _ in steps}
             for _ in range(ROUNDS):
-                for name, call in steps:
-                    found[name].append(_once(call, times[name]))
+                for name, call, batches in steps:
+                    found[name].append(_once(call, times[name]) / batches)
     finally:
         context.destroy(linger=0)
     return {name: median(values) for name, values in found.items()}
@@ -52,10 +57,10 @@ def _once(call: Callable[[], object], times: int) -> float:
 
 
 def _steps(path: HotPath) -> list[Step]:
-    encoded = path.encode()
-    raw = encoded.raw
-    decoded = decode_batch(raw)
+    raw = path.raw
     target = memoryview(bytearray(len(raw)))
+    run = max(1, min(RUN, RUN_BYTES // len(raw)))
+    path.node(run)
 
     def copy() -> None:
         target[:] = raw
@@ -65,19 +70,20 @@ def _steps(path: HotPath) -> list[Step]:
         path.queue.take(1 << 30)
 
     return [
-        ("memcpy of the batch, for comparison", copy),
-        ("node: clocks and Transfer", path.transfer),
-        ("node: host queue, put and take", through_queue),
-        ("node: framing", path.frame),
-        ("node: batcher and encoding", path.encode),
-        ("node: into the ring", lambda: path.outlet.store(encoded)),
-        ("subscriber: out of the ring, decoded", path.take),
-        ("subscriber: continuity and events", lambda: path.deliver(decoded)),
+        ("memcpy of the batch, for comparison", copy, 1),
+        ("node: clocks and Transfer", path.transfer, 1),
+        ("node: host queue, put and take", through_queue, 1),
+        ("node: from transfer to ring, by itself", path.node, 1),
+        ("node: from transfer to ring, in a run", lambda: path.node(run), run),
+        ("of it, encoded and written", lambda: path.write(run), run),
+        ("subscriber: from ring to event, by itself", path.subscriber_again, 1),
+        ("subscriber: from ring to event, in a run", lambda: path.subscriber_again(run), run),
+        ("of it, copied and decoded", lambda: path.take(run), run),
     ]
 
 
 def _socket_steps(path: HotPath, context: zmq.Context[zmq.Socket[bytes]], directory: Path) -> list[Step]:
-    topic, raw = data_topic("bench"), path.encode().raw
+    topic, raw = data_topic("bench"), path.raw
     alone = context.socket(zmq.PUB)
     alone.bind(f"ipc://{directory}/alone")
     publishing, subscribed = context.socket(zmq.PUB), context.socket(zmq.SUB)
@@ -86,12 +92,12 @@ def _socket_steps(path: HotPath, context: zmq.Context[zmq.Socket[bytes]], direct
     subscribed.subscribe(b"")
 
     def through_sockets() -> None:
-        publishing.send_multipart((topic, raw), zmq.DONTWAIT)
-        subscribed.recv_multipart()
+        send_two(publishing, topic, raw)
+        receive_two(subscribed)
 
     return [
-        ("node: PUB, nobody subscribed", lambda: alone.send_multipart((topic, raw), zmq.DONTWAIT)),
-        ("PUB to SUB in one process", through_sockets),
+        ("node: PUB, nobody subscribed", lambda: send_two(alone, topic, raw), 1),
+        ("PUB to SUB in one process", through_sockets, 1),
     ]
 
 
