@@ -522,18 +522,32 @@ static int set(PyObject *of, int field, PyObject *value)
     return failed;
 }
 
-static PyObject *one(PyObject *value) { return value ? Py_BuildValue("(N)", value) : NULL; }
+/* A tuple of one; takes `value`. */
+static PyObject *one(PyObject *value)
+{
+    PyObject *tuple = value ? PyTuple_New(1) : NULL;
+    if (tuple == NULL)
+        Py_XDECREF(value);
+    else
+        PyTuple_SetItem(tuple, 0, value);
+    return tuple;
+}
 
 /* An Arrivals, which is a named tuple, of one entry. */
 static PyObject *one_arrival(PyTypeObject *arrivals, const unsigned char *at)
 {
-    PyObject *columns = Py_BuildValue("((NNN))", one(PyLong_FromUnsignedLong(get32(at + 2))),
-                                      one(PyLong_FromLongLong((int64_t)get64(at + 8))),
-                                      one(PyLong_FromLongLong((int64_t)get64(at + 18))));
-    if (columns == NULL)
+    PyObject *made = ((allocfunc)PyType_GetSlot(arrivals, Py_tp_alloc))(arrivals, 3);
+    if (made == NULL)
         return NULL;
-    PyObject *made = ((newfunc)PyType_GetSlot(&PyTuple_Type, Py_tp_new))(arrivals, columns, NULL);
-    Py_DECREF(columns);
+    PyObject *columns[3] = {one(PyLong_FromUnsignedLong(get32(at + 2))), one(PyLong_FromLongLong((int64_t)get64(at + 8))),
+                            one(PyLong_FromLongLong((int64_t)get64(at + 18)))};
+    int failed = 0;
+    for (int i = 0; i < 3; i++) {
+        failed |= columns[i] == NULL;
+        PyTuple_SetItem(made, i, columns[i]);
+    }
+    if (failed)
+        Py_CLEAR(made);
     return made;
 }
 
