@@ -65,6 +65,7 @@ def _device(row: str) -> Figure:
 
 
 RING, PUSH, RAW, ICEORYX = "usbcast-ring", "usbcast-push", "pyzmq-ipc", "iceoryx2"
+IN_PLACE = "usbcast-ring-in-place"
 RING_AS_COMES, PUSH_AS_COMES = "usbcast-ring-natural", "usbcast-push-natural"
 PEERS_WITH_LAG = ("iceoryx2", "zenoh-tcp", "lsl", "nats", "redis", "mqtt", "cyclonedds")
 
@@ -73,6 +74,14 @@ GOALS = (
         Goal(f"throughput, ring against iceoryx2, batch {size}", _fast(RING, size), _fast(ICEORYX, size), at_least=share)
         for size, share in ((1, 1.5), (64, 1.5), (512, 1.2), (4096, 1.0))
     ),
+    *(
+        Goal(
+            f"throughput, ring read in place against iceoryx2, which is too, batch {size}",
+            _fast(IN_PLACE, size), _fast(ICEORYX, size), at_least=share,
+        )
+        for size, share in ((512, 1.2), (4096, 1.0))
+    ),
+    Goal("throughput, ring read in place against memcpy, batch 4096", _fast(IN_PLACE, 4096), _fast("memcpy", 4096), at_least=0.9),
     *(
         Goal(
             f"throughput, ring, batches as they come, against iceoryx2, {size} handed over at once",
@@ -125,6 +134,10 @@ GOALS = (
     Goal(
         "8 subscribers together, ring against iceoryx2",
         Figure("fanout", "8", RING, "mega_per_s"), Figure("fanout", "8", ICEORYX, "mega_per_s"), at_least=1.0,
+    ),
+    Goal(
+        "8 subscribers together, ring read in place against iceoryx2, which is too",
+        Figure("fanout", "8", IN_PLACE, "mega_per_s"), Figure("fanout", "8", ICEORYX, "mega_per_s"), at_least=1.0,
     ),
     Goal("memory over an hour's packets, node grew by, kB", Figure("memory", "growth", RING, "publisher_kb"), None, at_most=1000),
     Goal(
