@@ -307,6 +307,8 @@ class RingReader:
         self._words = memoryview(self._map)[: self._data_at].cast("Q")
         self._large = RecycledBuffers()
         self._is_closed = False
+        self._kept_from: int | None = None
+        """The oldest slot of a ring to which nobody writes any more."""
         plain = STORES_ARE_ORDERED and not self._checksums
         self._native = native.core.Ring(self._map, slots, data_bytes) if native.core and plain else None
 
@@ -358,10 +360,15 @@ class RingReader:
             return None
 
     def holds(self, slot: int) -> bool:
-        """Whether `slot` has not been overwritten, nor begun to be; once the ring is closed, nobody knows."""
+        """Whether `slot` has not been overwritten, nor begun to be.
+
+        Once this reader is closed nobody knows, unless the writer had closed the ring before: then it stays as it is.
+        """
+        if self._is_closed:
+            return self._kept_from is not None and self._kept_from <= slot
         if not STORES_ARE_ORDERED:
             _fence()
-        return not self._is_closed and self._words[_TAIL] <= slot
+        return self._words[_TAIL] <= slot
 
     def take_run(
         self,
@@ -467,6 +474,7 @@ class RingReader:
         if self._is_closed:
             return
         self._is_closed = True
+        self._kept_from = self._words[_TAIL] if self.closed_by_writer else None
         self._words.release()
         if self._native is not None:
             self._native.close()

@@ -176,6 +176,21 @@ def test_a_run_wakes_who_sleeps(tmp_path: Path) -> None:
     ring.close()
 
 
+@pytest.mark.parametrize("first", ["the writer", "the reader"])
+def test_what_is_in_place_stays_where_nobody_writes_any_more(first: str, tmp_path: Path) -> None:
+    """Closed by the writer, a ring is as it is for ever; of one that was left before, nobody knows."""
+    ring, batcher = _ring_and_batcher(tmp_path)
+    reader = RingReader(ring.path, ring.nonce)
+    batcher.write_run(ring, [Transfer(b"01234567" * 4, 1, 1)], 8)
+    (batch,) = reader.take_run(0, 1, 1, 1, 0, 0, copy=False)
+    assert isinstance(batch, BatchInPlace)
+    assert batch.intact
+    for closed in (ring, reader) if first == "the writer" else (reader, ring):
+        closed.close()
+    assert batch.intact == (first == "the writer")
+    assert bytes(batch.payload) == b"01234567" * 4, "the memory is there as long as it is looked at"
+
+
 def test_who_will_sleep_is_told_of_what_has_come(tmp_path: Path) -> None:
     ring = RingWriter(tmp_path, "s", 1, data_bytes=8192, slots=4)
     reader = RingReader(ring.path, ring.nonce)

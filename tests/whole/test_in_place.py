@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
-from nodes import DEADLINE_S, check_books, check_packets, eventually, serving, small, take_all, take_to_end
+from nodes import (
+    DEADLINE_S,
+    Account,
+    check_books,
+    check_packets,
+    eventually,
+    serving,
+    small,
+    take_all,
+    take_to_end,
+    take_until,
+)
 
 import usbcast
 import usbcast.aio
-from usbcast import Batch, End, Gap, UsageError
+from usbcast import Batch, End, Gap, Restart, UsageError
 from usbcast.ways.ring import AHEAD_BYTES
 from usbcast_broker.settings import NodeSettings
 from usbcast_schemas import native
@@ -97,6 +109,27 @@ def test_what_is_not_given_back_before_the_end_is_accounted_for_on_closing() -> 
         # The memory stays as long as it is looked at, but nobody watches any more whether it is overwritten.
         assert check_packets(bytes(payload), SIZE) == numbers
         assert not batch.intact
+
+
+@needs_core
+def test_what_was_taken_of_a_node_that_is_gone_is_delivered(private_directories: tuple[Path, Path]) -> None:
+    """Nobody overwrites the ring of a node that has closed it, and it is read to its end although the next one has begun."""
+    endpoint = f"ipc://{private_directories[1]}/node"
+    settings = small(bind=endpoint)
+    with serving(rate_hz=100_000, packets=3000, settings=settings) as served:
+        subscription = served.subscribe("ring", start=0, copy=False)
+        account = Account(0)
+        take_until(subscription, account, lambda: account.delivered > 500)
+        held = subscription.ledger.held
+    with serving(rate_hz=1000, settings=settings), subscription:
+        take_until(subscription, account, lambda: bool(account.of(Restart)) and account.delivered > 0)
+        while not isinstance(event := subscription.receive(DEADLINE_S), Batch):
+            pass
+        ended = account.of(End)[0]
+        assert (account.gaps, account.lost) == ([], 0)
+        assert event.epoch != account.batches[0].epoch
+        assert sum(len(batch) for batch in account.batches) == ended.packets > held
+        assert subscription.ledger.lost_total == 0
 
 
 @needs_core
