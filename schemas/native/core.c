@@ -490,27 +490,52 @@ static PyObject *ring_write_run(PyObject *object, PyObject *const *args, Py_ssiz
     return Py_BuildValue("KKK", (unsigned long long)batches, (unsigned long long)(first - before), (unsigned long long)all_bytes);
 }
 
-/* What stands between head and payload, if it is one arrival of all packets and nothing else; 0 if it is anything else. */
-static Py_ssize_t simple_payload(const unsigned char *raw, Py_ssize_t size, uint32_t major)
+/* A batch of whole packets of one size, with one column of arrivals of each kind and nothing else to say. */
+typedef struct {
+    Py_ssize_t arrivals;                        /* 0 if it is anything else */
+    Py_ssize_t counts, realtimes, monotonics;   /* where the columns begin */
+    Py_ssize_t payload;
+} Plain;
+
+/* Where the entries of a column begin, if `at` begins one of `tag` with so many bytes, all of it before `size`; else 0. */
+static Py_ssize_t column_at(const unsigned char *raw, Py_ssize_t size, Py_ssize_t at, uint8_t tag, uint64_t bytes)
 {
-    if (size < HEAD_BYTES + ONE_ARRIVAL_BYTES + 2)
-        return 0;
-    if (raw[0] != T_CONTRACT || raw[5] != T_COUNT || raw[10] != T_EPOCH || raw[19] != T_NUMBER || raw[28] != T_FIRST ||
-        raw[37] != T_SIZE || get32(raw + 1) >> 16 != major)
-        return 0;
-    const unsigned char *at = raw + HEAD_BYTES;
-    if (at[0] != T_COUNTS || at[1] != 4 || at[6] != T_REALTIMES || at[7] != 8 || at[16] != T_MONOTONICS || at[17] != 8)
-        return 0;
-    uint32_t packets = get32(raw + 6), packet_size = get32(raw + 38);
-    if (packet_size == 0 || get32(at + 2) != packets)
-        return 0;
-    uint64_t payload = (uint64_t)packets * packet_size;
     unsigned char expected[1 + MAX_VARINT];
-    Py_ssize_t tag = put_varint(put8(expected, T_PAYLOAD), payload) - expected;
-    Py_ssize_t begin = HEAD_BYTES + ONE_ARRIVAL_BYTES + tag;
-    if (begin > size || memcmp(at + ONE_ARRIVAL_BYTES, expected, (size_t)tag) || payload != (uint64_t)(size - begin))
+    Py_ssize_t length = put_varint(put8(expected, tag), bytes) - expected;
+    if (at <= 0 || at > size - length || bytes > (uint64_t)(size - length - at) || memcmp(raw + at, expected, (size_t)length))
         return 0;
-    return begin;
+    return at + length;
+}
+
+/* `head` are the first bytes of `raw`, which is of `size` bytes, and may be another's who is just writing: it is not led astray. */
+static Plain plain_layout(const unsigned char *head, const unsigned char *raw, Py_ssize_t size, uint32_t major)
+{
+    Plain found = {0, 0, 0, 0, 0}, none = found;
+    if (size < HEAD_BYTES + ONE_ARRIVAL_BYTES + 2)
+        return none;
+    if (head[0] != T_CONTRACT || head[5] != T_COUNT || head[10] != T_EPOCH || head[19] != T_NUMBER || head[28] != T_FIRST ||
+        head[37] != T_SIZE || get32(head + 1) >> 16 != major || head[HEAD_BYTES] != T_COUNTS)
+        return none;
+    uint64_t packets = get32(head + 6), packet_size = get32(head + 38), bytes = 0, summed = 0;
+    for (int i = 0; i < 4; i++) { /* no more than 2^28 bytes of counts */
+        uint64_t digit = head[HEAD_BYTES + 1 + i];
+        bytes |= (digit & 0x7F) << 7 * i;
+        if (digit < 0x80)
+            break;
+    }
+    uint64_t count = bytes / 4;
+    if (packet_size == 0 || count == 0 || count > packets)
+        return none;
+    found.counts = column_at(raw, size, HEAD_BYTES, T_COUNTS, count * 4);
+    found.realtimes = column_at(raw, size, found.counts ? found.counts + (Py_ssize_t)count * 4 : 0, T_REALTIMES, count * 8);
+    found.monotonics = column_at(raw, size, found.realtimes ? found.realtimes + (Py_ssize_t)count * 8 : 0, T_MONOTONICS, count * 8);
+    found.payload = column_at(raw, size, found.monotonics ? found.monotonics + (Py_ssize_t)count * 8 : 0, T_PAYLOAD, packets * packet_size);
+    if (found.payload == 0 || packets * packet_size != (uint64_t)(size - found.payload))
+        return none;
+    for (uint64_t i = 0; i < count; i++)
+        summed += get32(raw + found.counts + 4 * i);
+    found.arrivals = summed == packets ? (Py_ssize_t)count : 0;
+    return found;
 }
 
 static int set(PyObject *of, int field, PyObject *value)
@@ -522,25 +547,28 @@ static int set(PyObject *of, int field, PyObject *value)
     return failed;
 }
 
-/* A tuple of one; takes `value`. */
-static PyObject *one(PyObject *value)
+/* `count` entries as a tuple. */
+static PyObject *column(const unsigned char *at, Py_ssize_t count, int is_times)
 {
-    PyObject *tuple = value ? PyTuple_New(1) : NULL;
-    if (tuple == NULL)
-        Py_XDECREF(value);
-    else
-        PyTuple_SetItem(tuple, 0, value);
-    return tuple;
+    PyObject *made = PyTuple_New(count);
+    for (Py_ssize_t i = 0; made && i < count; i++) {
+        PyObject *value = is_times ? PyLong_FromLongLong((int64_t)get64(at + 8 * i)) : PyLong_FromUnsignedLong(get32(at + 4 * i));
+        if (value == NULL)
+            Py_CLEAR(made);
+        else
+            PyTuple_SetItem(made, i, value);
+    }
+    return made;
 }
 
-/* An Arrivals, which is a named tuple, of one entry. */
-static PyObject *one_arrival(PyTypeObject *arrivals, const unsigned char *at)
+/* An Arrivals, which is a named tuple. */
+static PyObject *all_arrivals(PyTypeObject *arrivals, const unsigned char *raw, const Plain *plain)
 {
     PyObject *made = ((allocfunc)PyType_GetSlot(arrivals, Py_tp_alloc))(arrivals, 3);
     if (made == NULL)
         return NULL;
-    PyObject *columns[3] = {one(PyLong_FromUnsignedLong(get32(at + 2))), one(PyLong_FromLongLong((int64_t)get64(at + 8))),
-                            one(PyLong_FromLongLong((int64_t)get64(at + 18)))};
+    PyObject *columns[3] = {column(raw + plain->counts, plain->arrivals, 0), column(raw + plain->realtimes, plain->arrivals, 1),
+                            column(raw + plain->monotonics, plain->arrivals, 1)};
     int failed = 0;
     for (int i = 0; i < 3; i++) {
         failed |= columns[i] == NULL;
@@ -561,8 +589,10 @@ static int is_next(const unsigned char *head, const Next *next)
     return get64(head + 11) == next->epoch && get64(head + 20) == next->number && get64(head + 29) == next->first && get32(head + 6);
 }
 
-/* `head` are the first bytes of `raw`, from a place where nobody writes. */
-static PyObject *decoded(PyObject *raw, const unsigned char *head, PyObject *payload, PyTypeObject *batch, PyTypeObject *arrivals)
+/* `head` are the first bytes of `raw`, from a place where nobody writes; all of it is at `bytes`. */
+static PyObject *decoded(
+    PyObject *raw, const unsigned char *head, const unsigned char *bytes, const Plain *plain, PyObject *payload,
+    PyTypeObject *batch, PyTypeObject *arrivals)
 {
     PyObject *nothing = PyTuple_New(0);
     PyObject *made = nothing && payload ? ((newfunc)PyType_GetSlot(batch, Py_tp_new))(batch, nothing, NULL) : NULL;
@@ -580,7 +610,7 @@ static PyObject *decoded(PyObject *raw, const unsigned char *head, PyObject *pay
     failed |= set(made, F_FIRST, PyLong_FromUnsignedLongLong(get64(head + 29)));
     failed |= set(made, F_COUNT, PyLong_FromUnsignedLong(get32(head + 6)));
     failed |= set(made, F_SIZE, PyLong_FromUnsignedLong(get32(head + 38)));
-    failed |= set(made, F_ARRIVALS, one_arrival(arrivals, head + HEAD_BYTES));
+    failed |= set(made, F_ARRIVALS, all_arrivals(arrivals, bytes, plain));
     failed |= set(made, F_PAYLOAD, payload);
     static const int none[] = {F_ENDS, F_LOSSES, F_EVENTS, F_HOLES};
     for (int i = 0; i < 4; i++) {
@@ -593,17 +623,18 @@ static PyObject *decoded(PyObject *raw, const unsigned char *head, PyObject *pay
     return made;
 }
 
-static PyObject *decoded_bytes(PyObject *raw, const unsigned char *head, Py_ssize_t payload, PyTypeObject *batch, PyTypeObject *arrivals)
+static PyObject *decoded_bytes(PyObject *raw, const Plain *plain, PyTypeObject *batch, PyTypeObject *arrivals)
 {
+    const unsigned char *bytes = (const unsigned char *)PyBytes_AsString(raw);
     PyObject *whole = PyMemoryView_FromObject(raw);
-    PyObject *made = whole ? decoded(raw, head, PySequence_GetSlice(whole, payload, PyBytes_Size(raw)), batch, arrivals) : NULL;
+    PyObject *payload = whole ? PySequence_GetSlice(whole, plain->payload, PyBytes_Size(raw)) : NULL;
     Py_XDECREF(whole);
-    return made;
+    return decoded(raw, bytes, bytes, plain, payload, batch, arrivals);
 }
 
 PyDoc_STRVAR(decode_doc,
 "decode(raw, major, EncodedBatch, Arrivals)\n"
-"-> EncodedBatch, or None where the bytes have another layout than that of a batch of one transfer and nothing else");
+"-> EncodedBatch, or None where the bytes are not packets of one size with their arrivals and nothing else");
 
 static PyObject *decode(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t given)
 {
@@ -615,10 +646,10 @@ static PyObject *decode(PyObject *Py_UNUSED(module), PyObject *const *args, Py_s
     if (PyErr_Occurred())
         return NULL;
     const unsigned char *raw = (const unsigned char *)PyBytes_AsString(args[0]);
-    Py_ssize_t payload = simple_payload(raw, PyBytes_Size(args[0]), major);
-    if (payload == 0)
+    Plain plain = plain_layout(raw, raw, PyBytes_Size(args[0]), major);
+    if (plain.arrivals == 0)
         Py_RETURN_NONE;
-    return decoded_bytes(args[0], raw, payload, (PyTypeObject *)args[2], (PyTypeObject *)args[3]);
+    return decoded_bytes(args[0], &plain, (PyTypeObject *)args[2], (PyTypeObject *)args[3]);
 }
 
 /* What is asked of the slots of a ring. */
@@ -663,30 +694,33 @@ static PyObject *take_slot(Ring *self, uint64_t at, const Asked *asked, uint64_t
         position % self->data_bytes > self->data_bytes - length)
         Py_RETURN_NONE;
     const unsigned char *begin = self->data + position % self->data_bytes;
-    unsigned char head[HEAD_BYTES + ONE_ARRIVAL_BYTES + 1 + MAX_VARINT];
+    unsigned char head[HEAD_BYTES + 1 + MAX_VARINT] = {0};
     memcpy(head, begin, length < sizeof head ? (size_t)length : sizeof head);
-    Py_ssize_t payload = simple_payload(head, (Py_ssize_t)length, asked->major);
-    if (asked->next && (payload == 0 || !is_next(head, asked->next)))
+    if (asked->next && !is_next(head, asked->next))
         Py_RETURN_NONE;
-    PyObject *raw = asked->owner == Py_None ? PyBytes_FromStringAndSize((const char *)begin, (Py_ssize_t)length)
-                                            : in_place(self, begin, (Py_ssize_t)length);
+    int copied = asked->owner == Py_None;
+    PyObject *raw = copied ? PyBytes_FromStringAndSize((const char *)begin, (Py_ssize_t)length) : in_place(self, begin, (Py_ssize_t)length);
     if (raw == NULL)
         return NULL;
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    if (!is_held(self, at)) {
+    const unsigned char *bytes = copied ? (const unsigned char *)PyBytes_AsString(raw) : begin;
+    Plain plain = plain_layout(copied ? bytes : head, bytes, (Py_ssize_t)length, asked->major);
+    PyObject *batch = raw;
+    if (plain.arrivals && copied)
+        batch = decoded_bytes(raw, &plain, asked->batch, asked->arrivals);
+    else if (plain.arrivals)
+        batch = lent(decoded(raw, head, bytes, &plain, in_place(self, begin + plain.payload, (Py_ssize_t)length - plain.payload),
+                             asked->batch, asked->arrivals),
+                     asked->owner, at);
+    if (batch != raw)
         Py_DECREF(raw);
+    if (batch == NULL)
+        return NULL;
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if (!is_held(self, at) || (asked->next && plain.arrivals == 0)) {
+        Py_DECREF(batch);
         Py_RETURN_NONE;
     }
     *taken_bytes = length;
-    if (payload == 0)
-        return raw;
-    PyObject *batch;
-    if (asked->owner == Py_None)
-        batch = decoded_bytes(raw, head, payload, asked->batch, asked->arrivals);
-    else
-        batch = lent(decoded(raw, head, in_place(self, begin + payload, (Py_ssize_t)length - payload), asked->batch, asked->arrivals),
-                     asked->owner, at);
-    Py_DECREF(raw);
     if (asked->next) {
         asked->next->number++;
         asked->next->first += get32(head + 6);
@@ -713,7 +747,7 @@ static int asks(Ring *self, PyObject *const *args, Asked *asked)
 
 PyDoc_STRVAR(ring_take_doc,
 "take(most_bytes, major, EncodedBatch, Arrivals, slot)\n"
-"-> EncodedBatch, or its bytes where it has another layout than that of a batch of one transfer and nothing else;\n"
+"-> EncodedBatch, or its bytes where it is not packets of one size with their arrivals and nothing else;\n"
 "None if the slot is not held, was overwritten meanwhile, or has most_bytes or more");
 
 static PyObject *ring_take(PyObject *object, PyObject *const *args, Py_ssize_t given)
@@ -735,7 +769,7 @@ PyDoc_STRVAR(ring_take_run_doc,
 "take_run(most_bytes, major, EncodedBatch, Arrivals, owner, slot, until, run_bytes, epoch, number, first_sequence)\n"
 "-> list of EncodedBatch\n\n"
 "The batches from slot on, before until, each of less than most_bytes, all together of run_bytes or a little more, as far as\n"
-"each is of one transfer, has packets and nothing else, and goes on where the one before it ended: the first of them at\n"
+"each has packets of one size and nothing else, and goes on where the one before it ended: the first of them at\n"
 "number and first_sequence. With an owner, which is not None, they are not copied: each has it as its ring, and its slot.");
 
 static PyObject *ring_take_run(PyObject *object, PyObject *const *args, Py_ssize_t given)

@@ -312,9 +312,9 @@ def test_what_is_written_past_the_caches_is_there(sizes: list[int], tmp_path: Pa
     epoch=st.integers(0, 2**64 - 1),
     number=numbers,
     first=numbers,
-    count=st.integers(0, 30),
+    count=st.one_of(st.integers(0, 30), st.integers(0, 400)),
     size=st.integers(0, 40),
-    arrivals=st.integers(0, 3),
+    arrivals=st.one_of(st.integers(0, 3), st.integers(0, 300)),
     event=st.booleans(),
     stamp=times,
 )
@@ -339,7 +339,7 @@ def test_a_batch_is_taken_as_it_is_decoded(
                 decoded.append(decode_batch(raw))
             except WireError as error:
                 decoded.append(str(error))
-            ring = RingWriter(tmp_path_factory.mktemp("ring"), "s", 1, data_bytes=8192, slots=4)
+            ring = RingWriter(tmp_path_factory.mktemp("ring"), "s", 1, data_bytes=64 * 1024, slots=4)
             reader = RingReader(ring.path, ring.nonce)
             ring.write(raw, number=number, first_sequence=first, packet_count=count)
             try:
@@ -353,6 +353,34 @@ def test_a_batch_is_taken_as_it_is_decoded(
     if isinstance(taken[0], EncodedBatch):
         assert taken[0] == decode_batch(raw)
         assert type(taken[0].arrivals) is Arrivals
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    arrivals=st.one_of(st.integers(1, 3), st.integers(1, 80)),
+    changes=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=3),
+    cut=st.integers(0, 3),
+)
+def test_damaged_bytes_are_read_or_refused_alike(arrivals: int, changes: list[tuple[int, int]], cut: int) -> None:
+    raw = bytearray(
+        encode_batch(
+            epoch=1, number=2, first_sequence=3, packet_count=2 * arrivals, packet_size=3, payload=(bytes(6 * arrivals),),
+            arrivals=Arrivals([2] * arrivals, list(range(arrivals)), list(range(arrivals))),
+        )
+    )  # fmt: skip
+    before_payload = len(raw) - 6 * arrivals
+    for at, value in changes:
+        raw[at % before_payload] = value
+    damaged = bytes(raw[: len(raw) - cut])
+    seen = []
+    for core in (native.core, None):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(native, "core", core)
+            try:
+                seen.append(decode_batch(damaged))
+            except (WireError, VersionMismatch) as error:
+                seen.append(str(error))
+    assert seen[0] == seen[1]
 
 
 def test_what_is_no_batch_is_refused_in_the_same_words(tmp_path: Path) -> None:
