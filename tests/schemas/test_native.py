@@ -45,9 +45,9 @@ times = st.integers(-(2**62), 2**62)
 runs = st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=60), min_size=1, max_size=4)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
-    packet_size=st.integers(1, 300),
+    packet_size=st.integers(1, 100),
     counts=runs,
     stamps=st.tuples(times, times),
     most=st.integers(1, 20_000),
@@ -61,7 +61,7 @@ def test_runs_are_written_as_the_batches_that_the_batcher_makes_of_them(
     chance = random.Random(len(counts))
     max_bytes = max(most, max(map(max, counts)) * packet_size)
     ring, other = (
-        RingWriter(tmp_path_factory.mktemp("ring"), "s", 1, data_bytes=4 * 1024 * 1024, slots=256) for _ in range(2)
+        RingWriter(tmp_path_factory.mktemp("ring"), "s", 1, data_bytes=1024 * 1024, slots=256) for _ in range(2)
     )
     quick, slow = Batcher(epoch, max_bytes=max_bytes), Batcher(epoch, max_bytes=max_bytes)
     for run in counts:
@@ -355,7 +355,7 @@ def test_a_batch_is_taken_as_it_is_decoded(
         assert type(taken[0].arrivals) is Arrivals
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     arrivals=st.one_of(st.integers(1, 3), st.integers(1, 80)),
     changes=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=3),
