@@ -98,8 +98,7 @@ class HotPath:
     @property
     def raw(self) -> bytes:
         """The newest batch as it was published."""
-        ((_, raw),) = ((slot, bytes(raw)) for slot, raw in self.outlet.ring.newest(1))
-        return raw
+        return next(bytes(raw) for _, raw in self.outlet.ring.written(1))
 
     def write(self, transfers: int) -> None:
         """The middle of `node`, where there is a native core: the ring goes on, and nobody is told of it."""

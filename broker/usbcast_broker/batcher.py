@@ -1,7 +1,8 @@
 """The batcher: numbers packets and batches, and encodes each batch once.
 
 An idle stream sends at once; under load, what has accumulated goes as one batch. What happened to the device, and what was
-lost, stands before the first packet of a batch, so a batch is cut there. Pure: times are handed in.
+lost, stands before the first packet of a batch, so a batch is cut there. Pure: times are handed in,
+and so is the ring that `write_run` fills.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ class Pipeline:
         self._books.left += packets
         outlet.stored(self._batcher.next_sequence, self._batcher.next_number)
         if publish is not None:
-            for slot, raw in outlet.ring.newest(batches):
+            for slot, raw in outlet.ring.written(batches):
                 publish(Encoded(raw, slot.number, slot.first_sequence, slot.packet_count))
         return True
 

@@ -396,22 +396,27 @@ class Continuity:
     def _skip_waiting(self) -> None:
         """Drop what waits in `out` for something newer; what it carried beside packets stays."""
         kept: list[Delivery | Restart | Gap] = []
-        for item in self.out:
-            if not isinstance(item, EncodedBatch | Delivery):
+        for item in map(decided, self.out):
+            if not isinstance(item, Delivery):
                 kept.append(item)
                 continue
-            batch, skip = (item.batch, item.skip) if isinstance(item, Delivery) else (item, 0)
-            kept.extend(item.gaps if isinstance(item, Delivery) else ())
-            count = batch.packet_count - skip
+            kept.extend(item.gaps)
+            batch = item.batch
+            count = batch.packet_count - item.skip
             if not count:
-                kept.append(Delivery(batch, (), skip))
+                kept.append(Delivery(batch, (), item.skip))
                 continue
-            first = batch.first_sequence + skip
-            if batch.end is not None or (not skip and (batch.losses or batch.events)):
+            first = batch.first_sequence + item.skip
+            if batch.end is not None or (not item.skip and (batch.losses or batch.events)):
                 kept.append(Delivery(batch, (), batch.packet_count))
             kept.append(Gap(first, batch.end_sequence - 1, count, "subscription", SKIPPED))
         self.out.clear()
         self.out.extend(_merged(kept))
+
+
+def decided(item: EncodedBatch | Delivery | Restart | Gap) -> Delivery | Restart | Gap:
+    """What waits in `out`, with a batch by itself as the delivery that it stands for."""
+    return Delivery(item) if isinstance(item, EncodedBatch) else item
 
 
 def _merged(items: list[Delivery | Restart | Gap]) -> list[Delivery | Restart | Gap]:

@@ -7,7 +7,7 @@ from collections import deque
 
 from usbcast.batch import Batch, Meaning
 from usbcast.clock_watch import ClockWatch
-from usbcast.continuity import Continuity, Delivery
+from usbcast.continuity import Continuity, Delivery, decided
 from usbcast.dejitter import Dejitter
 from usbcast.events import DeviceEvent, End, Gap, Restart, Silence, device_event, gap_of_loss
 from usbcast.layout import Layout
@@ -70,13 +70,11 @@ class Digest:
             if not out:
                 return None
             item = out.popleft()
-            if isinstance(item, EncodedBatch):
-                if not self._gaps:
-                    return self._plain(item)
-                item = Delivery(item)
-            elif isinstance(item, Delivery) and self._is_plain(item):
+            if isinstance(item, EncodedBatch) and not self._gaps:
+                return self._plain(item)
+            if isinstance(item, Delivery) and self._is_plain(item):
                 return self._plain(item.batch)
-            self._expand(item)
+            self._expand(decided(item))
         event = events.popleft()
         if isinstance(event, Batch):
             self._hand_out(event)
@@ -137,9 +135,7 @@ class Digest:
             return said
         if not self._core.out:
             return None
-        item = self._core.out.popleft()
-        if isinstance(item, EncodedBatch):
-            item = Delivery(item)
+        item = decided(self._core.out.popleft())
         if isinstance(item, Delivery):
             for gap in (*item.gaps, *self._earlier(item)):
                 self._lose(gap)

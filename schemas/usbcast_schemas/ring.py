@@ -204,7 +204,7 @@ class RingWriter:
             return None
         return self._native.write_run(items, kind, most_bytes, CONTRACT, epoch, number, first_sequence, packet_size)
 
-    def newest(self, count: int) -> Iterator[tuple[Slot, memoryview]]:
+    def written(self, count: int) -> Iterator[tuple[Slot, memoryview]]:
         """The newest `count` batches, the oldest of them first, in place: the writer itself overwrites nothing meanwhile."""
         head = self._words[_HEAD]
         with memoryview(self._map) as bytes_:
