@@ -105,7 +105,7 @@ class Batcher:
 
     def add_run(self, transfers: list[Transfer], packet_size: int) -> list[Encoded]:
         """As `add` of each of `transfers`, which hold whole packets of `packet_size` bytes; the cost of each is a fraction."""
-        most_bytes = min(self._max_bytes, MAX_PACKETS * packet_size)
+        most_bytes = self.most_bytes(packet_size)
         if len(transfers) == 1 and not self._max_age_ns and not self.pending and len(transfers[0].data) <= most_bytes:
             return [self._alone(transfers[0], packet_size)]
         pieces = [transfer.data for transfer in transfers]
@@ -147,16 +147,29 @@ class Batcher:
 
         None, with nothing done, where the ring can't; or where something is held, or waited for.
         """
-        if self._max_age_ns or self.held_packets or self._losses or self._events:
+        if self.holds_back:
             return None
-        most_bytes = self._max_bytes if self._max_bytes < MAX_PACKETS * packet_size else MAX_PACKETS * packet_size
+        most_bytes = self.most_bytes(packet_size)
         written = ring.write_run(
             items, Transfer, most_bytes, self.epoch, self.next_number, self.next_sequence, packet_size
         )
         if written is not None:
-            self.next_number += written[0]
-            self.next_sequence += written[1]
+            self.written(written[0], written[1])
         return written
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether what comes has to wait, or something does already."""
+        return bool(self._max_age_ns or self.held_packets or self._losses or self._events)
+
+    def most_bytes(self, packet_size: int) -> int:
+        """The payload of the largest batch of packets of one size."""
+        return self._max_bytes if self._max_bytes < MAX_PACKETS * packet_size else MAX_PACKETS * packet_size
+
+    def written(self, batches: int, packets: int) -> None:
+        """So many batches were made of the stream by somebody else, numbered from here on."""
+        self.next_number += batches
+        self.next_sequence += packets
 
     def _alone(self, transfer: Transfer, packet_size: int) -> Encoded:
         """A batch of one transfer, with nothing to wait for: what an idle stream sends."""

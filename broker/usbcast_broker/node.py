@@ -148,8 +148,7 @@ class Node:
             raise ConfigError(f"this node has a stream {description.stream!r} already")
         self._check_room(description.stream, description.packet_size)
         queue = RelayQueue(lambda: self._publisher.knock(relay))
-        outlet = self._outlet(description, epoch, source)
-        outlet.next_sequence, outlet.next_number = level
+        outlet = self._outlet(description, epoch, source, level)
         relay = Relay(make_feed(queue), queue, outlet, self._outlet)
         self._cleanup.callback(self._close_outlet, relay)
         self.pipelines.append(relay)
@@ -247,10 +246,21 @@ class Node:
                 f"{self.settings.ring_size}: a ring must hold at least four, so give --ring-size {packet_size * 4}"
             )
 
-    def _outlet(self, description: Description, epoch: int | None = None, source: Source | None = None) -> Outlet:
-        ring_bytes, ring_slots = self.settings.ring_size, self.settings.ring_slots
+    def _outlet(
+        self,
+        description: Description,
+        epoch: int | None = None,
+        source: Source | None = None,
+        level: tuple[int, int] = (0, 0),
+    ) -> Outlet:
         return Outlet(
-            description, self._rings, ring_bytes=ring_bytes, ring_slots=ring_slots, epoch=epoch, source=source
+            description,
+            self._rings,
+            ring_bytes=self.settings.ring_size,
+            ring_slots=self.settings.ring_slots,
+            epoch=epoch,
+            source=source,
+            level=level,
         )
 
     def _register(self) -> None:

@@ -49,6 +49,7 @@ class Outlet:
         ring_slots: int = DEFAULT_SLOTS,
         epoch: int | None = None,
         source: Source | None = None,
+        level: tuple[int, int] = (0, 0),
     ) -> None:
         self.description = description
         self.stream = check_stream_name(description.stream)
@@ -57,13 +58,27 @@ class Outlet:
         self.notify_topic = notify_topic(self.stream)
         self.pacer = NotificationPacer()
         self.moderation = Moderation()
-        self.next_sequence = 0
-        self.next_number = 0
         self.ended = False
         self.source = source
         self.ring = RingWriter(
-            ring_directory, self.stream, self.epoch, data_bytes=ring_bytes, slots=ring_slots, copy=epoch is not None
+            ring_directory,
+            self.stream,
+            self.epoch,
+            data_bytes=ring_bytes,
+            slots=ring_slots,
+            copy=epoch is not None,
+            level=level,
         )
+
+    @property
+    def next_sequence(self) -> int:
+        """Of the packet that is published next."""
+        return self.ring.next_sequence
+
+    @property
+    def next_number(self) -> int:
+        """Of the batch that is published next."""
+        return self.ring.next_number
 
     def store(self, batch: Encoded) -> None:
         """Put `batch` into the ring and wake the readers that sleep."""
@@ -73,12 +88,6 @@ class Outlet:
             first_sequence=batch.first_sequence,
             packet_count=batch.packet_count,
         )
-        self.stored(batch.first_sequence + batch.packet_count, batch.number + 1)
-
-    def stored(self, next_sequence: int, next_number: int) -> None:
-        """The ring has all before these."""
-        self.next_sequence = next_sequence
-        self.next_number = next_number
         self.pacer.news()
 
     @property

@@ -11,7 +11,7 @@ from usbcast_broker.batcher import Batcher, Encoded
 from usbcast_broker.flow import DeviceIdentity, HostItem, Lost, Packets, StreamItem, Transfer
 from usbcast_broker.framing import Assembler
 from usbcast_broker.host_queue import HostQueue
-from usbcast_broker.moderation import INLINE_BYTES
+from usbcast_broker.moderation import CLOSE_NS, INLINE_BYTES
 from usbcast_broker.outlet import Outlet
 from usbcast_schemas.ledger import Ledger, audit
 from usbcast_schemas.v1 import usbcast_pb2 as pb
@@ -74,6 +74,10 @@ class Line(Protocol):
 
     def turn(self, publish: Publish) -> bool: ...
 
+    def open_short_way(self, until_ns: int) -> None: ...
+
+    def close_short_way(self) -> bool: ...
+
     @property
     def waiting_bytes(self) -> int: ...
 
@@ -99,9 +103,14 @@ class Pipeline:
         self._assembler = assembler
         self._batcher = batcher
         self._books = Ledger("outlet", "packets")
+        self._unsent = 0
+        """How many of the newest batches were written to the ring and nowhere else so far."""
+        self._short_way = queue.short_way = outlet.ring.short_way(Transfer, outlet.epoch)
 
     def turn(self, publish: Publish) -> bool:
-        """Handle what has accumulated, up to a bound; True if there was anything."""
+        """Handle what has accumulated, up to a bound; True if there was anything. It leaves the short way closed."""
+        went = self.close_short_way()
+        self._send_written(publish)
         items = self._queue.take(TURN_BYTES)
         if items and self._write_run(items, publish):
             return True
@@ -121,7 +130,40 @@ class Pipeline:
             rest = self._batcher.flush()
             if rest is not None:
                 self._publish([rest], publish)
-        return bool(items)
+        return went or bool(items)
+
+    def open_short_way(self, until_ns: int) -> None:
+        """Let the feed's thread write into the ring what comes from now on, where nothing else is to be done with it.
+
+        What comes from `until_ns` on has the doorbell rung all the same.
+        """
+        short_way, packet_size = self._short_way, self._assembler.blind_size
+        if short_way is None or not packet_size or self._batcher.holds_back or self.over:
+            return
+        batcher = self._batcher
+        short_way.open(
+            batcher.most_bytes(packet_size),
+            packet_size,
+            batcher.next_number,
+            batcher.next_sequence,
+            CLOSE_NS,
+            self.outlet.moderation.next_ns,
+            until_ns,
+        )
+
+    def close_short_way(self) -> bool:
+        """Let nothing more through, and take into the books what went; True if anything did."""
+        if self._short_way is None:
+            return False
+        self._short_way.close()
+        went = self._short_way.settle()
+        if went is None:
+            return False
+        batches, packets, size_bytes, realtime_ns, monotonic_ns = went
+        self._queue.passed(size_bytes)
+        self._batcher.written(batches, packets)
+        self._count(batches, packets, size_bytes, realtime_ns, monotonic_ns)
+        return True
 
     def _write_run(self, items: list[HostItem], publish: Publish) -> bool:
         """The short way from transfers to the ring, for what the framing need not look at; False if it is not open to `items`."""
@@ -130,15 +172,25 @@ class Pipeline:
         written = self._batcher.write_run(outlet.ring, items, packet_size) if packet_size else None
         if written is None:
             return False
-        batches, packets, size_bytes = written
-        assembler.passed(size_bytes, packets, items[-1])  # type: ignore[arg-type]  # the ring takes transfers only
+        last = cast(Transfer, items[-1])  # the ring takes transfers only
+        self._count(*written, last.realtime_ns, last.monotonic_ns)
+        self._send_written(publish)
+        return True
+
+    def _count(self, batches: int, packets: int, size_bytes: int, realtime_ns: int, monotonic_ns: int) -> None:
+        """The newest so many batches in the ring were made of transfers that nobody has looked at."""
+        self._assembler.passed(size_bytes, packets, realtime_ns, monotonic_ns)
         self._books.entered += packets
         self._books.left += packets
-        outlet.stored(self._batcher.next_sequence, self._batcher.next_number)
-        if publish is not None:
-            for slot, raw in outlet.ring.written(batches):
+        self._unsent += batches
+        self.outlet.pacer.news()
+
+    def _send_written(self, publish: Publish) -> None:
+        """Send those of the newest batches in the ring that have not been."""
+        if self._unsent and publish is not None:
+            for slot, raw in self.outlet.ring.written(self._unsent):
                 publish(Encoded(raw, slot.number, slot.first_sequence, slot.packet_count))
-        return True
+        self._unsent = 0
 
     @property
     def over(self) -> bool:
@@ -162,14 +214,15 @@ class Pipeline:
     def end(self, reason: str, publish: Publish) -> None:
         """Publish all that the stopped feed has left, and the end of the stream."""
         while self.turn(publish):
-            pass
+            pass  # and the short way stays closed
         last = self._assembler.finish(time.time_ns(), time.monotonic_ns())
         self._publish(self._take(last, time.time_ns(), time.monotonic_ns()), publish)
         self._publish(self._batcher.end(reason, time.time_ns()), publish)
         self.outlet.ended = True
 
     def health(self) -> pb.StreamHealth:
-        """The books, audited. To be called under the publisher's lock."""
+        """The books, audited. To be called under the publisher's lock. It leaves the short way closed."""
+        self.close_short_way()
         device, framing = self._assembler.device, self._assembler.framing
         host, read_bytes = self._host_books()
         device.counters.update(self.feed.counters)

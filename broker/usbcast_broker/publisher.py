@@ -144,7 +144,10 @@ class Publisher:
     def health(self) -> list[pb.StreamHealth]:
         """The books of all streams, taken between two turns."""
         with self._turning:
-            return [pipeline.health() for pipeline in self._pipelines]
+            found = [pipeline.health() for pipeline in self._pipelines]
+            for pipeline in self._pipelines:
+                self._open_short_way(pipeline)
+            return found
 
     def _run(self) -> None:
         try:
@@ -185,6 +188,8 @@ class Publisher:
 
     def _fail(self, error: BaseException) -> None:
         self.problem = error
+        for pipeline in self._pipelines:
+            pipeline.close_short_way()
         log.error("publishing has stopped", exc_info=error)
 
     def _turn(self, pipeline: Line) -> int:
@@ -201,10 +206,19 @@ class Publisher:
         if busy:
             outlet.moderation.turned(begun_ns, now_ns)
         due_ns = self._due_at_ns(pipeline)
-        if now_ns < due_ns and now_ns < self._hears_at_ns:
-            return due_ns
-        self._notify(outlet, now_ns)
-        return self._due_at_ns(pipeline)
+        if now_ns >= due_ns or now_ns >= self._hears_at_ns:
+            self._notify(outlet, now_ns)
+            due_ns = self._due_at_ns(pipeline)
+        self._open_short_way(pipeline)
+        return due_ns
+
+    def _open_short_way(self, pipeline: Line) -> None:
+        """Until something is due, the feed of `pipeline` may write to the ring itself; all that it has brought is written."""
+        if self.problem is not None or pipeline.over:
+            return
+        outlet, audience = pipeline.outlet, self._audience
+        sent = audience.anybody and (audience.wants(outlet.data_topic) or audience.wants(outlet.notify_topic))
+        pipeline.open_short_way(0 if sent else min(self._hears_at_ns, outlet.pacer.heartbeat_at_ns))
 
     def _notify(self, outlet: Outlet, now_ns: int) -> None:
         """Say how far the stream has come, if that is due or there are news."""

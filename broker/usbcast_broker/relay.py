@@ -137,6 +137,12 @@ class Relay:
             self.outlet.ended |= last
         return bool(items)
 
+    def open_short_way(self, until_ns: int) -> None:
+        """There is none: batches come made."""
+
+    def close_short_way(self) -> bool:
+        return False
+
     @property
     def waiting_bytes(self) -> int:
         return self._queue.held_bytes

@@ -6,8 +6,10 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <errno.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <structmember.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -157,6 +159,7 @@ typedef struct {
     unsigned char *data;
     uint64_t slots, data_bytes;
     uint64_t head, tail, position; /* the writer's own: others can write to what is shared */
+    unsigned long long next_number, next_sequence; /* of what is written next, if it follows */
     int wake_fd;                   /* of the writer */
     int open;
     Piece *pieces; /* room for a run */
@@ -281,6 +284,8 @@ static int show(Ring *self, uint64_t position, uint64_t length, uint64_t number,
     slot[CHECKSUM] = 0;
     self->position = (position + length + 7) & ~(uint64_t)7;
     self->head = head + 1;
+    self->next_number = number + 1;
+    self->next_sequence = first + packets;
     STORE(&self->words[HEAD], head + 1);
     if (!LOAD(&self->words[WAITING]))
         return 0;
@@ -428,6 +433,50 @@ static unsigned char *room_to_join(Ring *self, uint64_t length)
     return self->joined;
 }
 
+/* Batches that follow one another: what is the same for all, and what comes next. */
+typedef struct {
+    uint32_t contract, packet_size;
+    Py_ssize_t most_bytes;
+    uint64_t epoch, number, first, size_bytes;
+} Run;
+
+/* The first `count` pieces as batches in the ring: 1; 0, with nothing done, if they would take more than half of it; -1 with an exception. */
+static int write_pieces(Ring *self, Py_ssize_t count, Run *run)
+{
+    const Piece *pieces = self->pieces;
+    uint64_t payload_bytes = 0, batches = 0, needed = 0;
+    for (Py_ssize_t at = 0, until; at < count; at = until, batches++) {
+        until = batch_until(pieces, at, count, run->most_bytes, &payload_bytes);
+        uint64_t length = head_size(until - at, payload_bytes) + payload_bytes;
+        needed += length;
+        if (needed > self->data_bytes / 2 || batches >= self->slots / 2)
+            return 0;
+        if (is_joined(length, payload_bytes, until - at) && room_to_join(self, length) == NULL)
+            return -1;
+    }
+    for (Py_ssize_t at = 0, until; at < count; at = until) {
+        until = batch_until(pieces, at, count, run->most_bytes, &payload_bytes);
+        uint64_t length = head_size(until - at, payload_bytes) + payload_bytes, packets = payload_bytes / run->packet_size, position;
+        int joined = is_joined(length, payload_bytes, until - at);
+        int past_caches = !joined && length >= PAST_CACHES_BYTES;
+        unsigned char *begin = make_room(self, length, &position), *to = joined ? self->joined : begin;
+        to = put_head(to, pieces + at, until - at, payload_bytes, run->contract, (uint32_t)packets, run->epoch, run->number,
+                      run->first, run->packet_size);
+        for (Py_ssize_t piece = at; piece < until; piece++) {
+            copy(to, pieces[piece].bytes, (size_t)pieces[piece].size, past_caches);
+            to += pieces[piece].size;
+        }
+        if (joined)
+            copy(begin, self->joined, (size_t)length, 1);
+        if (show(self, position, length, run->number, run->first, packets) < 0)
+            return -1;
+        run->number++;
+        run->first += packets;
+        run->size_bytes += payload_bytes;
+    }
+    return 1;
+}
+
 PyDoc_STRVAR(ring_write_run_doc,
 "write_run(items, Transfer, most_bytes, contract, epoch, number, first_sequence, packet_size)\n"
 "-> (batches, packets, size_bytes), or None and nothing is done\n\n"
@@ -453,41 +502,15 @@ static PyObject *ring_write_run(PyObject *object, PyObject *const *args, Py_ssiz
     if (count == 0 || packet_size == 0 || packet_size > 0xFFFFFFFF || contract > 0xFFFFFFFF)
         Py_RETURN_NONE;
     int whole = take_pieces(self, args[0], count, (PyTypeObject *)args[1], (uint32_t)packet_size, most_bytes);
+    Run run = {(uint32_t)contract, (uint32_t)packet_size, most_bytes, epoch, number, first, 0};
+    if (whole > 0)
+        whole = write_pieces(self, count, &run);
     if (whole < 0)
         return NULL;
-    const Piece *pieces = self->pieces;
-    uint64_t payload_bytes = 0, all_bytes = 0, batches = 0, before = first, needed = 0;
-    for (Py_ssize_t at = 0, until; whole && at < count; at = until, batches++) {
-        until = batch_until(pieces, at, count, most_bytes, &payload_bytes);
-        uint64_t length = head_size(until - at, payload_bytes) + payload_bytes;
-        needed += length;
-        whole = needed <= self->data_bytes / 2 && batches < self->slots / 2;
-        if (whole && is_joined(length, payload_bytes, until - at) && room_to_join(self, length) == NULL)
-            return NULL;
-    }
-    if (!whole)
+    if (whole == 0)
         Py_RETURN_NONE;
-    batches = 0;
-    for (Py_ssize_t at = 0, until; at < count; at = until, batches++) {
-        until = batch_until(pieces, at, count, most_bytes, &payload_bytes);
-        uint64_t length = head_size(until - at, payload_bytes) + payload_bytes, packets = payload_bytes / packet_size, position;
-        int joined = is_joined(length, payload_bytes, until - at);
-        int past_caches = !joined && length >= PAST_CACHES_BYTES;
-        unsigned char *begin = make_room(self, length, &position), *to = joined ? self->joined : begin;
-        to = put_head(to, pieces + at, until - at, payload_bytes, (uint32_t)contract, (uint32_t)packets, epoch, number + batches,
-                      first, (uint32_t)packet_size);
-        for (Py_ssize_t piece = at; piece < until; piece++) {
-            copy(to, pieces[piece].bytes, (size_t)pieces[piece].size, past_caches);
-            to += pieces[piece].size;
-        }
-        if (joined)
-            copy(begin, self->joined, (size_t)length, 1);
-        if (show(self, position, length, number + batches, first, packets) < 0)
-            return NULL;
-        first += packets;
-        all_bytes += payload_bytes;
-    }
-    return Py_BuildValue("KKK", (unsigned long long)batches, (unsigned long long)(first - before), (unsigned long long)all_bytes);
+    return Py_BuildValue("KKK", (unsigned long long)(run.number - number), (unsigned long long)(run.first - first),
+                         (unsigned long long)run.size_bytes);
 }
 
 /* A batch of whole packets of one size, with one column of arrivals of each kind and nothing else to say. */
@@ -871,16 +894,180 @@ static PyMethodDef ring_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+static PyMemberDef ring_members[] = {
+    {"next_number", T_ULONGLONG, offsetof(Ring, next_number), 0, "of the batch behind what was written last"},
+    {"next_sequence", T_ULONGLONG, offsetof(Ring, next_sequence), 0, "of the packet behind what was written last"},
+    {NULL, 0, 0, 0, NULL},
+};
+
 static PyType_Slot ring_slots[] = {
     {Py_tp_doc, "Ring(memory, slots, data_bytes, wake_fd=-1): the writer's or a reader's hold on the memory of a ring."},
     {Py_tp_init, ring_init},
     {Py_tp_new, PyType_GenericNew},
     {Py_tp_dealloc, ring_dealloc},
     {Py_tp_methods, ring_methods},
+    {Py_tp_members, ring_members},
     {0, NULL},
 };
 
+static PyTypeObject *ring_type;
 static PyType_Spec ring_spec = {"usbcast_schemas._native.Ring", sizeof(Ring), 0, Py_TPFLAGS_DEFAULT, ring_slots};
+
+/* ---- The short way ---- */
+
+/* What has gone through since it was asked last. */
+typedef struct {
+    uint64_t batches, packets, size_bytes;
+    int64_t realtime_ns, monotonic_ns; /* of the last transfer */
+} Tally;
+
+typedef struct {
+    PyObject_HEAD
+    Ring *ring;
+    PyTypeObject *transfer;
+    int open;
+    Run run;
+    int64_t close_ns, next_ns, until_ns;
+    Tally tally;
+} ShortWay;
+
+static int short_init(PyObject *object, PyObject *args, PyObject *Py_UNUSED(kwargs))
+{
+    ShortWay *self = (ShortWay *)object;
+    PyObject *ring, *transfer;
+    unsigned int contract;
+    unsigned long long epoch;
+    if (!PyArg_ParseTuple(args, "OO!IK", &ring, &PyType_Type, &transfer, &contract, &epoch))
+        return -1;
+    if (self->ring || Py_TYPE(ring) != ring_type) {
+        PyErr_SetString(PyExc_TypeError, "a short way is made once, and leads into a Ring");
+        return -1;
+    }
+    Py_INCREF(ring);
+    Py_INCREF(transfer);
+    self->ring = (Ring *)ring;
+    self->transfer = (PyTypeObject *)transfer;
+    self->run.contract = contract;
+    self->run.epoch = epoch;
+    return 0;
+}
+
+static void short_dealloc(PyObject *object)
+{
+    ShortWay *self = (ShortWay *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    Py_XDECREF((PyObject *)self->ring);
+    Py_XDECREF((PyObject *)self->transfer);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
+    Py_DECREF(type);
+}
+
+PyDoc_STRVAR(short_open_doc,
+"open(most_bytes, packet_size, number, first_sequence, close_ns, next_ns, until_ns)\n\n"
+"From now on, until it is closed, what is put goes through. Batches of at most so much payload, numbered from here on.");
+
+static PyObject *short_open(PyObject *object, PyObject *const *args, Py_ssize_t given)
+{
+    ShortWay *self = (ShortWay *)object;
+    if (given != 7) {
+        PyErr_SetString(PyExc_TypeError, "open takes seven numbers");
+        return NULL;
+    }
+    Run *run = &self->run;
+    run->most_bytes = PyLong_AsSsize_t(args[0]);
+    run->packet_size = (uint32_t)PyLong_AsUnsignedLong(args[1]);
+    run->number = PyLong_AsUnsignedLongLong(args[2]);
+    run->first = PyLong_AsUnsignedLongLong(args[3]);
+    self->close_ns = PyLong_AsLongLong(args[4]);
+    self->next_ns = PyLong_AsLongLong(args[5]);
+    self->until_ns = PyLong_AsLongLong(args[6]);
+    if (PyErr_Occurred())
+        return NULL;
+    self->open = run->packet_size != 0;
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(short_put_doc,
+"put(items) -> 0 if nothing was done; 1 if they are in the ring as batches, and its sleeping readers woken; 2 if from\n"
+"until_ns on\n\n"
+"Nothing is done while it is closed, if anything else is in the list than whole packets, and for what comes sooner than\n"
+"close_ns after what came before it: unless that is so much that it makes no larger batches to wait for more.");
+
+static PyObject *short_put(PyObject *object, PyObject *items)
+{
+    ShortWay *self = (ShortWay *)object;
+    if (!PyList_Check(items)) {
+        PyErr_SetString(PyExc_TypeError, "put takes a list");
+        return NULL;
+    }
+    Py_ssize_t count = PyList_Size(items);
+    if (!self->open || !self->ring->open || count == 0)
+        return PyLong_FromLong(0);
+    Run run = self->run;
+    run.size_bytes = 0;
+    int whole = take_pieces(self->ring, items, count, self->transfer, run.packet_size, run.most_bytes);
+    if (whole > 0) {
+        const Piece *last = &self->ring->pieces[count - 1];
+        if (last->monotonic_ns < self->next_ns && 2 * last->size <= run.most_bytes)
+            whole = 0;
+        else
+            whole = write_pieces(self->ring, count, &run);
+        if (whole > 0) {
+            self->next_ns = last->monotonic_ns + self->close_ns;
+            self->tally.realtime_ns = last->realtime_ns;
+            self->tally.monotonic_ns = last->monotonic_ns;
+        }
+    }
+    self->tally.batches += run.number - self->run.number;
+    self->tally.packets += run.first - self->run.first;
+    self->tally.size_bytes += run.size_bytes;
+    self->run = run;
+    if (whole < 0)
+        return NULL;
+    return PyLong_FromLong(whole && self->tally.monotonic_ns >= self->until_ns ? 2 : whole);
+}
+
+PyDoc_STRVAR(short_close_doc, "Nothing goes through any more.");
+
+static PyObject *short_close(PyObject *object, PyObject *Py_UNUSED(none))
+{
+    ((ShortWay *)object)->open = 0;
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(short_settle_doc,
+"settle() -> (batches, packets, size_bytes, realtime_ns, monotonic_ns), what went through since it was asked last and the\n"
+"times of the last of it; None if nothing did");
+
+static PyObject *short_settle(PyObject *object, PyObject *Py_UNUSED(none))
+{
+    ShortWay *self = (ShortWay *)object;
+    Tally tally = self->tally;
+    if (tally.batches == 0)
+        Py_RETURN_NONE;
+    self->tally = (Tally){0, 0, 0, 0, 0};
+    return Py_BuildValue("KKKLL", (unsigned long long)tally.batches, (unsigned long long)tally.packets,
+                         (unsigned long long)tally.size_bytes, (long long)tally.realtime_ns, (long long)tally.monotonic_ns);
+}
+
+static PyMethodDef short_methods[] = {
+    {"open", (PyCFunction)(void (*)(void))short_open, METH_FASTCALL, short_open_doc},
+    {"put", short_put, METH_O, short_put_doc},
+    {"close", short_close, METH_NOARGS, short_close_doc},
+    {"settle", short_settle, METH_NOARGS, short_settle_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot short_slots[] = {
+    {Py_tp_doc, "ShortWay(ring, Transfer, contract, epoch): from what was read into the ring, in one call; with a tally."},
+    {Py_tp_init, short_init},
+    {Py_tp_new, PyType_GenericNew},
+    {Py_tp_dealloc, short_dealloc},
+    {Py_tp_methods, short_methods},
+    {0, NULL},
+};
+
+static PyType_Spec short_spec = {"usbcast_schemas._native.ShortWay", sizeof(ShortWay), 0, Py_TPFLAGS_DEFAULT, short_slots};
 
 /* ---- The module ---- */
 
@@ -908,6 +1095,10 @@ PyMODINIT_FUNC PyInit__native(void)
     PyObject *module = PyModule_Create(&definition);
     PyObject *type = module ? PyType_FromSpec(&ring_spec) : NULL;
     if (type == NULL || PyModule_AddObjectRef(module, "Ring", type) < 0)
+        Py_CLEAR(module);
+    ring_type = (PyTypeObject *)type;
+    type = module ? PyType_FromSpec(&short_spec) : NULL;
+    if (type == NULL || PyModule_AddObjectRef(module, "ShortWay", type) < 0)
         Py_CLEAR(module);
     Py_XDECREF(type);
     return module;

@@ -25,13 +25,16 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from usbcast_schemas import native
 from usbcast_schemas.batch import MAX_BATCH_BYTES, Arrivals, Buffer, EncodedBatch, bears_remarks, decode_batch
 from usbcast_schemas.contract import CONTRACT, MAJOR
 from usbcast_schemas.errors import ConfigError, RingTorn, RingUnavailable
 from usbcast_schemas.recycling import WORTH_BYTES, RecycledBuffers
+
+if TYPE_CHECKING:
+    from usbcast_schemas._native import ShortWay
 
 MAGIC = int.from_bytes(b"USBCRNG1", "little")
 HEADER_BYTES = 4096
@@ -99,6 +102,7 @@ class RingWriter:
         slots: int = DEFAULT_SLOTS,
         checksums: bool = not STORES_ARE_ORDERED,
         copy: bool = False,
+        level: tuple[int, int] = (0, 0),
     ) -> None:
         if data_bytes < 4096 or data_bytes % 8 or slots < 2:
             raise ConfigError(
@@ -114,6 +118,7 @@ class RingWriter:
         self._slots = slots
         self._data_at = HEADER_BYTES + slots * SLOT_BYTES
         self._head = self._tail = self._position = 0
+        self._level = level
         size = self._data_at + data_bytes
         unfinished = self.path.with_suffix(".new")
         self._fd = _make_file(unfinished, size, stream)
@@ -132,6 +137,8 @@ class RingWriter:
             self._wake_fd = _make_fifo(self.wake_path)
             plain = native.core is not None and not checksums
             self._native = native.core.Ring(self._map, slots, data_bytes, self._wake_fd) if plain else None
+            if self._native is not None:
+                self._native.next_sequence, self._native.next_number = level
             unfinished.rename(self.path)
         except BaseException:
             unfinished.unlink(missing_ok=True)
@@ -143,6 +150,16 @@ class RingWriter:
         """The oldest batch still held."""
         tail = self._words[_TAIL]
         return _read_slot(self._words, tail, self._slots) if tail < self._words[_HEAD] else None
+
+    @property
+    def next_sequence(self) -> int:
+        """Of the packet behind the newest batch; before there is one, as given at the beginning."""
+        return self._level[0] if self._native is None else self._native.next_sequence
+
+    @property
+    def next_number(self) -> int:
+        """Of the batch behind the newest; before there is one, as given at the beginning."""
+        return self._level[1] if self._native is None else self._native.next_number
 
     def write(self, *parts: Buffer, number: int, first_sequence: int, packet_count: int) -> None:
         """Store one batch, given in one piece or in several; raise ConfigError if it is larger than the whole ring."""
@@ -182,6 +199,7 @@ class RingWriter:
         words[base + _CHECKSUM] = checksum
         self._position = (end + 7) & ~7
         words[_HEAD] = self._head = head + 1
+        self._level = first_sequence + packet_count, number + 1
         self.wake()
 
     def write_run(
@@ -203,6 +221,12 @@ class RingWriter:
         if self._native is None:
             return None
         return self._native.write_run(items, kind, most_bytes, CONTRACT, epoch, number, first_sequence, packet_size)
+
+    def short_way(self, kind: type, epoch: int) -> ShortWay | None:
+        """A way for transfers of `kind` to become batches here in one call; None where there is no native core."""
+        if native.core is None or self._native is None:
+            return None
+        return native.core.ShortWay(self._native, kind, CONTRACT, epoch)
 
     def written(self, count: int) -> Iterator[tuple[Slot, memoryview]]:
         """The newest `count` batches, the oldest of them first, in place: the writer itself overwrites nothing meanwhile."""

@@ -75,9 +75,9 @@ class Assembler:
             return 0
         return size
 
-    def passed(self, size_bytes: int, packets: int, last: Transfer) -> None:
-        """So much passed unseen, `last` being the last of it."""
-        self._seen_realtime_ns, self._seen_monotonic_ns = last.realtime_ns, last.monotonic_ns
+    def passed(self, size_bytes: int, packets: int, realtime_ns: int, monotonic_ns: int) -> None:
+        """So much passed unseen; the last of it arrived then."""
+        self._seen_realtime_ns, self._seen_monotonic_ns = realtime_ns, monotonic_ns
         framing, device = self.framing, self.device
         framing.entered += size_bytes
         framing.left += size_bytes
@@ -97,7 +97,8 @@ class Assembler:
             if type(item) is not Transfer or len(item.data) % size or not item.data:
                 return 0
             size_bytes += len(item.data)
-        self.passed(size_bytes, size_bytes // size, cast(Transfer, items[-1]))
+        last = cast(Transfer, items[-1])
+        self.passed(size_bytes, size_bytes // size, last.realtime_ns, last.monotonic_ns)
         return size_bytes // size
 
     def happening(self, happening: Happening) -> tuple[StreamItem, ...]:
