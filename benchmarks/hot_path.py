@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,6 +12,7 @@ from benchmarks.task import PACKET_BYTES
 from usbcast.clock_watch import ClockWatch
 from usbcast.continuity import Continuity
 from usbcast.digest import Digest
+from usbcast.following import Following
 from usbcast.waiting import Waiter
 from usbcast.ways.ring import RingWay
 from usbcast_broker.batcher import Batcher
@@ -38,9 +38,11 @@ method = "fixed"
 size = {PACKET_BYTES}
 """
 
+FOR_EVER_NS = 2**62
+
 
 class HotPath:
-    """`node` does what a node does with a transfer, `subscriber` what a subscriber does with the batch made of it."""
+    """`node` does what a node does with a transfer, `through` also what a subscriber does with the batch made of it."""
 
     def __init__(self, packets: int, directory: Path) -> None:
         size = packets * PACKET_BYTES
@@ -60,8 +62,9 @@ class HotPath:
         info = self.outlet.describe(None)
         info.host_id = host_id()
         self._way = RingWay(info, self._waiter, latest=False)
-        self.node()
-        self.subscriber()
+        self._following = Following(self._core, self.digest)
+        self._following.follow(self._way)
+        self.through()
 
     def __enter__(self) -> Self:
         return self
@@ -74,23 +77,43 @@ class HotPath:
         self.outlet.close()
 
     def node(self, transfers: int = 1) -> None:
-        for _ in range(transfers):
+        """One goes the short way, if there is one; several have gathered. The sockets are measured apart."""
+        if transfers > 1:
+            self._pipeline.close_short_way()
+        self.queue.put(self.transfer())
+        for _ in range(transfers - 1):
             self.queue.put(self.transfer())
-        self._pipeline.turn(None)  # the sockets are measured apart
+        if len(self.queue):
+            self._pipeline.turn(None)
+            self._pipeline.open_short_way(FOR_EVER_NS)
 
-    def subscriber(self) -> None:
-        self._way.pump(self)
-        while self.digest.take() is not None:
-            pass
+    def through(self, transfers: int = 1) -> None:
+        """As `node`, and then what a subscriber does that has slept and gets them all, up to where it sleeps again."""
+        self.node(transfers)
+        following = self._following
+        for _ in range(transfers):
+            if following.take() is None:
+                self._pump()
+                following.take()
+        following.doze_s()
 
-    def subscriber_again(self, batches: int = 1) -> None:
-        """As `subscriber`, with the newest batches once more."""
-        head = self.ring.head
-        first = self.ring.slot(head - batches)
-        assert first is not None
-        self._core.start(1, first.first_sequence, first.number)
-        self._way._at = head - batches  # a search would cost more than the step
-        self.subscriber()
+    def _pump(self) -> None:
+        """What a receiver does where what comes cannot simply be followed: at first, and without a native core always."""
+        if not self._following.close():
+            self._way.pump(self)
+        self._following.open(FOR_EVER_NS, FOR_EVER_NS)
+
+    def gather(self) -> None:
+        """Through the host queue, and no further."""
+        self._pipeline.close_short_way()
+        self.queue.put(self.made)
+        self.queue.take(1 << 30)
+
+    @property
+    def delivered(self) -> int:
+        """How many packets have come to the event so far."""
+        self._following.close()
+        return self.digest.books.left
 
     def transfer(self) -> Transfer:
         return Transfer(self.made.data, time.time_ns(), time.monotonic_ns())
@@ -104,13 +127,11 @@ class HotPath:
         """The middle of `node`, where there is a native core: the ring goes on, and nobody is told of it."""
         self.batcher.write_run(self.outlet.ring, [self.made] * transfers, PACKET_BYTES)
 
-    def take(self, batches: int) -> list[EncodedBatch]:
-        """The beginning of `subscriber`."""
+    def take(self, batches: int) -> None:
+        """The middle of `subscriber`: the newest batches, copied out and decoded."""
         head = self.ring.head
-        first = self.ring.slot(head - batches)
-        assert first is not None
-        run = self.ring.take_run(head - batches, head, 1 << 30, 1, first.number, first.first_sequence)
-        return run or [batch for at in range(head - batches, head) if (batch := self.ring.take(at)) is not None]
+        for at in range(head - batches, head):
+            self.ring.take(at)
 
     # The sink that the way delivers to, as a receiver is
 
@@ -118,12 +139,6 @@ class HotPath:
 
     def live(self, batch: EncodedBatch) -> None:
         self._core.live(batch)
-
-    def expected(self) -> tuple[int, int, int] | None:
-        return self._core.expected()
-
-    def run(self, batches: Sequence[EncodedBatch]) -> None:
-        self._core.run(batches)
 
     def known(self, epoch: int, next_sequence: int, next_number: int, *, ended: bool) -> None:
         self._core.known(epoch, next_sequence, next_number, ended=ended)

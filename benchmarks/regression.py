@@ -49,9 +49,9 @@ PATHS = {
     "node, batch of 1": Measured("node", 1, 1, 3_000),
     "node, a run of 32": Measured("node", 1, 32, 200),
     "node, batch of 512": Measured("node", 512, 1, 3_000),
-    "subscriber, batch of 1": Measured("subscriber_again", 1, 1, 3_000),
-    "subscriber, a run of 32": Measured("subscriber_again", 1, 32, 200),
-    "subscriber, batch of 512": Measured("subscriber_again", 512, 1, 2_000),
+    "both, batch of 1": Measured("through", 1, 1, 3_000),
+    "both, a run of 32": Measured("through", 1, 32, 200),
+    "both, batch of 512": Measured("through", 512, 1, 2_000),
 }
 """Told per batch."""
 

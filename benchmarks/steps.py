@@ -37,8 +37,8 @@ def measure(packets: int, directory: Path) -> dict[str, float]:
     """µs of each step for a batch of so many packets, the medians of some rounds taken in turn."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
-        with HotPath(packets, directory) as path:
-            steps = [*_steps(path), *_socket_steps(path, context, directory)]
+        with HotPath(packets, directory) as path, HotPath(packets, directory) as whole:
+            steps = [*_steps(path, whole), *_socket_steps(path, context, directory)]
             found: dict[str, list[float]] = {name: [] for name, *_ in steps}
             times = {name: max(3, int(ROUND_S * 1e6 / max(0.05, _once(call, 20)))) for name, call, _ in steps}
             for _ in range(ROUNDS):
@@ -56,7 +56,7 @@ def _once(call: Callable[[], object], times: int) -> float:
     return (time.perf_counter_ns() - begin) / times / 1000
 
 
-def _steps(path: HotPath) -> list[Step]:
+def _steps(path: HotPath, whole: HotPath) -> list[Step]:
     raw = path.raw
     target = memoryview(bytearray(len(raw)))
     run = max(1, min(RUN, RUN_BYTES // len(raw)))
@@ -65,19 +65,15 @@ def _steps(path: HotPath) -> list[Step]:
     def copy() -> None:
         target[:] = raw
 
-    def through_queue() -> None:
-        path.queue.put(path.made)
-        path.queue.take(1 << 30)
-
     return [
         ("memcpy of the batch, for comparison", copy, 1),
         ("node: clocks and Transfer", path.transfer, 1),
-        ("node: host queue, put and take", through_queue, 1),
+        ("node: host queue, put and take", path.gather, 1),
         ("node: from transfer to ring, by itself", path.node, 1),
         ("node: from transfer to ring, in a run", lambda: path.node(run), run),
         ("of it, encoded and written", lambda: path.write(run), run),
-        ("subscriber: from ring to event, by itself", path.subscriber_again, 1),
-        ("subscriber: from ring to event, in a run", lambda: path.subscriber_again(run), run),
+        ("both: from transfer to event, by itself", whole.through, 1),
+        ("both: from transfer to event, in a run", lambda: whole.through(run), run),
         ("of it, copied and decoded", lambda: path.take(run), run),
     ]
 

@@ -145,15 +145,18 @@ class AsyncSubscription:
 
     async def _progress(self, deadline: float | None) -> bool:
         receiver = self._receiver
-        if receiver.pump():
-            return True
-        rest_s = receiver.rest_s()
+        rest_s = receiver.doze_s()
+        dozes = rest_s > 0
+        if not dozes:
+            if receiver.pump():
+                return True
+            rest_s = receiver.rest_s()
         if deadline is not None:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 return False
             rest_s = min(rest_s, left_s)
-        if rest_s > 0 and receiver.may_sleep():
+        if dozes or (rest_s > 0 and receiver.may_sleep()):
             await self._wait(rest_s)
         else:
             await asyncio.sleep(0)

@@ -62,8 +62,7 @@ class Continuity:
         hold_bytes: int = HOLD_BYTES,
         gone: tuple[str, str] = (OVERWRITTEN, "ring"),
     ) -> None:
-        self.out: deque[EncodedBatch | Delivery | Restart | Gap] = deque()
-        """What was decided: a batch by itself is to be delivered whole, and bears packets and nothing else to tell of."""
+        self.out: deque[Delivery | Restart | Gap] = deque()
         self.epoch: int | None = None
         self.first_sequence: int | None = None
         """Where this epoch began for this subscription; None until that is known."""
@@ -129,14 +128,12 @@ class Continuity:
             return None
         return self.epoch, self._next_number, self.next_sequence
 
-    def run(self, batches: Sequence[EncodedBatch]) -> None:
-        """Batches came that go on as `expected`, each where the one before it ended, with packets and nothing else in them."""
-        last = batches[-1]
-        self.out.extend(batches)
-        self.next_sequence = end = last.first_sequence + last.packet_count
-        self._next_number = number = last.number + 1
-        self.known_until = max(self.known_until, end)
-        self._known_number = max(self._known_number, number)
+    def passed(self, batches: int, packets: int) -> None:
+        """So many batches went to the application by themselves, which went on as `expected`: with packets and nothing else."""
+        assert self._next_number is not None
+        self.next_sequence += packets
+        self._next_number += batches
+        self._know(self.next_sequence, self._next_number)
 
     def live(self, batch: EncodedBatch) -> None:
         """A batch came by the data topic or from the ring."""
@@ -396,7 +393,7 @@ class Continuity:
     def _skip_waiting(self) -> None:
         """Drop what waits in `out` for something newer; what it carried beside packets stays."""
         kept: list[Delivery | Restart | Gap] = []
-        for item in map(decided, self.out):
+        for item in self.out:
             if not isinstance(item, Delivery):
                 kept.append(item)
                 continue
@@ -412,11 +409,6 @@ class Continuity:
             kept.append(Gap(first, batch.end_sequence - 1, count, "subscription", SKIPPED))
         self.out.clear()
         self.out.extend(_merged(kept))
-
-
-def decided(item: EncodedBatch | Delivery | Restart | Gap) -> Delivery | Restart | Gap:
-    """What waits in `out`, with a batch by itself as the delivery that it stands for."""
-    return Delivery(item) if isinstance(item, EncodedBatch) else item
 
 
 def _merged(items: list[Delivery | Restart | Gap]) -> list[Delivery | Restart | Gap]:

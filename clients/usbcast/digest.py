@@ -7,7 +7,7 @@ from collections import deque
 
 from usbcast.batch import Batch, Meaning
 from usbcast.clock_watch import ClockWatch
-from usbcast.continuity import Continuity, Delivery, decided
+from usbcast.continuity import Continuity, Delivery
 from usbcast.dejitter import Dejitter
 from usbcast.events import DeviceEvent, End, Gap, Restart, Silence, device_event, gap_of_loss
 from usbcast.layout import Layout
@@ -38,8 +38,9 @@ class Digest:
         self._lent: Batch | None = None
         """Handed out in place and not given back yet."""
         self._gaps: list[Gap] = []
-        self._meaning = Meaning(Layout((), 0), None, clock.offset)
-        self._dejitter: Dejitter | None = None
+        self.meaning = Meaning(Layout((), 0), None, clock.offset)
+        """What the batches that are delivered now mean."""
+        self.dejitter: Dejitter | None = None
         self._rate_hz = 0.0
         self._same_host = True
         self._lost_earlier = 0
@@ -49,13 +50,31 @@ class Digest:
         """Whether there is anything to take."""
         return bool(self._events or self._core.out)
 
+    @property
+    def is_clear(self) -> bool:
+        """Whether nothing is to be told before what comes next, and nothing with it."""
+        return not (self._events or self._core.out or self._gaps or self._lent is not None)
+
+    def passed(self, packets: int, realtime_ns: int, monotonic_ns: int, taken_ns: int, lent: Batch | None) -> None:
+        """So many packets were delivered by somebody else; the last batch, with those arrival times, at `taken_ns`.
+
+        `lent` is one that was handed out in place after them, and has not been given back.
+        """
+        self.books.left += packets
+        self._lent = lent
+        if self._same_host:
+            self.lag_ns = taken_ns - monotonic_ns
+        else:
+            at_ns = time.time_ns() - (time.monotonic_ns() - taken_ns)
+            self.lag_ns = at_ns + self._clock.ahead_ns(at_ns) - realtime_ns
+
     def describe(self, info: pb.StreamInfo) -> None:
         """What the node says of the stream: how to decode its packets, and whose clock their times are of."""
         self._same_host = (info.reader_host_id or info.host_id) == host_id()
         if info.nominal_rate_hz != self._rate_hz:
             self._rate_hz = info.nominal_rate_hz
-            self._dejitter = Dejitter(self._rate_hz) if self._rate_hz > 0 else None
-        self._meaning = Meaning(Layout(info.fields, info.packet_size), self._dejitter, self._clock.offset)
+            self.dejitter = Dejitter(self._rate_hz) if self._rate_hz > 0 else None
+        self.meaning = Meaning(Layout(info.fields, info.packet_size), self.dejitter, self._clock.offset)
 
     def say(self, silence: Silence) -> None:
         """Put an event of the receiver's own behind what has been expanded so far."""
@@ -70,11 +89,9 @@ class Digest:
             if not out:
                 return None
             item = out.popleft()
-            if isinstance(item, EncodedBatch) and not self._gaps:
-                return self._plain(item)
             if isinstance(item, Delivery) and self._is_plain(item):
                 return self._plain(item.batch)
-            self._expand(decided(item))
+            self._expand(item)
         event = events.popleft()
         if isinstance(event, Batch):
             self._hand_out(event)
@@ -114,9 +131,9 @@ class Digest:
 
     def _plain(self, batch: EncodedBatch) -> Batch:
         """Deliver a batch with packets and nothing else to tell: nearly all are so."""
-        if self._dejitter is not None:
-            self._learn_times(batch)
-        made = Batch(batch, self._meaning)
+        if self.dejitter is not None:
+            self.learn_times(batch)
+        made = Batch(batch, self.meaning)
         if type(batch) is EncodedBatch:
             self._deliver(batch, batch.packet_count)
         else:
@@ -135,7 +152,7 @@ class Digest:
             return said
         if not self._core.out:
             return None
-        item = decided(self._core.out.popleft())
+        item = self._core.out.popleft()
         if isinstance(item, Delivery):
             for gap in (*item.gaps, *self._earlier(item)):
                 self._lose(gap)
@@ -150,9 +167,7 @@ class Digest:
         books.entered = core.span + self._lost_earlier
         books.held = sum(map(_packets_of, self._events)) + (len(self._lent) if self._lent is not None else 0)
         for item in core.out:
-            if isinstance(item, EncodedBatch):
-                books.held += item.packet_count
-            elif isinstance(item, Delivery):
+            if isinstance(item, Delivery):
                 books.held += item.batch.packet_count - item.skip + sum(gap.count for gap in item.gaps)
             elif isinstance(item, Gap):
                 books.held += item.count
@@ -161,8 +176,8 @@ class Digest:
 
     def _expand(self, item: Delivery | Restart | Gap) -> None:
         if isinstance(item, Restart):
-            if self._dejitter:
-                self._dejitter.restart()
+            if self.dejitter:
+                self.dejitter.restart()
             self._events.append(item)
             return
         if isinstance(item, Gap):
@@ -174,8 +189,8 @@ class Digest:
         if not _is_cut(item):
             self._events.extend(device_event(event) for event in batch.events)
         if batch.packet_count > item.skip:
-            self._learn_times(batch)
-            self._events.append(Batch(batch, self._meaning, tuple(self._gaps), item.skip))
+            self.learn_times(batch)
+            self._events.append(Batch(batch, self.meaning, tuple(self._gaps), item.skip))
             self._gaps.clear()
         if batch.end is not None:
             self._events.append(End(batch.end.reason, batch.end.packets))
@@ -187,13 +202,13 @@ class Digest:
         self._lost_earlier += sum(loss.packets for loss in item.batch.losses)
         return [gap_of_loss(loss, item.batch.first_sequence) for loss in item.batch.losses]
 
-    def _learn_times(self, batch: EncodedBatch) -> None:
-        if self._dejitter is None:
+    def learn_times(self, batch: EncodedBatch) -> None:
+        if self.dejitter is None:
             return
         last = batch.first_sequence - 1
         for n, realtime_ns in zip(batch.arrivals.packets, batch.arrivals.realtime_ns, strict=True):
             last += n
-            self._dejitter.update(last, realtime_ns)
+            self.dejitter.update(last, realtime_ns)
 
     def _gap(self, gap: Gap) -> None:
         self._events.append(gap)

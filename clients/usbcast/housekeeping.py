@@ -28,7 +28,7 @@ class Housekeeping:
     (False, True, False)
     """
 
-    __slots__ = ("_calm", "_calm_until_ns", "_due_ns", "called", "rest_ns")
+    __slots__ = ("_calm", "_calm_until_ns", "called", "due_ns", "rest_ns")
 
     def __init__(self) -> None:
         self.called = True
@@ -36,24 +36,30 @@ class Housekeeping:
         self.rest_ns = 0
         """For how long nothing is due, if `can_wait` found that there is nothing at all to do; else 0."""
         self._calm = False
-        self._due_ns = 0
+        self.due_ns = 0
+        """When it is to be done whatever comes."""
         self._calm_until_ns = 0
 
     def can_wait(self, now_ns: int, came: bool, core: Continuity) -> bool:
         """Whether it can wait: data `came`, which goes first, or nobody has called and nothing is to be fetched."""
-        if now_ns >= self._due_ns or not (came or (self._calm and not self.called and core.wanted() is None)):
+        if now_ns >= self.due_ns or not (came or (self._calm and not self.called and core.wanted() is None)):
             self.rest_ns = 0
             return False
         self.called = False
         self.rest_ns = 0 if came else self._calm_until_ns - now_ns
         return True
 
+    @property
+    def calm_until_ns(self) -> int:
+        """Until when nothing is due if nothing comes; 0 while answers are waited for."""
+        return self._calm_until_ns if self._calm else 0
+
     def done(self, now_ns: int, *, calm: bool, until_ns: int) -> None:
         """All was looked after. `calm`: no answer is waited for; until then nothing is due."""
         self.called = False
         self._calm = calm
         self._calm_until_ns = until_ns
-        self._due_ns = now_ns + (CALM_NS if calm else BUSY_NS)
+        self.due_ns = now_ns + (CALM_NS if calm else BUSY_NS)
 
 
 __all__ = ["BUSY_NS", "CALM_NS", "Housekeeping"]

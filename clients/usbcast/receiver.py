@@ -18,9 +18,10 @@ from usbcast.clock_watch import ClockWatch
 from usbcast.clocks import ClockOffset
 from usbcast.continuity import Continuity, Position, Wanted
 from usbcast.credentials import Keys, credentials
-from usbcast.digest import Digest, Record
+from usbcast.digest import Digest
 from usbcast.discovery import is_lan, not_found
 from usbcast.events import Gap, Silence
+from usbcast.following import Following
 from usbcast.housekeeping import BUSY_NS, Housekeeping
 from usbcast.link import Link
 from usbcast.locate import locate
@@ -132,10 +133,11 @@ class Receiver:
             self._core.start(resumed.epoch, resumed.next_sequence, resumed.next_number)
         self._clock = ClockWatch(stream, self.keys)
         self._digest = Digest(self._core, self._clock)
+        self._following = Following(self._core, self._digest)
         # Of these the receiver has nothing to add; each is called for every batch or nearly so.
-        self.take = self._digest.take
-        self.expected = self._core.expected
-        self.run = self._core.run
+        self.take = self._following.take
+        self.take_record = self._following.take_record
+        self.doze_s = self._following.doze_s
         self._link = Link(stream, endpoint, self.waiter, self.keys)
         self._way: Way | None = None
         self._describing: tuple[int, int] | None = None
@@ -166,11 +168,16 @@ class Receiver:
 
         Raises StreamUnknown, VersionMismatch, AccessRefused, KeysError.
         """
-        if self._way is not None:
-            self._way.pump(self)
-            came = bool(self._core.out)
+        way = self._way
+        if way is not None:
+            goes_on = self._following.close()
+            if self._following.was_woken:
+                self._house.called = True
+            if not goes_on:
+                way.pump(self)
+            came = way.has_more if goes_on else bool(self._core.out)
             if self._house.can_wait(time.monotonic_ns(), came, self._core):
-                return came or bool(self._digest)
+                return self._follow_on() or bool(self._digest)
         now_ns = time.monotonic_ns()
         self._link.check()
         if self._way is not None:
@@ -181,19 +188,22 @@ class Receiver:
         self._link_is_quiet = False
         calm = not (self._describing or self._fetching or self._silent) and self._describe_at_ns is None
         self._house.done(now_ns, calm=calm, until_ns=min(self._report_at_ns, self._heard_ns() + _SILENCE_NS))
-        return bool(self._digest)
+        return self._follow_on() or bool(self._digest)
 
-    def take_record(self) -> Record | None:
-        """As `take`, but batches as they were published, those without packets too. One of the two is used, not both."""
-        return self._digest.take_record()
+    def _follow_on(self) -> bool:
+        """Let `take` go on by itself until something is due; whether it has something that way."""
+        house = self._house
+        return self._following.open(house.due_ns, house.calm_until_ns if self._link_is_quiet else 0)
 
     @property
     def has_events(self) -> bool:
-        """Whether `take` has something."""
-        return bool(self._digest)
+        """Whether `take` has something, or would have after `pump`."""
+        self._following.close()
+        return bool(self._digest) or (self._way is not None and self._way.has_more)
 
     @property
     def lag_ns(self) -> int:
+        self._following.close()
         return self._digest.lag_ns
 
     @property
@@ -214,11 +224,13 @@ class Receiver:
     @property
     def position(self) -> Position | None:
         """Where this subscription stands, with all that waits to be taken behind it; None before it has joined."""
+        self._following.close()
         return self._core.position
 
     def pass_over(self, stage: str, reason: str) -> Gap | None:
         """Leave out on purpose what has not come; the gap that this makes. Nothing may wait to be taken."""
         self._fetching = None
+        self._following.close()
         gap = self._core.pass_over(stage, reason)
         if gap is not None:
             self._digest.left_out(gap)
@@ -227,6 +239,7 @@ class Receiver:
     @property
     def behind(self) -> int:
         """How many packets are known to exist and have not come."""
+        self._following.close()
         return max(0, self._core.known_until - self._core.next_sequence)
 
     @property
@@ -268,6 +281,7 @@ class Receiver:
 
     def ledger(self) -> Ledger:
         """The books of this subscription as of now."""
+        self._following.close()
         books = self._digest.ledger()
         books.counters["fetched" if self.via == "notify" else "refilled"] = self._core.fetched_packets
         return books
@@ -284,6 +298,7 @@ class Receiver:
 
     def close(self) -> None:
         """Say to the node how it ended, and let go of everything."""
+        self._following.close()
         self._digest.take_back()
         if self._way is not None:
             self._send_report()
@@ -519,6 +534,7 @@ class Receiver:
             self._way.close()
             self._way = None
         self._way = self._connect(info)
+        self._following.follow(self._way)
         self._core.set_can_fetch(self._way.can_fetch)
         if self._core.epoch is not None:
             self._core.known(info.epoch, info.next_sequence, info.next_number, ended=info.ended)

@@ -174,17 +174,22 @@ class Subscription:
         return self._listening
 
     def _progress(self, deadline: float | None) -> bool:
-        """Pump once and wait if there was nothing; False if the deadline has passed."""
+        """Pump and, if there was nothing, wait once; False if the deadline has passed."""
         receiver = self._receiver
-        if receiver.pump():
-            return True
-        rest_s = receiver.rest_s()
+        rest_s = receiver.doze_s()
+        dozes = rest_s > 0
+        if not dozes:
+            if receiver.pump():
+                return True
+            rest_s = receiver.rest_s()
         if deadline is not None:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 return False
             rest_s = min(rest_s, left_s)
-        if rest_s > 0 and receiver.may_sleep() and receiver.waiter.wait(rest_s):
+        if dozes:
+            receiver.waiter.wait(rest_s)
+        elif rest_s > 0 and receiver.may_sleep() and receiver.waiter.wait(rest_s):
             receiver.pump()
         return True
 

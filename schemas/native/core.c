@@ -43,7 +43,7 @@ enum { PAST_CACHES_BYTES = 32 * 1024, SHORT_BYTES = 4096 };
 #define LOAD(word) __atomic_load_n((word), __ATOMIC_SEQ_CST)
 #define STORE(word, value) __atomic_store_n((word), (value), __ATOMIC_SEQ_CST)
 
-static PyObject *s_data, *s_realtime_ns, *s_monotonic_ns, *s_ring, *s_slot;
+static PyObject *s_data, *s_realtime_ns, *s_monotonic_ns, *s_ring, *s_slot, *s_encoded, *s_meaning, *s_skip, *s_gaps;
 static PyObject *s_batch[13]; /* the attributes of an EncodedBatch, in the order of its fields */
 static const char *const BATCH_FIELDS[13] = {
     "raw", "epoch", "number", "first_sequence", "packet_count", "packet_size", "packet_ends",
@@ -166,6 +166,7 @@ typedef struct {
     Py_ssize_t most_pieces;
     unsigned char *joined; /* and for a batch of many small ones */
     uint64_t joined_bytes;
+    int sleeps, seldom; /* of a reader: how often it sleeps at once before it lingers again, and how often the last time */
 } Ring;
 
 static void ring_let_go(Ring *self)
@@ -681,7 +682,7 @@ typedef struct {
     uint32_t major;
     PyTypeObject *batch, *arrivals;
     PyObject *owner; /* of batches that stay where they are, or None: they are copied */
-    Next *next; /* only a plain batch that is this one, and then the next one */
+    const Next *next; /* only a plain batch that is this one */
 } Asked;
 
 /* So many bytes of the ring itself, to be looked at only. They keep the memory, whoever closes the ring. */
@@ -707,8 +708,14 @@ static int is_held(Ring *self, uint64_t at)
     return LOAD(&self->words[TAIL]) <= at && LOAD(&self->words[HEAD]) > at && LOAD(&slot_words(self, at)[NUMBER_PLUS_ONE]) == at + 1;
 }
 
-/* The batch in slot `at`, and its length; its bytes where it is not plain. Py_None where there is none to be had. */
-static PyObject *take_slot(Ring *self, uint64_t at, const Asked *asked, uint64_t *taken_bytes)
+/* What is to be counted of a plain batch that was taken. */
+typedef struct {
+    uint64_t packets;
+    int64_t realtime_ns, monotonic_ns; /* of its last arrival */
+} Taken;
+
+/* The batch in slot `at`; its bytes where it is not plain. Py_None where there is none to be had. */
+static PyObject *take_slot(Ring *self, uint64_t at, const Asked *asked, Taken *taken)
 {
     uint64_t *slot = slot_words(self, at);
     uint64_t held = is_held(self, at), position = LOAD(&slot[POSITION]);
@@ -727,6 +734,11 @@ static PyObject *take_slot(Ring *self, uint64_t at, const Asked *asked, uint64_t
         return NULL;
     const unsigned char *bytes = copied ? (const unsigned char *)PyBytes_AsString(raw) : begin;
     Plain plain = plain_layout(copied ? bytes : head, bytes, (Py_ssize_t)length, asked->major);
+    if (plain.arrivals) {
+        taken->packets = get32((copied ? bytes : head) + 6);
+        taken->realtime_ns = (int64_t)get64(bytes + plain.realtimes + 8 * (plain.arrivals - 1));
+        taken->monotonic_ns = (int64_t)get64(bytes + plain.monotonics + 8 * (plain.arrivals - 1));
+    }
     PyObject *batch = raw;
     if (plain.arrivals && copied)
         batch = decoded_bytes(raw, &plain, asked->batch, asked->arrivals);
@@ -743,29 +755,7 @@ static PyObject *take_slot(Ring *self, uint64_t at, const Asked *asked, uint64_t
         Py_DECREF(batch);
         Py_RETURN_NONE;
     }
-    *taken_bytes = length;
-    if (asked->next) {
-        asked->next->number++;
-        asked->next->first += get32(head + 6);
-    }
     return batch;
-}
-
-static int asks(Ring *self, PyObject *const *args, Asked *asked)
-{
-    if (!ring_is_open(self))
-        return 0;
-    if (!PyType_Check(args[2]) || !PyType_Check(args[3])) {
-        PyErr_SetString(PyExc_TypeError, "what is taken is of two types");
-        return 0;
-    }
-    asked->most_bytes = PyLong_AsUnsignedLongLong(args[0]);
-    asked->major = (uint32_t)PyLong_AsUnsignedLong(args[1]);
-    asked->batch = (PyTypeObject *)args[2];
-    asked->arrivals = (PyTypeObject *)args[3];
-    asked->owner = Py_None;
-    asked->next = NULL;
-    return !PyErr_Occurred();
 }
 
 PyDoc_STRVAR(ring_take_doc,
@@ -776,63 +766,27 @@ PyDoc_STRVAR(ring_take_doc,
 static PyObject *ring_take(PyObject *object, PyObject *const *args, Py_ssize_t given)
 {
     Ring *self = (Ring *)object;
-    Asked asked;
-    uint64_t taken_bytes;
-    if (given != 5) {
+    if (given != 5 || !PyType_Check(args[2]) || !PyType_Check(args[3])) {
         PyErr_SetString(PyExc_TypeError, "take takes two numbers, two types and a number");
         return NULL;
     }
-    if (!asks(self, args, &asked))
+    if (!ring_is_open(self))
         return NULL;
+    Asked asked = {PyLong_AsUnsignedLongLong(args[0]), (uint32_t)PyLong_AsUnsignedLong(args[1]),
+                   (PyTypeObject *)args[2], (PyTypeObject *)args[3], Py_None, NULL};
     uint64_t at = PyLong_AsUnsignedLongLong(args[4]);
-    return PyErr_Occurred() ? NULL : take_slot(self, at, &asked, &taken_bytes);
-}
-
-PyDoc_STRVAR(ring_take_run_doc,
-"take_run(most_bytes, major, EncodedBatch, Arrivals, owner, slot, until, run_bytes, epoch, number, first_sequence)\n"
-"-> list of EncodedBatch\n\n"
-"The batches from slot on, before until, each of less than most_bytes, all together of run_bytes or a little more, as far as\n"
-"each has packets of one size and nothing else, and goes on where the one before it ended: the first of them at\n"
-"number and first_sequence. With an owner, which is not None, they are not copied: each has it as its ring, and its slot.");
-
-static PyObject *ring_take_run(PyObject *object, PyObject *const *args, Py_ssize_t given)
-{
-    Ring *self = (Ring *)object;
-    Asked asked;
-    uint64_t numbers[6], run_bytes = 0, taken_bytes = 0;
-    if (given != 11) {
-        PyErr_SetString(PyExc_TypeError, "take_run takes two numbers, two types, an owner and six numbers");
-        return NULL;
-    }
-    if (!asks(self, args, &asked))
-        return NULL;
-    for (int i = 0; i < 6; i++)
-        numbers[i] = PyLong_AsUnsignedLongLong(args[5 + i]);
-    PyObject *run = PyErr_Occurred() ? NULL : PyList_New(0);
-    if (run == NULL)
-        return NULL;
-    Next next = {numbers[3], numbers[4], numbers[5]};
-    asked.next = &next;
-    asked.owner = args[4];
-    for (uint64_t at = numbers[0]; at < numbers[1] && run_bytes < numbers[2]; at++) {
-        PyObject *batch = take_slot(self, at, &asked, &taken_bytes);
-        if (batch == Py_None) {
-            Py_DECREF(batch);
-            break;
-        }
-        int failed = batch == NULL || PyList_Append(run, batch) < 0;
-        run_bytes += taken_bytes;
-        Py_XDECREF(batch);
-        if (failed) {
-            Py_DECREF(run);
-            return NULL;
-        }
-    }
-    return run;
+    Taken taken;
+    return PyErr_Occurred() ? NULL : take_slot(self, at, &asked, &taken);
 }
 
 PyDoc_STRVAR(ring_will_sleep_doc,
 "will_sleep(head) -> whether the head is still there, with the flag raised that has the writer wake us, and the ring not closed");
+
+static int will_sleep(Ring *self, uint64_t head)
+{
+    STORE(&self->words[WAITING], 1); /* before the look at the head, never after */
+    return LOAD(&self->words[HEAD]) == head && !LOAD(&self->words[STATE]);
+}
 
 static PyObject *ring_will_sleep(PyObject *object, PyObject *head)
 {
@@ -840,20 +794,51 @@ static PyObject *ring_will_sleep(PyObject *object, PyObject *head)
     uint64_t seen = PyLong_AsUnsignedLongLong(head);
     if (PyErr_Occurred() || !ring_is_open(self))
         return NULL;
-    STORE(&self->words[WAITING], 1); /* before the look at the head, never after */
-    return PyBool_FromLong(LOAD(&self->words[HEAD]) == seen && !LOAD(&self->words[STATE]));
+    return PyBool_FromLong(will_sleep(self, seen));
 }
 
+/* time.monotonic_ns() */
 static uint64_t now_ns(void)
 {
     struct timespec now;
+#if defined(__APPLE__)
+    clock_gettime(CLOCK_UPTIME_RAW, &now);
+#else
     clock_gettime(CLOCK_MONOTONIC, &now);
+#endif
     return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
 PyDoc_STRVAR(ring_linger_doc,
 "linger(head, most_ns) -> whether the head has moved beyond `head` meanwhile\n\n"
-"Look again and again, with a processor's pause between, while other threads of the interpreter go on.");
+"Look again and again, with a processor's pause between, while other threads of the interpreter go on. After it was in vain,\n"
+"the next call returns at once, then the next three, seven, at the most so many.");
+
+enum { SELDOM = 255 };
+
+static int lingered(Ring *self, uint64_t head, uint64_t most_ns)
+{
+    if (self->sleeps > 0) {
+        self->sleeps--;
+        return 0;
+    }
+    const uint64_t *words = self->words;
+    PyObject *kept = self->whole; /* so that the memory stays, whatever the others do */
+    int moved;
+    Py_INCREF(kept);
+    Py_BEGIN_ALLOW_THREADS
+    uint64_t until = now_ns() + most_ns;
+    do {
+        for (int i = 0; i < 16 && LOAD(&words[HEAD]) == head; i++)
+            PAUSE();
+        moved = LOAD(&words[HEAD]) != head;
+    } while (!moved && now_ns() < until);
+    Py_END_ALLOW_THREADS
+    Py_DECREF(kept);
+    self->seldom = moved ? 0 : self->seldom < SELDOM ? 2 * self->seldom + 1 : SELDOM;
+    self->sleeps = self->seldom;
+    return moved;
+}
 
 static PyObject *ring_linger(PyObject *object, PyObject *const *args, Py_ssize_t given)
 {
@@ -865,29 +850,13 @@ static PyObject *ring_linger(PyObject *object, PyObject *const *args, Py_ssize_t
         return NULL;
     }
     uint64_t head = PyLong_AsUnsignedLongLong(args[0]), most_ns = PyLong_AsUnsignedLongLong(args[1]);
-    if (PyErr_Occurred())
-        return NULL;
-    const uint64_t *words = self->words;
-    Py_INCREF(self->whole); /* so that the memory stays, whatever the others do */
-    PyObject *kept = self->whole;
-    int moved;
-    Py_BEGIN_ALLOW_THREADS
-    uint64_t until = now_ns() + most_ns;
-    do {
-        for (int i = 0; i < 16 && LOAD(&words[HEAD]) == head; i++)
-            PAUSE();
-        moved = LOAD(&words[HEAD]) != head;
-    } while (!moved && now_ns() < until);
-    Py_END_ALLOW_THREADS
-    Py_DECREF(kept);
-    return PyBool_FromLong(moved);
+    return PyErr_Occurred() ? NULL : PyBool_FromLong(lingered(self, head, most_ns));
 }
 
 static PyMethodDef ring_methods[] = {
     {"write", (PyCFunction)(void (*)(void))ring_write, METH_FASTCALL, ring_write_doc},
     {"write_run", (PyCFunction)(void (*)(void))ring_write_run, METH_FASTCALL, ring_write_run_doc},
     {"take", (PyCFunction)(void (*)(void))ring_take, METH_FASTCALL, ring_take_doc},
-    {"take_run", (PyCFunction)(void (*)(void))ring_take_run, METH_FASTCALL, ring_take_run_doc},
     {"will_sleep", ring_will_sleep, METH_O, ring_will_sleep_doc},
     {"linger", (PyCFunction)(void (*)(void))ring_linger, METH_FASTCALL, ring_linger_doc},
     {"close", ring_close, METH_NOARGS, "Let go of the memory; idempotent."},
@@ -912,6 +881,226 @@ static PyType_Slot ring_slots[] = {
 
 static PyTypeObject *ring_type;
 static PyType_Spec ring_spec = {"usbcast_schemas._native.Ring", sizeof(Ring), 0, Py_TPFLAGS_DEFAULT, ring_slots};
+
+/* ---- A reader's short way ---- */
+
+typedef struct {
+    PyObject_HEAD
+    Ring *ring;
+    Asked asked;
+    Next next;
+    uint64_t at;
+    int open;
+    char refused; /* what comes next has to be looked at by somebody else */
+    char dozed;   /* it was slept, and nothing has come since */
+    int due;      /* somebody else has something to do before more is taken */
+    int64_t until_ns, doze_until_ns;
+    PyObject *lent; /* what was handed out in place last; it counts as delivered when it is given back whole */
+    uint64_t lent_slot, lent_packets;
+    uint64_t batches, packets, delivered;
+    Taken last;
+    int64_t last_ns;
+} Follower;
+
+enum { LINGER_NS = 30000 }; /* to sleep and be woken costs both sides some 10 µs each */
+
+static int follower_init(PyObject *object, PyObject *args, PyObject *Py_UNUSED(kwargs))
+{
+    Follower *self = (Follower *)object;
+    PyObject *ring, *batch, *arrivals, *owner;
+    unsigned long long most_bytes;
+    unsigned int major;
+    if (!PyArg_ParseTuple(args, "OKIO!O!O", &ring, &most_bytes, &major, &PyType_Type, &batch, &PyType_Type, &arrivals, &owner))
+        return -1;
+    if (self->ring || Py_TYPE(ring) != ring_type) {
+        PyErr_SetString(PyExc_TypeError, "a follower is made once, and of a Ring");
+        return -1;
+    }
+    Py_INCREF(ring);
+    Py_INCREF(batch);
+    Py_INCREF(arrivals);
+    Py_INCREF(owner);
+    self->ring = (Ring *)ring;
+    self->asked = (Asked){most_bytes, major, (PyTypeObject *)batch, (PyTypeObject *)arrivals, owner, &self->next};
+    return 0;
+}
+
+static void follower_dealloc(PyObject *object)
+{
+    Follower *self = (Follower *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    Py_XDECREF((PyObject *)self->ring);
+    Py_XDECREF((PyObject *)self->asked.batch);
+    Py_XDECREF((PyObject *)self->asked.arrivals);
+    Py_XDECREF(self->asked.owner);
+    Py_XDECREF(self->lent);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
+    Py_DECREF(type);
+}
+
+PyDoc_STRVAR(follower_open_doc,
+"open(slot, epoch, number, first_sequence, until_ns, doze_until_ns) -> whether there is something in the slot\n\n"
+"From now on, until it is closed, `next` takes what goes on there. Times are of time.monotonic_ns().");
+
+static PyObject *follower_open(PyObject *object, PyObject *const *args, Py_ssize_t given)
+{
+    Follower *self = (Follower *)object;
+    if (given != 6) {
+        PyErr_SetString(PyExc_TypeError, "open takes six numbers");
+        return NULL;
+    }
+    self->at = PyLong_AsUnsignedLongLong(args[0]);
+    self->next.epoch = PyLong_AsUnsignedLongLong(args[1]);
+    self->next.number = PyLong_AsUnsignedLongLong(args[2]);
+    self->next.first = PyLong_AsUnsignedLongLong(args[3]);
+    self->until_ns = PyLong_AsLongLong(args[4]);
+    self->doze_until_ns = PyLong_AsLongLong(args[5]);
+    if (PyErr_Occurred() || !ring_is_open(self->ring))
+        return NULL;
+    self->open = 1;
+    self->refused = self->dozed = self->due = 0;
+    return PyBool_FromLong(LOAD(&self->ring->words[HEAD]) > self->at);
+}
+
+/* `encoded` as the application sees it: an object of `type` with four attributes. */
+static PyObject *wrapped(PyObject *encoded, PyTypeObject *type, PyObject *meaning)
+{
+    PyObject *nothing = PyTuple_New(0), *zero = PyLong_FromLong(0);
+    PyObject *made = nothing && zero ? ((newfunc)PyType_GetSlot(type, Py_tp_new))(type, nothing, NULL) : NULL;
+    if (made && (PyObject_SetAttr(made, s_encoded, encoded) < 0 || PyObject_SetAttr(made, s_meaning, meaning) < 0 ||
+                 PyObject_SetAttr(made, s_skip, zero) < 0 || PyObject_SetAttr(made, s_gaps, nothing) < 0))
+        Py_CLEAR(made);
+    Py_XDECREF(nothing);
+    Py_XDECREF(zero);
+    Py_DECREF(encoded);
+    return made;
+}
+
+/* Who asks for more is through with what was lent: 1 if it was whole to the end. */
+static int give_back(Follower *self)
+{
+    if (self->lent == NULL)
+        return 1;
+    if (LOAD(&self->ring->words[TAIL]) > self->lent_slot)
+        return 0;
+    self->delivered += self->lent_packets;
+    Py_CLEAR(self->lent);
+    return 1;
+}
+
+PyDoc_STRVAR(follower_next_doc,
+"next() -> EncodedBatch; next(Batch, meaning) -> Batch; None if there is none, or none that is so simple\n\n"
+"The batch in the next slot, if it holds packets of one size with their arrivals and nothing else, and goes on where the one\n"
+"before it ended. The first one that is taken from until_ns on is the last.");
+
+static PyObject *follower_next(PyObject *object, PyObject *const *args, Py_ssize_t given)
+{
+    Follower *self = (Follower *)object;
+    if (given != 0 && (given != 2 || !PyType_Check(args[0]))) {
+        PyErr_SetString(PyExc_TypeError, "next takes nothing, or a type and a meaning");
+        return NULL;
+    }
+    if (!self->open || !self->ring->open || self->due)
+        Py_RETURN_NONE;
+    if (!give_back(self)) {
+        self->due = 1;
+        Py_RETURN_NONE;
+    }
+    if (LOAD(&self->ring->words[HEAD]) <= self->at)
+        Py_RETURN_NONE;
+    Taken taken;
+    PyObject *batch = take_slot(self->ring, self->at, &self->asked, &taken);
+    if (batch == Py_None)
+        self->refused = 1;
+    if (batch == NULL || batch == Py_None)
+        return batch;
+    PyObject *made = given ? wrapped(batch, (PyTypeObject *)args[0], args[1]) : batch;
+    if (made == NULL)
+        return NULL;
+    self->last = taken;
+    self->last_ns = (int64_t)now_ns();
+    self->due = self->last_ns >= self->until_ns;
+    self->dozed = 0;
+    self->batches++;
+    self->packets += taken.packets;
+    self->next.number++;
+    self->next.first += taken.packets;
+    if (self->asked.owner == Py_None)
+        self->delivered += taken.packets;
+    else {
+        Py_INCREF(made);
+        self->lent = made;
+        self->lent_slot = self->at;
+        self->lent_packets = taken.packets;
+    }
+    self->at++;
+    return made;
+}
+
+PyDoc_STRVAR(follower_doze_doc,
+"doze() -> for how many seconds one may sleep; 0.0 if one may not, or something else than a batch has woken last time\n\n"
+"The flag is then raised that has the writer wake who sleeps.");
+
+static PyObject *follower_doze(PyObject *object, PyObject *Py_UNUSED(none))
+{
+    Follower *self = (Follower *)object;
+    int64_t rest_ns = 0;
+    if (self->open && self->ring->open && !self->due && !self->dozed && !self->refused && give_back(self) &&
+        LOAD(&self->ring->words[HEAD]) == self->at && !lingered(self->ring, self->at, LINGER_NS))
+        rest_ns = self->doze_until_ns - (int64_t)now_ns();
+    if (rest_ns <= 0 || !self->ring->open || !will_sleep(self->ring, self->at))
+        return PyFloat_FromDouble(0.0);
+    self->dozed = 1;
+    return PyFloat_FromDouble((double)rest_ns / 1e9);
+}
+
+PyDoc_STRVAR(follower_close_doc,
+"close() -> (batches, packets, delivered, realtime_ns, monotonic_ns, taken_ns, lent), or None if there is nothing to say\n\n"
+"Nothing more is taken. How many batches and packets were, since it was closed last; how many packets of them are delivered;\n"
+"the last one's arrival, and when it was taken; and what was handed out in place and has not been given back, or None.");
+
+static PyObject *follower_close(PyObject *object, PyObject *Py_UNUSED(none))
+{
+    Follower *self = (Follower *)object;
+    self->open = 0;
+    if (self->batches == 0 && self->delivered == 0 && self->lent == NULL)
+        Py_RETURN_NONE;
+    PyObject *lent = self->lent ? self->lent : Py_None;
+    PyObject *told = Py_BuildValue("KKKLLLO", (unsigned long long)self->batches, (unsigned long long)self->packets,
+                                   (unsigned long long)self->delivered, (long long)self->last.realtime_ns,
+                                   (long long)self->last.monotonic_ns, (long long)self->last_ns, lent);
+    if (told) {
+        Py_CLEAR(self->lent);
+        self->batches = self->packets = self->delivered = 0;
+    }
+    return told;
+}
+
+static PyMethodDef follower_methods[] = {
+    {"open", (PyCFunction)(void (*)(void))follower_open, METH_FASTCALL, follower_open_doc},
+    {"next", (PyCFunction)(void (*)(void))follower_next, METH_FASTCALL, follower_next_doc},
+    {"doze", follower_doze, METH_NOARGS, follower_doze_doc},
+    {"close", follower_close, METH_NOARGS, follower_close_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef follower_members[] = {
+    {"refused", T_BOOL, offsetof(Follower, refused), READONLY, "whether there was something that is not so simple"},
+    {"dozed", T_BOOL, offsetof(Follower, dozed), READONLY, "whether it was slept, and nothing was taken since"},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot follower_slots[] = {
+    {Py_tp_doc, "Follower(ring, most_bytes, major, EncodedBatch, Arrivals, owner): takes what simply follows, one by one."},
+    {Py_tp_init, follower_init},
+    {Py_tp_new, PyType_GenericNew},
+    {Py_tp_dealloc, follower_dealloc},
+    {Py_tp_methods, follower_methods},
+    {Py_tp_members, follower_members},
+    {0, NULL},
+};
+
+static PyType_Spec follower_spec = {"usbcast_schemas._native.Follower", sizeof(Follower), 0, Py_TPFLAGS_DEFAULT, follower_slots};
 
 /* ---- The short way ---- */
 
@@ -1088,6 +1277,10 @@ PyMODINIT_FUNC PyInit__native(void)
     s_monotonic_ns = PyUnicode_InternFromString("monotonic_ns");
     s_ring = PyUnicode_InternFromString("ring");
     s_slot = PyUnicode_InternFromString("slot");
+    s_encoded = PyUnicode_InternFromString("_encoded");
+    s_meaning = PyUnicode_InternFromString("_meaning");
+    s_skip = PyUnicode_InternFromString("_skip");
+    s_gaps = PyUnicode_InternFromString("gaps");
     for (int i = 0; i < 13; i++)
         s_batch[i] = PyUnicode_InternFromString(BATCH_FIELDS[i]);
     if (PyErr_Occurred())
@@ -1097,6 +1290,10 @@ PyMODINIT_FUNC PyInit__native(void)
     if (type == NULL || PyModule_AddObjectRef(module, "Ring", type) < 0)
         Py_CLEAR(module);
     ring_type = (PyTypeObject *)type;
+    type = module ? PyType_FromSpec(&follower_spec) : NULL;
+    if (type == NULL || PyModule_AddObjectRef(module, "Follower", type) < 0)
+        Py_CLEAR(module);
+    Py_XDECREF(type);
     type = module ? PyType_FromSpec(&short_spec) : NULL;
     if (type == NULL || PyModule_AddObjectRef(module, "ShortWay", type) < 0)
         Py_CLEAR(module);

@@ -1,6 +1,8 @@
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from usbcast_schemas.batch import Arrivals, Buffer, EncodedBatch
+
+T = TypeVar("T")
 
 def decode(raw: bytes, major: int, batch: type[EncodedBatch], arrivals: type[Arrivals], /) -> EncodedBatch | None: ...
 
@@ -24,24 +26,39 @@ class Ring:
     def take(
         self, most_bytes: int, major: int, batch: type[EncodedBatch], arrivals: type[Arrivals], slot: int, /
     ) -> EncodedBatch | bytes | None: ...
-    def take_run(
+    def will_sleep(self, head: int, /) -> bool: ...
+    def linger(self, head: int, most_ns: int, /) -> bool: ...
+    def close(self) -> None: ...
+
+class Follower:
+    refused: bool
+    dozed: bool
+    def __init__(
         self,
+        ring: Ring,
         most_bytes: int,
         major: int,
         batch: type[EncodedBatch],
         arrivals: type[Arrivals],
         owner: object | None,
+        /,
+    ) -> None: ...
+    def open(
+        self,
         slot: int,
-        until: int,
-        run_bytes: int,
         epoch: int,
         number: int,
         first_sequence: int,
+        until_ns: int,
+        doze_until_ns: int,
         /,
-    ) -> list[EncodedBatch]: ...
-    def will_sleep(self, head: int, /) -> bool: ...
-    def linger(self, head: int, most_ns: int, /) -> bool: ...
-    def close(self) -> None: ...
+    ) -> bool: ...
+    @overload
+    def next(self) -> EncodedBatch | None: ...
+    @overload
+    def next(self, batch: type[T], meaning: object, /) -> T | None: ...
+    def doze(self) -> float: ...
+    def close(self) -> tuple[int, int, int, int, int, int, Any] | None: ...
 
 class ShortWay:
     def __init__(self, ring: Ring, transfer: type, contract: int, epoch: int, /) -> None: ...

@@ -34,7 +34,7 @@ from usbcast_schemas.errors import ConfigError, RingTorn, RingUnavailable
 from usbcast_schemas.recycling import WORTH_BYTES, RecycledBuffers
 
 if TYPE_CHECKING:
-    from usbcast_schemas._native import ShortWay
+    from usbcast_schemas._native import Follower, ShortWay
 
 MAGIC = int.from_bytes(b"USBCRNG1", "little")
 HEADER_BYTES = 4096
@@ -394,29 +394,15 @@ class RingReader:
             _fence()
         return self._words[_TAIL] <= slot
 
-    def take_run(
-        self,
-        slot: int,
-        until: int,
-        run_bytes: int,
-        epoch: int,
-        number: int,
-        first_sequence: int,
-        *,
-        copy: bool = True,
-    ) -> list[EncodedBatch]:
-        """The batches from `slot` on that are just what is expected, about `run_bytes` of them: as many as the short way goes.
+    def follower(self, *, copy: bool = True) -> Follower | None:
+        """Takes batches that simply follow one another, in one call each; None where there is no native core.
 
-        Each holds packets and says nothing else, and the first is `number` and begins at `first_sequence`. Never all there
-        is, where there is no native core, the batches are large, or there is something to say: then `take` has the next one.
         Without `copy` they are of type BatchInPlace, and large ones are among them.
         """
-        if self._native is None:
-            return []
+        if native.core is None or self._native is None:
+            return None
         kind, owner, most_bytes = (EncodedBatch, None, WORTH_BYTES) if copy else (BatchInPlace, self, MAX_BATCH_BYTES)
-        return self._native.take_run(
-            most_bytes, MAJOR, kind, Arrivals, owner, slot, until, run_bytes, epoch, number, first_sequence
-        )
+        return native.core.Follower(self._native, most_bytes, MAJOR, kind, Arrivals, owner)
 
     def read(self, slot: Slot) -> Buffer:
         """Copy a batch out; raise RingTorn if the writer has overtaken it meanwhile, or it is damaged for good."""

@@ -176,21 +176,6 @@ def test_a_run_wakes_who_sleeps(tmp_path: Path) -> None:
     ring.close()
 
 
-@pytest.mark.parametrize("first", ["the writer", "the reader"])
-def test_what_is_in_place_stays_where_nobody_writes_any_more(first: str, tmp_path: Path) -> None:
-    """Closed by the writer, a ring is as it is for ever; of one that was left before, nobody knows."""
-    ring, batcher = _ring_and_batcher(tmp_path)
-    reader = RingReader(ring.path, ring.nonce)
-    batcher.write_run(ring, [Transfer(b"01234567" * 4, 1, 1)], 8)
-    (batch,) = reader.take_run(0, 1, 1, 1, 0, 0, copy=False)
-    assert isinstance(batch, BatchInPlace)
-    assert batch.intact
-    for closed in (ring, reader) if first == "the writer" else (reader, ring):
-        closed.close()
-    assert batch.intact == (first == "the writer")
-    assert bytes(batch.payload) == b"01234567" * 4, "the memory is there as long as it is looked at"
-
-
 def test_who_will_sleep_is_told_of_what_has_come(tmp_path: Path) -> None:
     ring = RingWriter(tmp_path, "s", 1, data_bytes=8192, slots=4)
     reader = RingReader(ring.path, ring.nonce)
@@ -211,6 +196,7 @@ def test_lingering_ends_when_something_comes_or_the_time_is_over(tmp_path: Path)
     assert time.monotonic_ns() - begin_ns >= 2_000_000
     writer = threading.Timer(0.05, ring.write, (b"x",), {"number": 0, "first_sequence": 0, "packet_count": 1})
     writer.start()
+    assert not reader.linger(0, 20_000_000_000), "as it was in vain before, it does not look now"
     assert reader.linger(0, 20_000_000_000), "and the thread that writes is not held up by it"
     assert time.monotonic_ns() - begin_ns < 10_000_000_000
     writer.join()
@@ -230,42 +216,6 @@ def test_a_full_fifo_is_emptied_and_rung_again(tmp_path: Path) -> None:
     ring.write(b"x", number=0, first_sequence=0, packet_count=1)
     assert len(os.read(fifo, 1 << 20)) == 1
     os.close(fifo)
-    reader.close()
-    ring.close()
-
-
-@settings(max_examples=150, deadline=None)
-@given(
-    counts=st.lists(st.integers(0, 5), min_size=1, max_size=40),
-    odd=st.sets(st.integers(0, 39), max_size=4),
-    begin=st.integers(0, 3),
-    run_bytes=st.integers(1, 4000),
-)
-def test_a_run_is_taken_as_far_as_nothing_else_is_to_be_said(
-    counts: list[int], odd: set[int], begin: int, run_bytes: int, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    """`odd` ones bear an event; those without packets, and what does not go on where the last one ended, end a run as well."""
-    ring = RingWriter(tmp_path_factory.mktemp("ring"), "s", 1, data_bytes=32 * 1024, slots=64)
-    reader = RingReader(ring.path, ring.nonce)
-    first = 0
-    for number, count in enumerate(counts):
-        raw = encode_batch(
-            epoch=7, number=number, first_sequence=first, packet_count=count, packet_size=8, payload=(bytes(8 * count),),
-            arrivals=Arrivals((count,), (number,), (-number,)) if count else Arrivals(),
-            events=[pb.DeviceEvent(detail="e")] if number in odd else [],
-        )  # fmt: skip
-        ring.write(raw, number=number, first_sequence=first, packet_count=count)
-        first += count
-    at = min(begin, len(counts) - 1)
-    run = reader.take_run(at, len(counts), run_bytes, 7, at, sum(counts[:at]))
-    whole = list(itertools.takewhile(lambda n: counts[n] and n not in odd, range(at, len(counts))))
-    assert [batch.number for batch in run] == whole[: len(run)]
-    assert all(batch == reader.take(batch.number) for batch in run)
-    if len(run) < len(whole):
-        assert sum(len(batch.raw) for batch in run) >= run_bytes > sum(len(batch.raw) for batch in run[:-1])
-    assert reader.take_run(at, len(counts), 4000, 8, at, sum(counts[:at])) == [], "another epoch"
-    assert reader.take_run(at, len(counts), 4000, 7, at + 1, sum(counts[:at])) == [], "another batch"
-    assert reader.take_run(at, len(counts), 4000, 7, at, sum(counts[:at]) + 1) == [], "another packet"
     reader.close()
     ring.close()
 
@@ -442,9 +392,12 @@ def test_a_slot_with_any_figures_leads_nowhere(
     assert native.core is not None
     taken = reader._native.take(WORTH_BYTES, MAJOR, EncodedBatch, Arrivals, 0)
     assert taken is None or isinstance(taken, bytes | EncodedBatch)
-    for kind, owner in ((EncodedBatch, None), (BatchInPlace, reader)):
-        run = reader._native.take_run(WORTH_BYTES, MAJOR, kind, Arrivals, owner, 0, 2, 4096, *words[1:4])
-        assert all(isinstance(batch, kind) for batch in run)
+    for copy, kind in ((True, EncodedBatch), (False, BatchInPlace)):
+        follower = reader.follower(copy=copy)
+        assert follower is not None
+        follower.open(0, *words[1:4], 2**62, 0)
+        batch = follower.next()
+        assert batch is None or isinstance(batch, kind)
     reader.close()
     ring.close()
 

@@ -101,6 +101,10 @@ class StoreReceiver:
     def silent(self) -> bool:
         return self._silent
 
+    def doze_s(self) -> float:
+        """There is always something else to be looked at."""
+        return 0.0
+
     def may_sleep(self) -> bool:
         """Whether nothing has come meanwhile, so that waiting on `waiter` is safe."""
         return self._courier.may_sleep()

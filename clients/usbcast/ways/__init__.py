@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from usbcast_schemas.batch import EncodedBatch
+
+if TYPE_CHECKING:
+    from usbcast_schemas._native import Follower
 
 
 class Sink(Protocol):
@@ -13,12 +15,6 @@ class Sink(Protocol):
 
     def live(self, batch: EncodedBatch) -> None:
         """A batch came."""
-
-    def expected(self) -> tuple[int, int, int] | None:
-        """Epoch, number and first sequence of the batch that would simply be the next one; None where nothing is simple."""
-
-    def run(self, batches: Sequence[EncodedBatch]) -> None:
-        """Batches came that go on where `expected` says, and of which nothing can be said but that they bear packets."""
 
     def known(self, epoch: int, next_sequence: int, next_number: int, *, ended: bool) -> None:
         """The stream is known to have come so far."""
@@ -35,11 +31,24 @@ class Way(Protocol):
     """One way to receive one stream. Used by one thread."""
 
     via: str
+    follower: Follower | None
+    """Takes what simply goes on from `slot` on, which is then said to be `passed`; None where there is no such thing."""
     can_fetch: bool
     """Whether what is missing can be had by fetching: not where the way already reads all that a fetch would."""
 
     def pump(self, sink: Sink) -> None:
         """Take what has come, until the sink is full; never wait."""
+
+    @property
+    def slot(self) -> int:
+        """What is to be taken next, of a ring."""
+
+    def passed(self, slots: int) -> None:
+        """So many slots were taken by the follower."""
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there is something in a ring that was not taken."""
 
     def check(self) -> None:
         """Raise AccessRefused if the node does not let this client in."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from typing import TYPE_CHECKING
 
 import zmq
 
@@ -19,12 +20,18 @@ from usbcast_schemas.sockets import as_reached, readable, receive_two, set_up, s
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 from usbcast_schemas.wire import MAX_DATA_BYTES, decode_notification, decode_published
 
+if TYPE_CHECKING:
+    from usbcast_schemas._native import Follower
+
 
 class PublishedWay:
     """via="push" subscribes to data and notifications (a lost tail is noticed by the latter), via="notify" to the latter."""
 
     can_fetch = True
     over = False
+    follower: Follower | None = None
+    slot = 0
+    has_more = False
 
     def __init__(
         self,
@@ -90,6 +97,9 @@ class PublishedWay:
                     raise WireError(f"a message came on the topic {topic[:100]!r}, which was not subscribed to")
             except PeerError as error:
                 sink.malformed(error)
+
+    def passed(self, slots: int) -> None:
+        """Nobody follows."""
 
     def check(self) -> None:
         self._handshakes.check()

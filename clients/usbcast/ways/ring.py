@@ -17,15 +17,10 @@ from usbcast_schemas.v1 import usbcast_pb2 as pb
 AHEAD_BYTES = 256 * 1024
 """Batches are copied out as far ahead of the application as the processor's cache is likely to keep them."""
 
-RUN_BYTES = 32 * 1024
-"""So much is copied at once. Every batch has some seventy bytes or more, so their number is bounded as well."""
-
-
 LINGER_NS = 30_000
 """To sleep and be woken costs both sides some 10 µs each; a reader that has just caught up with a busy writer waits so long."""
 
-SELDOM = 255
-"""Where that was in vain it is tried after the next sleep but one, then three, seven, at the most so many."""
+MOST_REFUSED = 64
 
 
 class RingWay:
@@ -41,9 +36,6 @@ class RingWay:
             )
         self._waiter = waiter
         self._latest = latest
-        self._copy = copy
-        self._awake_for = self._seldom = SELDOM
-        """How often it sleeps at once before it lingers again; and how often the last time."""
         self._ring = RingReader(Path(info.ring.path), info.ring.nonce)
         try:
             self._wake_fd = os.open(info.ring.wake_path, os.O_RDONLY | os.O_NONBLOCK)
@@ -51,6 +43,9 @@ class RingWay:
             self._ring.close()
             raise RingUnavailable(f"cannot open {info.ring.wake_path}: {error.strerror}; use via='push'") from None
         self._waiter.add_edge(self._wake_fd)
+        self.follower = None if latest else self._ring.follower(copy=copy)
+        self._refused = 1
+        """How many batches are taken at once where it has refused one: twice as many as before, if it has taken none since."""
         self._at = self._seen_head = 0
         self._level = (info.next_sequence, info.next_number)
 
@@ -95,15 +90,9 @@ class RingWay:
         if self._latest:
             self._skip_to_newest(sink)
         ahead_bytes = 0
-        run_bytes = RUN_BYTES if self._copy else AHEAD_BYTES
-        while self._at < self._seen_head and ahead_bytes < AHEAD_BYTES and not sink.full:
-            expected = sink.expected()
-            run = ring.take_run(self._at, self._seen_head, run_bytes, *expected, copy=self._copy) if expected else ()
-            if run:
-                sink.run(run)
-                self._at += len(run)
-                ahead_bytes += run_bytes
-                continue
+        until = self._seen_head if self.follower is None else min(self._seen_head, self._at + self._refused)
+        self._refused = min(2 * self._refused, MOST_REFUSED)
+        while self._at < until and ahead_bytes < AHEAD_BYTES and not sink.full:
             batch = self._take(self._at, sink)
             # Overtaken: what is gone shows by the number of the next batch.
             self._at = max(self._at + 1, ring.tail) if batch is None else self._at + 1
@@ -130,16 +119,23 @@ class RingWay:
     def check(self) -> None:
         """Nothing to be refused by: the system lets this user read, and the link hears what the node says."""
 
+    @property
+    def slot(self) -> int:
+        return self._at
+
+    def passed(self, slots: int) -> None:
+        if slots:
+            self._at += slots
+            self._refused = 1
+
+    @property
+    def has_more(self) -> bool:
+        self._seen_head = self._ring.head
+        return self._at < self._seen_head
+
     def may_sleep(self) -> bool:
-        if self._at < self._seen_head:
+        if self._at < self._seen_head or self._ring.linger(self._seen_head, LINGER_NS):
             return False
-        if self._awake_for:
-            self._awake_for -= 1
-        elif self._ring.linger(self._seen_head, LINGER_NS):
-            self._seldom = 0
-            return False
-        else:
-            self._awake_for = self._seldom = min(2 * self._seldom + 1, SELDOM)
         return self._ring.will_sleep(self._seen_head)
 
     def close(self) -> None:

@@ -1,0 +1,90 @@
+"""Following: how a subscription takes what simply goes on in a ring without anything else being done for each batch.
+
+The native core takes such a batch in one call and keeps a tally, which continuity and the books take over before anybody
+looks at them. Whatever else comes it refuses, and that goes the long way: through the way's `pump` and continuity.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from usbcast.batch import Batch
+from usbcast.continuity import Continuity, Delivery
+from usbcast.digest import Digest, Event, Record
+from usbcast.ways import Way
+
+if TYPE_CHECKING:
+    from usbcast_schemas._native import Follower
+
+
+class Following:
+    """Of one receiver. It is open between two calls of its `pump`, while nothing waits that would have to go first."""
+
+    def __init__(self, core: Continuity, digest: Digest) -> None:
+        self._core = core
+        self._digest = digest
+        self._way: Way | None = None
+        self._follower: Follower | None = None
+
+    def follow(self, way: Way | None) -> None:
+        """From now on it is `way` that may be followed, if that can be."""
+        self.close()
+        self._way = way
+        self._follower = way.follower if way is not None else None
+
+    def take(self) -> Event | None:
+        """The next event, if there is one."""
+        if self._follower is not None:
+            batch = self._follower.next(Batch, self._digest.meaning)
+            if batch is not None:
+                if self._digest.dejitter is not None:
+                    self._digest.learn_times(batch.encoded)
+                return batch
+        return self._digest.take()
+
+    def take_record(self) -> Record | None:
+        """As `take`, but batches as they were published, those without packets too. One of the two is used, not both."""
+        if self._follower is not None:
+            batch = self._follower.next()
+            if batch is not None:
+                return Delivery(batch)
+        return self._digest.take_record()
+
+    def doze_s(self) -> float:
+        """For how long one may sleep, with nothing else to be done before; 0 if something is, or has come."""
+        return self._follower.doze() if self._follower is not None else 0.0
+
+    @property
+    def was_woken(self) -> bool:
+        """Whether it was slept, and it is not a batch that ended it."""
+        return self._follower is not None and self._follower.dozed
+
+    def close(self) -> bool:
+        """Take nothing more that way, and take over the tally; whether it could go on."""
+        if self._follower is None or self._way is None:
+            return False
+        went = self._follower.close()
+        if went is not None:
+            batches, packets, *delivered = went
+            self._way.passed(batches)
+            self._core.passed(batches, packets)
+            self._digest.passed(*delivered)
+        return not self._follower.refused and self._expected() is not None
+
+    def open(self, until_ns: int, doze_until_ns: int) -> bool:
+        """Go on that way if that can be; whether there is something to take.
+
+        The first batch that is taken from `until_ns` on is the last; nobody is to sleep beyond `doze_until_ns`.
+        """
+        expected = self._expected() if self._follower is not None and self._way is not None else None
+        if expected is None:
+            return False
+        assert self._follower is not None
+        assert self._way is not None
+        return self._follower.open(self._way.slot, *expected, until_ns, doze_until_ns)
+
+    def _expected(self) -> tuple[int, int, int] | None:
+        return self._core.expected() if self._digest.is_clear else None
+
+
+__all__ = ["Following"]
