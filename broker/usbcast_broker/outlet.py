@@ -10,8 +10,8 @@ from pathlib import Path
 from usbcast_broker.batcher import Encoded, device_info
 from usbcast_broker.flow import DeviceIdentity
 from usbcast_broker.moderation import Moderation
-from usbcast_broker.pacer import NotificationPacer
-from usbcast_schemas.contract import CONTRACT, check_stream_name, data_topic, notify_topic
+from usbcast_broker.pacer import NotificationPacer, TailPacer
+from usbcast_schemas.contract import CONTRACT, check_stream_name, data_topic, notify_topic, tail_topic
 from usbcast_schemas.ring import DEFAULT_DATA_BYTES, DEFAULT_SLOTS, RingWriter
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
@@ -56,7 +56,9 @@ class Outlet:
         self.epoch = secrets.randbits(64) if epoch is None else epoch
         self.data_topic = data_topic(self.stream)
         self.notify_topic = notify_topic(self.stream)
+        self.tail_topic = tail_topic(self.stream)
         self.pacer = NotificationPacer()
+        self.tail = TailPacer()
         self.moderation = Moderation()
         self.ended = False
         self.source = source
@@ -137,6 +139,7 @@ class Outlet:
             next_number=self.next_number,
             ended=self.ended,
             source=self.source.endpoint if self.source else None,
+            has_tail=True,
         )
 
     def close(self) -> None:

@@ -1,8 +1,11 @@
-"""When notifications go: the first at once, then at most one per interval, the last one always, and a heartbeat."""
+"""When notifications go: the first at once, then at most one per interval, the last one always, and a heartbeat.
+
+And when those go that are for subscribers who get the data anyway: once it has come to rest, and a heartbeat.
+"""
 
 from __future__ import annotations
 
-from usbcast_schemas.contract import HEARTBEAT_S, NOTIFICATION_INTERVAL_NS
+from usbcast_schemas.contract import HEARTBEAT_S, NOTIFICATION_INTERVAL_NS, TAIL_NS
 
 HEARTBEAT_NS = int(HEARTBEAT_S * 1e9)
 
@@ -37,4 +40,38 @@ class NotificationPacer:
             return False
         self._news = False
         self.heartbeat_at_ns = self.due_at_ns = now_ns + self._heartbeat_ns
+        return True
+
+
+class TailPacer:
+    """Pure: told of news and when they were, asked what is due; monotonic nanoseconds.
+
+    >>> pacer = TailPacer(rest_ns=10, heartbeat_ns=100)
+    >>> pacer.take(0), pacer.take(5)
+    (True, False)
+    >>> pacer.news(6); pacer.news(12); pacer.take(16), pacer.take(22), pacer.take(23)
+    (False, True, False)
+    """
+
+    def __init__(self, rest_ns: int = TAIL_NS, heartbeat_ns: int = HEARTBEAT_NS) -> None:
+        self._rest_ns = rest_ns
+        self._heartbeat_ns = heartbeat_ns
+        self._heartbeat_at_ns = 0
+        self.due_at_ns = 0
+        """When something is to be sent."""
+
+    def news(self, now_ns: int) -> None:
+        """Something was published."""
+        rests_at_ns = now_ns + self._rest_ns
+        self.due_at_ns = rests_at_ns if rests_at_ns < self._heartbeat_at_ns else self._heartbeat_at_ns
+
+    def at_once(self) -> None:
+        """It is over, or somebody has come who waits for it."""
+        self.due_at_ns = 0
+
+    def take(self, now_ns: int) -> bool:
+        """Whether something is to be sent now; if so it counts as sent."""
+        if now_ns < self.due_at_ns:
+            return False
+        self._heartbeat_at_ns = self.due_at_ns = now_ns + self._heartbeat_ns
         return True

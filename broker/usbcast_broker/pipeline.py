@@ -13,6 +13,7 @@ from usbcast_broker.framing import Assembler
 from usbcast_broker.host_queue import HostQueue
 from usbcast_broker.moderation import CLOSE_NS, INLINE_BYTES
 from usbcast_broker.outlet import Outlet
+from usbcast_schemas.batch import Buffer
 from usbcast_schemas.ledger import Ledger, audit
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
@@ -20,8 +21,8 @@ TURN_BYTES = 1024 * 1024
 """At most so much of one stream is handled before the others get their turn."""
 
 
-Publish = Callable[[Encoded], None] | None
-"""Sends a batch to those who want it pushed; None if nobody does."""
+Publish = Callable[[Buffer], None] | None
+"""Sends an encoded batch to those who want it pushed; None if nobody does."""
 
 
 class Feed(Protocol):
@@ -109,7 +110,7 @@ class Pipeline:
 
     def turn(self, publish: Publish) -> bool:
         """Handle what has accumulated, up to a bound; True if there was anything. It leaves the short way closed."""
-        went = self.close_short_way()
+        went = self.close_short_way(publish)
         self._send_written(publish)
         items = self._queue.take(TURN_BYTES)
         if items and self._write_run(items, publish):
@@ -151,8 +152,8 @@ class Pipeline:
             until_ns,
         )
 
-    def close_short_way(self) -> bool:
-        """Let nothing more through, and take into the books what went; True if anything did."""
+    def close_short_way(self, publish: Publish = None) -> bool:
+        """Let nothing more through, send what went, and take it into the books; True if anything did."""
         if self._short_way is None:
             return False
         self._short_way.close()
@@ -160,9 +161,12 @@ class Pipeline:
         if went is None:
             return False
         batches, packets, size_bytes, realtime_ns, monotonic_ns = went
+        self._unsent += batches
+        if publish is not None:  # first, as somebody waits for it
+            self._send_written(publish)
         self._queue.passed(size_bytes)
         self._batcher.written(batches, packets)
-        self._count(batches, packets, size_bytes, realtime_ns, monotonic_ns)
+        self._count(packets, size_bytes, realtime_ns, monotonic_ns)
         return True
 
     def _write_run(self, items: list[HostItem], publish: Publish) -> bool:
@@ -173,23 +177,24 @@ class Pipeline:
         if written is None:
             return False
         last = cast(Transfer, items[-1])  # the ring takes transfers only
-        self._count(*written, last.realtime_ns, last.monotonic_ns)
+        batches, packets, size_bytes = written
+        self._unsent += batches
         self._send_written(publish)
+        self._count(packets, size_bytes, last.realtime_ns, last.monotonic_ns)
         return True
 
-    def _count(self, batches: int, packets: int, size_bytes: int, realtime_ns: int, monotonic_ns: int) -> None:
-        """The newest so many batches in the ring were made of transfers that nobody has looked at."""
+    def _count(self, packets: int, size_bytes: int, realtime_ns: int, monotonic_ns: int) -> None:
+        """So much went into the ring without having been looked at."""
         self._assembler.passed(size_bytes, packets, realtime_ns, monotonic_ns)
         self._books.entered += packets
         self._books.left += packets
-        self._unsent += batches
         self.outlet.pacer.news()
 
     def _send_written(self, publish: Publish) -> None:
         """Send those of the newest batches in the ring that have not been."""
         if self._unsent and publish is not None:
-            for slot, raw in self.outlet.ring.written(self._unsent):
-                publish(Encoded(raw, slot.number, slot.first_sequence, slot.packet_count))
+            for _, raw in self.outlet.ring.written(self._unsent):
+                publish(raw)
         self._unsent = 0
 
     @property
@@ -270,4 +275,4 @@ class Pipeline:
             self.outlet.store(batch)
             self._books.leave(batch.packet_count)
             if publish is not None:
-                publish(batch)
+                publish(batch.raw)

@@ -22,7 +22,6 @@ from functools import partial
 import zmq
 
 from usbcast_broker.audience import Audience
-from usbcast_broker.batcher import Encoded
 from usbcast_broker.binding import bind_first
 from usbcast_broker.doorbell import Doorbell
 from usbcast_broker.gatekeeper import DATA, Gatekeeper
@@ -131,6 +130,7 @@ class Publisher:
     def beat(self, pipeline: Line) -> None:
         """Notify though there is no news, for somebody who has just come; the pacer bounds how often."""
         pipeline.outlet.pacer.news()
+        pipeline.outlet.tail.at_once()
         self._hears_at_ns = self._wakes_at_ns = 0
         self._doorbell.ring()
 
@@ -139,6 +139,7 @@ class Publisher:
         with self._turning:
             if self._socket is not None and not pipeline.over:
                 pipeline.end(reason, partial(self._send, pipeline.outlet.data_topic))
+                pipeline.outlet.tail.at_once()
         self._doorbell.ring()
 
     def health(self) -> list[pb.StreamHealth]:
@@ -205,6 +206,9 @@ class Publisher:
         outlet = pipeline.outlet  # after the turn: a relay may have begun a new epoch
         if busy:
             outlet.moderation.turned(begun_ns, now_ns)
+            outlet.tail.news(now_ns)
+            if outlet.ended:
+                outlet.tail.at_once()
         due_ns = self._due_at_ns(pipeline)
         if now_ns >= due_ns or now_ns >= self._hears_at_ns:
             self._notify(outlet, now_ns)
@@ -222,13 +226,14 @@ class Publisher:
 
     def _notify(self, outlet: Outlet, now_ns: int) -> None:
         """Say how far the stream has come, if that is due or there are news."""
-        if not outlet.pacer.take(now_ns):
-            return
-        outlet.ring.beat(now_ns, outlet.source_silent_ns(now_ns))
-        self._hear()
-        self._hears_at_ns = now_ns + HEAR_NS
-        if self._audience.wants(outlet.notify_topic):
-            self._send_frames(outlet.notify_topic, outlet.notification(time.time_ns(), now_ns))
+        if outlet.pacer.take(now_ns):
+            outlet.ring.beat(now_ns, outlet.source_silent_ns(now_ns))
+            self._hear()
+            self._hears_at_ns = now_ns + HEAR_NS
+            if self._audience.wants(outlet.notify_topic):
+                self._send(outlet.notify_topic, outlet.notification(time.time_ns(), now_ns))
+        if self._audience.wants(outlet.tail_topic) and outlet.tail.take(now_ns):
+            self._send(outlet.tail_topic, outlet.notification(time.time_ns(), now_ns))
 
     def _hear(self) -> None:
         """Take notice of who has come and who has gone."""
@@ -240,11 +245,7 @@ class Publisher:
             if not self._audience.tell(said.bytes):
                 self._gatekeeper.talked(DATA, said)
 
-    def _send(self, topic: bytes, batch: Encoded) -> None:
-        if self._audience.wants(topic):
-            self._send_frames(topic, batch.raw)
-
-    def _send_frames(self, topic: bytes, body: Buffer) -> None:
+    def _send(self, topic: bytes, body: Buffer) -> None:
         assert self._socket is not None
         # It never blocks: what a slow peer's queue does not take is dropped, and the peer finds out by sequence.
         send_two(self._socket, topic, body)
@@ -263,7 +264,11 @@ class Publisher:
     def _due_at_ns(self, pipeline: Line) -> int:
         """When `pipeline` needs a turn though nothing comes: a batch reaches its age, a notification or a heartbeat is due."""
         outlet, audience = pipeline.outlet, self._audience
-        wanted = audience.anybody and audience.wants(outlet.notify_topic)
-        due_ns = outlet.pacer.due_at_ns if wanted else outlet.pacer.heartbeat_at_ns
+        due_ns = outlet.pacer.heartbeat_at_ns
+        if audience.anybody:
+            if audience.wants(outlet.notify_topic):
+                due_ns = outlet.pacer.due_at_ns
+            if audience.wants(outlet.tail_topic):
+                due_ns = min(due_ns, outlet.tail.due_at_ns)
         held_until_ns = pipeline.due_at_ns
         return due_ns if held_until_ns is None else min(due_ns, held_until_ns)

@@ -172,7 +172,7 @@ class Relay:
         last = Encoded(raw, outlet.next_number, outlet.next_sequence, 0)
         outlet.store(last)
         if publish is not None:
-            publish(last)
+            publish(last.raw)
         outlet.ended = True
 
     def health(self) -> pb.StreamHealth:
@@ -233,7 +233,7 @@ class Relay:
         self.outlet.store(batch)
         self._books.leave(batch.packet_count)
         if publish is not None:
-            publish(batch)
+            publish(batch.raw)
 
     def _without_packets(self, batch: Encoded) -> Encoded:
         """What stands in the place of a batch that no ring holds: the rest of what it says, and where its packets were."""

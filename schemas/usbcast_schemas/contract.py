@@ -22,6 +22,9 @@ SILENCE_S = 3.0
 NOTIFICATION_INTERVAL_NS = 1_000_000
 """At most one notification in this time; the first goes at once and the last one always goes."""
 
+TAIL_NS = 50_000_000
+"""A stream that has published nothing for so long is at rest: then it is said how far it has come, to those who get the data."""
+
 _STREAM_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
@@ -51,3 +54,8 @@ def data_topic(stream: str) -> bytes:
 def notify_topic(stream: str) -> bytes:
     """Topic of the notifications."""
     return b"notify/" + stream.encode() + b"/"
+
+
+def tail_topic(stream: str) -> bytes:
+    """Topic of the notifications of a stream that has come to rest."""
+    return b"tail/" + stream.encode() + b"/"

@@ -7,8 +7,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usbcast_broker.pacer import HEARTBEAT_NS, NotificationPacer
-from usbcast_schemas.contract import NOTIFICATION_INTERVAL_NS
+from usbcast_broker.pacer import HEARTBEAT_NS, NotificationPacer, TailPacer
+from usbcast_schemas.contract import NOTIFICATION_INTERVAL_NS, TAIL_NS
 
 
 def test_the_first_goes_at_once_and_the_next_after_the_interval() -> None:
@@ -58,3 +58,27 @@ def test_never_closer_than_the_interval_never_later_than_due(steps: list[tuple[i
         assert unsent_since is None or now - unsent_since < 10, "news waits no longer than the interval"
         assert not sent or now - sent[-1] < 100, "the heartbeat"
     assert all(b - a >= 10 for a, b in pairwise(sent))
+
+
+def test_those_who_get_the_data_are_told_when_it_rests() -> None:
+    pacer = TailPacer(rest_ns=10, heartbeat_ns=100)
+    assert pacer.take(0), "at first"
+    assert not pacer.take(99)
+    for now in range(1, 96, 5):
+        pacer.news(now)
+        assert not pacer.take(now + 4), "it is moving"
+    assert pacer.due_at_ns == 100, "a heartbeat all the same"
+    assert pacer.take(100)
+    pacer.news(101)
+    assert [pacer.take(ns) for ns in (110, 111, 112, 210, 211)] == [False, True, False, False, True]
+    pacer.news(212)
+    pacer.at_once()
+    assert [pacer.take(ns) for ns in (212, 222)] == [True, False], "once, though there were news"
+
+
+def test_the_rest_is_that_of_the_contract() -> None:
+    pacer = TailPacer()
+    pacer.take(5)
+    assert pacer.due_at_ns == 5 + HEARTBEAT_NS
+    pacer.news(7)
+    assert pacer.due_at_ns == 7 + TAIL_NS

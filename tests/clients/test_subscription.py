@@ -285,13 +285,13 @@ def test_a_flood_of_who_joins_makes_no_flood_of_notifications() -> None:
         assert subscription.ready(10)
         published = served.node._publisher
         sent: list[int] = []
-        real = published._send_frames
+        real = published._send
 
         def send(topic: bytes, body: bytes) -> None:
             sent.append(time.monotonic_ns())
             real(topic, body)
 
-        published._send_frames = send  # type: ignore[method-assign]
+        published._send = send  # type: ignore[method-assign]
         begun = time.monotonic()
         while time.monotonic() - begun < 0.3:
             published.beat(served.pipeline)

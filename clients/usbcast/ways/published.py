@@ -13,7 +13,7 @@ from usbcast.handshake import Handshakes
 from usbcast.waiting import Waiter
 from usbcast.ways import Sink
 from usbcast_schemas.batch import decode_batch
-from usbcast_schemas.contract import data_topic, notify_topic
+from usbcast_schemas.contract import data_topic, notify_topic, tail_topic
 from usbcast_schemas.errors import PeerError, UsageError, WireError
 from usbcast_schemas.places import host_id
 from usbcast_schemas.sockets import as_reached, readable, receive_two, set_up, split_tcp
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class PublishedWay:
-    """via="push" subscribes to data and notifications (a lost tail is noticed by the latter), via="notify" to the latter."""
+    """via="push" subscribes to data and to notifications once it rests (a lost tail is noticed by them), via="notify" to all."""
 
     can_fetch = True
     over = False
@@ -52,7 +52,9 @@ class PublishedWay:
         """Whether nothing more had come when it was looked last."""
         self._waiter = waiter
         self._data = data_topic(info.stream)
-        self._notify = notify_topic(info.stream)
+        # Who gets the data need not be woken to be told of it.
+        told = tail_topic if via == "push" and info.has_tail else notify_topic
+        self._notify = told(info.stream)
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
         set_up(self._socket, max_message_bytes=MAX_DATA_BYTES)
         # In this order, so that who has heard a notification is sent every batch from then on.
