@@ -77,7 +77,7 @@ class Line(Protocol):
 
     def open_short_way(self, until_ns: int) -> None: ...
 
-    def close_short_way(self) -> bool: ...
+    def close_short_way(self, publish: Publish = None) -> bool: ...
 
     @property
     def waiting_bytes(self) -> int: ...
@@ -193,7 +193,7 @@ class Pipeline:
     def _send_written(self, publish: Publish) -> None:
         """Send those of the newest batches in the ring that have not been."""
         if self._unsent and publish is not None:
-            for _, raw in self.outlet.ring.written(self._unsent):
+            for raw in self.outlet.ring.written(self._unsent):
                 publish(raw)
         self._unsent = 0
 

@@ -28,7 +28,7 @@ from usbcast_broker.gatekeeper import DATA, Gatekeeper
 from usbcast_broker.moderation import GATHERED_BYTES, INLINE_BYTES, LEFT_NS
 from usbcast_broker.outlet import Outlet
 from usbcast_broker.pacer import HEARTBEAT_NS
-from usbcast_broker.pipeline import Line
+from usbcast_broker.pipeline import Line, Publish
 from usbcast_schemas.batch import Buffer
 from usbcast_schemas.sockets import readable, send_two, set_up
 from usbcast_schemas.v1 import usbcast_pb2 as pb
@@ -104,20 +104,11 @@ class Publisher:
 
     def knock(self, pipeline: Line) -> None:
         """Something has come for an idle `pipeline`: handle it here and now, or leave it to the publisher's thread."""
-        now_ns = time.monotonic_ns()
-        reads_ahead = pipeline.feed.reads_ahead
-        is_time = now_ns >= pipeline.outlet.moderation.next_ns or (
-            reads_ahead and pipeline.waiting_bytes >= GATHERED_BYTES
-        )
-        may_stay = reads_ahead or pipeline.waiting_bytes <= INLINE_BYTES
-        if not is_time:
-            due_ns = now_ns + LEFT_NS
-        elif not may_stay or not self._turning.acquire(blocking=False):
-            due_ns = now_ns
-        else:
+        due_ns = 0
+        if self._turning.acquire(blocking=False):
             try:
                 running = self._socket is not None and self.problem is None
-                due_ns = self._turn(pipeline) if running else self._due_at_ns(pipeline)
+                due_ns = self._answer(pipeline) if running else self._due_at_ns(pipeline)
             except BaseException as error:
                 self._fail(error)
                 raise
@@ -187,6 +178,25 @@ class Publisher:
                 break
         self._wakes_at_ns = 0
 
+    def _answer(self, pipeline: Line) -> int:
+        """Do what is not to be left to the publisher's thread, the lock being held; return when that is to look."""
+        publish = self._publish_for(pipeline.outlet)
+        if publish is not None:
+            # It is in the ring already; those who get it otherwise should not wait for what is to be done besides.
+            pipeline.close_short_way(publish)
+        now_ns = time.monotonic_ns()
+        reads_ahead, waiting_bytes = pipeline.feed.reads_ahead, pipeline.waiting_bytes
+        if now_ns < pipeline.outlet.moderation.next_ns and not (reads_ahead and waiting_bytes >= GATHERED_BYTES):
+            return now_ns + LEFT_NS
+        if not reads_ahead and waiting_bytes > INLINE_BYTES:
+            return now_ns
+        return self._turn(pipeline)
+
+    def _publish_for(self, outlet: Outlet) -> Publish:
+        """What sends the batches of a stream to those who want them, if anybody does."""
+        wanted = self._audience.anybody and self._audience.wants(outlet.data_topic)
+        return partial(self._send, outlet.data_topic) if wanted else None
+
     def _fail(self, error: BaseException) -> None:
         self.problem = error
         for pipeline in self._pipelines:
@@ -196,10 +206,7 @@ class Publisher:
     def _turn(self, pipeline: Line) -> int:
         """Publish what has accumulated in `pipeline`, the lock being held; return when it needs a turn though nothing comes."""
         begun_ns = time.monotonic_ns()
-        outlet, audience = pipeline.outlet, self._audience
-        publish = (
-            partial(self._send, outlet.data_topic) if audience.anybody and audience.wants(outlet.data_topic) else None
-        )
+        publish = self._publish_for(pipeline.outlet)
         # A feed that hung may wake up after its stream has ended; nothing follows an end.
         busy = not pipeline.over and pipeline.turn(publish)
         now_ns = time.monotonic_ns()

@@ -240,6 +240,13 @@ static uint64_t *slot_words(Ring *self, uint64_t slot)
     return self->words + FIRST_SLOT + slot % self->slots * SLOT_WORDS;
 }
 
+/* So many bytes of the ring itself, to be looked at only. They keep the memory, whoever closes the ring. */
+static PyObject *in_place(Ring *self, const unsigned char *begin, Py_ssize_t size)
+{
+    Py_ssize_t at = begin - (const unsigned char *)self->view.buf;
+    return PySequence_GetSlice(self->whole, at, at + size);
+}
+
 /* Make room for the next batch, of so many bytes, which is no more than the ring holds; return where it begins. */
 static unsigned char *make_room(Ring *self, uint64_t length, uint64_t *begins)
 {
@@ -514,6 +521,31 @@ static PyObject *ring_write_run(PyObject *object, PyObject *const *args, Py_ssiz
                          (unsigned long long)run.size_bytes);
 }
 
+PyDoc_STRVAR(ring_written_doc,
+"written(count) -> list of memoryview: the newest so many batches that are still held, in place, the oldest of them first");
+
+static PyObject *ring_written(PyObject *object, PyObject *count)
+{
+    Ring *self = (Ring *)object;
+    uint64_t most = PyLong_AsUnsignedLongLong(count);
+    if (PyErr_Occurred() || !ring_is_open(self))
+        return NULL;
+    uint64_t at = self->head - self->tail > most ? self->head - most : self->tail;
+    PyObject *found = PyList_New((Py_ssize_t)(self->head - at));
+    for (Py_ssize_t i = 0; found && at < self->head; at++, i++) {
+        const uint64_t *slot = slot_words(self, at);
+        uint64_t length = slot[COUNT_AND_LENGTH] & 0xFFFFFFFF, offset = slot[POSITION] % self->data_bytes;
+        if (length > self->data_bytes - offset) /* others can write to what is shared */
+            length = 0;
+        PyObject *raw = in_place(self, self->data + offset, (Py_ssize_t)length);
+        if (raw == NULL)
+            Py_CLEAR(found);
+        else
+            PyList_SetItem(found, i, raw);
+    }
+    return found;
+}
+
 /* A batch of whole packets of one size, with one column of arrivals of each kind and nothing else to say. */
 typedef struct {
     Py_ssize_t arrivals;                        /* 0 if it is anything else */
@@ -685,13 +717,6 @@ typedef struct {
     const Next *next; /* only a plain batch that is this one */
 } Asked;
 
-/* So many bytes of the ring itself, to be looked at only. They keep the memory, whoever closes the ring. */
-static PyObject *in_place(Ring *self, const unsigned char *begin, Py_ssize_t size)
-{
-    Py_ssize_t at = begin - (const unsigned char *)self->view.buf;
-    return PySequence_GetSlice(self->whole, at, at + size);
-}
-
 /* `batch`, with what it takes to see whether it was overwritten since. */
 static PyObject *lent(PyObject *batch, PyObject *owner, uint64_t slot)
 {
@@ -856,6 +881,7 @@ static PyObject *ring_linger(PyObject *object, PyObject *const *args, Py_ssize_t
 static PyMethodDef ring_methods[] = {
     {"write", (PyCFunction)(void (*)(void))ring_write, METH_FASTCALL, ring_write_doc},
     {"write_run", (PyCFunction)(void (*)(void))ring_write_run, METH_FASTCALL, ring_write_run_doc},
+    {"written", ring_written, METH_O, ring_written_doc},
     {"take", (PyCFunction)(void (*)(void))ring_take, METH_FASTCALL, ring_take_doc},
     {"will_sleep", ring_will_sleep, METH_O, ring_will_sleep_doc},
     {"linger", (PyCFunction)(void (*)(void))ring_linger, METH_FASTCALL, ring_linger_doc},

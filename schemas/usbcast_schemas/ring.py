@@ -22,7 +22,6 @@ import secrets
 import threading
 import time
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -228,16 +227,12 @@ class RingWriter:
             return None
         return native.core.ShortWay(self._native, kind, CONTRACT, epoch)
 
-    def written(self, count: int) -> Iterator[tuple[Slot, memoryview]]:
-        """The newest `count` batches, the oldest of them first, in place: the writer itself overwrites nothing meanwhile."""
-        head = self._words[_HEAD]
-        with memoryview(self._map) as bytes_:
-            for at in range(max(head - count, self._words[_TAIL]), head):
-                slot = _read_slot(self._words, at, self._slots)
-                assert slot is not None
-                offset = self._data_at + slot.position % self.data_bytes
-                with bytes_[offset : offset + slot.size_bytes] as raw:
-                    yield slot, raw
+    def written(self, count: int) -> list[memoryview]:
+        """The newest `count` batches that are still held, the oldest of them first, in place.
+
+        To be used before something else is written. Only what `write_run` and the short way wrote is looked for here.
+        """
+        return self._native.written(count) if self._native is not None else []
 
     def wake(self) -> None:
         """Wake the readers that said they would sleep; costs nothing when none did.

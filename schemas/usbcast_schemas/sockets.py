@@ -47,6 +47,8 @@ def set_up(socket: zmq.Socket[bytes], *, max_message_bytes: int) -> None:
 # As plain numbers: pyzmq's are of an enumeration, whose every "and" and "or" takes as long as handing over a message.
 _DONTWAIT, _SNDMORE, _POLLIN = int(zmq.DONTWAIT), int(zmq.SNDMORE), int(zmq.POLLIN)
 
+_send = zmq.backend.Socket.send
+
 IN_PLACE_BYTES = 64 * 1024
 """From so many bytes on a received frame is looked at where libzmq has it, which then costs less than a copy."""
 
@@ -58,8 +60,9 @@ def readable(socket: zmq.Socket[bytes]) -> bool:
 
 def send_two(socket: zmq.Socket[bytes], first: Buffer, second: Buffer) -> None:
     """Send a message of two frames without waiting. Raises zmq.Again where the socket does not take it."""
-    socket.send(first, _DONTWAIT | _SNDMORE)
-    socket.send(second, _DONTWAIT)
+    # Past pyzmq's own wrapper, which is about other kinds of sockets than these.
+    _send(socket, first, _DONTWAIT | _SNDMORE)
+    _send(socket, second, _DONTWAIT)
 
 
 def receive_two(socket: zmq.Socket[bytes]) -> list[Buffer]:

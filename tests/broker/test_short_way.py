@@ -19,6 +19,7 @@ from usbcast_broker.host_queue import HostQueue
 from usbcast_broker.moderation import CLOSE_NS
 from usbcast_broker.node import Node
 from usbcast_schemas import native
+from usbcast_schemas.batch import decode_batch
 from usbcast_schemas.contract import CONTRACT
 from usbcast_schemas.profile import parse_profile
 from usbcast_schemas.ring import STORES_ARE_ORDERED, RingWriter
@@ -202,8 +203,13 @@ def test_it_numbers_and_counts_what_goes_through(ring: RingWriter) -> None:
     assert way.put([_at(69, 6)]) == 1, "though soon, it leaves no room for another one in its batch"
     assert way.put([_at(400, 2), _at(401, 9)]) == 2, "it is to be told from 300 on"
     assert (ring.next_number, ring.next_sequence) == (11, 118)
-    slots = [(slot.number, slot.first_sequence, slot.packet_count) for slot, _ in ring.written(10)]
-    assert slots == [(7, 100, 1), (8, 101, 6), (9, 107, 2), (10, 109, 9)]
+    batches = [decode_batch(raw) for raw in ring.written(10)]
+    assert [(batch.number, batch.first_sequence, batch.packet_count) for batch in batches] == [
+        (7, 100, 1),
+        (8, 101, 6),
+        (9, 107, 2),
+        (10, 109, 9),
+    ]
     assert way.settle() == (4, 18, 18 * SIZE, 1401, 401)
     assert way.settle() is None
     way.close()

@@ -82,7 +82,8 @@ def test_runs_are_written_as_the_batches_that_the_batcher_makes_of_them(
         assert written == (len(batches), sum(run), sum(run) * packet_size)
         assert (quick.next_sequence, quick.next_number) == (slow.next_sequence, slow.next_number)
         shown = [
-            (slot.number, slot.first_sequence, slot.packet_count, bytes(raw)) for slot, raw in ring.written(written[0])
+            (batch.number, batch.first_sequence, batch.packet_count, bytes(batch.raw))
+            for batch in map(decode_batch, ring.written(written[0]))
         ]
         assert shown == [(b.number, b.first_sequence, b.packet_count, b.raw) for b in batches]
         assert shown[0][1] == before
