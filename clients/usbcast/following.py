@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from usbcast.batch import Batch
 from usbcast.continuity import Continuity, Delivery
 from usbcast.digest import Digest, Event, Record
+from usbcast.waiting import Waiter
 from usbcast.ways import Way
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 class Following:
     """Of one receiver. It is open between two calls of its `pump`, while nothing waits that would have to go first."""
 
-    def __init__(self, core: Continuity, digest: Digest) -> None:
+    def __init__(self, core: Continuity, digest: Digest, waiter: Waiter) -> None:
+        self._waiter_fd = waiter.fileno()
         self._core = core
         self._digest = digest
         self._way: Way | None = None
@@ -49,6 +51,15 @@ class Following:
             if batch is not None:
                 return Delivery(batch)
         return self._digest.take_record()
+
+    def wait(self, most_s: float) -> Batch | None:
+        """As `take`, after sleeping where there is nothing and nothing else to do; None if something else is to be looked at."""
+        if self._follower is None:
+            return None
+        batch = self._follower.wait(self._waiter_fd, most_s, Batch, self._digest.meaning)
+        if batch is not None and self._digest.dejitter is not None:
+            self._digest.learn_times(batch.encoded)
+        return batch
 
     def doze_s(self) -> float:
         """For how long one may sleep, with nothing else to be done before; 0 if something is, or has come."""

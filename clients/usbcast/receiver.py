@@ -133,10 +133,11 @@ class Receiver:
             self._core.start(resumed.epoch, resumed.next_sequence, resumed.next_number)
         self._clock = ClockWatch(stream, self.keys)
         self._digest = Digest(self._core, self._clock)
-        self._following = Following(self._core, self._digest)
+        self._following = Following(self._core, self._digest, self.waiter)
         # Of these the receiver has nothing to add; each is called for every batch or nearly so.
         self.take = self._following.take
         self.take_record = self._following.take_record
+        self.wait = self._following.wait
         self.doze_s = self._following.doze_s
         self._link = Link(stream, endpoint, self.waiter, self.keys)
         self._way: Way | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from usbcast.batch import Batch
 from usbcast.clocks import ClockOffset
 from usbcast.continuity import Position
 from usbcast.credentials import Credentials, Keys
@@ -40,6 +41,9 @@ class Reception(Protocol):
     def via(self) -> str: ...
     @property
     def silent(self) -> bool: ...
+    def wait(self, most_s: float) -> Batch | None:
+        """Wait for the next batch where nothing else is to be done; None if `pump` and the others are to be asked."""
+
     def doze_s(self) -> float:
         """For how long one may wait on `waiter` at once; 0 where `pump`, `rest_s` and `may_sleep` are to be asked."""
 

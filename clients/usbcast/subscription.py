@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 Listener = Callable[[Event], object]
 
 CONNECT_TIMEOUT_S = 10.0
+FOR_EVER_S = 1e9
 
 
 class Subscription:
@@ -88,7 +89,13 @@ class Subscription:
     def _wait(self, timeout_s: float | None) -> Event | None:
         """The next event, though there is none yet; None if none comes within `timeout_s`."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while not self._closed and self._progress(deadline):
+        while not self._closed:
+            left_s = FOR_EVER_S if deadline is None else deadline - time.monotonic()
+            event: Event | None = self._receiver.wait(left_s)
+            if event is not None:
+                return event
+            if not self._progress(deadline):
+                return None
             event = self._receiver.take()
             if event is not None:
                 return event
@@ -176,20 +183,15 @@ class Subscription:
     def _progress(self, deadline: float | None) -> bool:
         """Pump and, if there was nothing, wait once; False if the deadline has passed."""
         receiver = self._receiver
-        rest_s = receiver.doze_s()
-        dozes = rest_s > 0
-        if not dozes:
-            if receiver.pump():
-                return True
-            rest_s = receiver.rest_s()
+        if receiver.pump():
+            return True
+        rest_s = receiver.rest_s()
         if deadline is not None:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 return False
             rest_s = min(rest_s, left_s)
-        if dozes:
-            receiver.waiter.wait(rest_s)
-        elif rest_s > 0 and receiver.may_sleep() and receiver.waiter.wait(rest_s):
+        if rest_s > 0 and receiver.may_sleep() and receiver.waiter.wait(rest_s):
             receiver.pump()
         return True
 

@@ -6,6 +6,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <errno.h>
+#include <limits.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -15,6 +16,9 @@
 
 #if defined(__SSE2__)
 #include <emmintrin.h>
+#endif
+#if defined(__linux__)
+#include <sys/epoll.h>
 #endif
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
@@ -1063,21 +1067,79 @@ static PyObject *follower_next(PyObject *object, PyObject *const *args, Py_ssize
     return made;
 }
 
+/* For how long one may sleep; the flag is then raised that has the writer wake who sleeps. */
+static int64_t doze_ns(Follower *self)
+{
+    int64_t rest_ns = 0;
+    if (self->open && self->ring->open && !self->due && !self->dozed && !self->refused && give_back(self) &&
+        LOAD(&self->ring->words[HEAD]) == self->at && !lingered(self->ring, self->at, LINGER_NS))
+        rest_ns = self->doze_until_ns - (int64_t)now_ns();
+    if (rest_ns <= 0 || !self->ring->open || !will_sleep(self->ring, self->at))
+        return 0;
+    self->dozed = 1;
+    return rest_ns;
+}
+
 PyDoc_STRVAR(follower_doze_doc,
 "doze() -> for how many seconds one may sleep; 0.0 if one may not, or something else than a batch has woken last time\n\n"
 "The flag is then raised that has the writer wake who sleeps.");
 
 static PyObject *follower_doze(PyObject *object, PyObject *Py_UNUSED(none))
 {
+    return PyFloat_FromDouble((double)doze_ns((Follower *)object) / 1e9);
+}
+
+#if defined(__linux__)
+/* Wait on an epoll: 1 if there was something, 0 if the time is up, -1 with an exception if a signal's handler raised one. */
+static int wait_for(int epoll, int64_t most_ns)
+{
+    struct epoll_event events[8];
+    int64_t until_ns = (int64_t)now_ns() + most_ns;
+    for (;;) {
+        int64_t rest_ns = until_ns - (int64_t)now_ns(), rest_ms = rest_ns > 0 ? (rest_ns + 999999) / 1000000 : 0;
+        int found, reason;
+        Py_BEGIN_ALLOW_THREADS
+        found = epoll_wait(epoll, events, 8, rest_ms > INT_MAX ? INT_MAX : (int)rest_ms);
+        reason = errno;
+        Py_END_ALLOW_THREADS
+        if (found >= 0)
+            return found > 0;
+        errno = reason;
+        if (reason != EINTR)
+            PyErr_SetFromErrno(PyExc_OSError);
+        if (reason != EINTR || PyErr_CheckSignals() < 0)
+            return -1;
+    }
+}
+#endif
+
+PyDoc_STRVAR(follower_wait_doc,
+"wait(epoll, most_s, Batch, meaning) -> as next(Batch, meaning), after a sleep\n\n"
+"None at once if one may not doze. It is slept until something comes for one of what is watched by that descriptor.");
+
+static PyObject *follower_wait(PyObject *object, PyObject *const *args, Py_ssize_t given)
+{
     Follower *self = (Follower *)object;
-    int64_t rest_ns = 0;
-    if (self->open && self->ring->open && !self->due && !self->dozed && !self->refused && give_back(self) &&
-        LOAD(&self->ring->words[HEAD]) == self->at && !lingered(self->ring, self->at, LINGER_NS))
-        rest_ns = self->doze_until_ns - (int64_t)now_ns();
-    if (rest_ns <= 0 || !self->ring->open || !will_sleep(self->ring, self->at))
-        return PyFloat_FromDouble(0.0);
-    self->dozed = 1;
-    return PyFloat_FromDouble((double)rest_ns / 1e9);
+    if (given != 4) {
+        PyErr_SetString(PyExc_TypeError, "wait takes a descriptor, a number, a type and a meaning");
+        return NULL;
+    }
+    int epoll = (int)PyLong_AsLong(args[0]);
+    double most_s = PyFloat_AsDouble(args[1]);
+    if (PyErr_Occurred())
+        return NULL;
+#if defined(__linux__)
+    int64_t rest_ns = doze_ns(self);
+    if (rest_ns > 0) {
+        if (most_s < (double)rest_ns / 1e9)
+            rest_ns = most_s > 0 ? (int64_t)(most_s * 1e9) : 0;
+        int woken = wait_for(epoll, rest_ns);
+        return woken < 0 ? NULL : follower_next(object, args + 2, 2);
+    }
+#else
+    (void)self, (void)epoll, (void)most_s;
+#endif
+    Py_RETURN_NONE;
 }
 
 PyDoc_STRVAR(follower_close_doc,
@@ -1105,6 +1167,7 @@ static PyObject *follower_close(PyObject *object, PyObject *Py_UNUSED(none))
 static PyMethodDef follower_methods[] = {
     {"open", (PyCFunction)(void (*)(void))follower_open, METH_FASTCALL, follower_open_doc},
     {"next", (PyCFunction)(void (*)(void))follower_next, METH_FASTCALL, follower_next_doc},
+    {"wait", (PyCFunction)(void (*)(void))follower_wait, METH_FASTCALL, follower_wait_doc},
     {"doze", follower_doze, METH_NOARGS, follower_doze_doc},
     {"close", follower_close, METH_NOARGS, follower_close_doc},
     {NULL, NULL, 0, NULL},

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from usbcast import Batch
+from usbcast.waiting import Waiter
 from usbcast_schemas import native
 from usbcast_schemas.batch import Arrivals, EncodedBatch, encode_batch
 from usbcast_schemas.recycling import WORTH_BYTES
@@ -23,6 +28,7 @@ pytestmark = [
     pytest.mark.skipif(not STORES_ARE_ORDERED, reason="rings have checksums here, which is Python's work"),
 ]
 
+needs_epoll = pytest.mark.skipif(sys.platform != "linux", reason="it sleeps in epoll")
 FOR_EVER = 2**62
 Write = Callable[..., None]
 
@@ -184,6 +190,57 @@ def test_it_may_doze_until_something_comes_or_is_due(stream: Stream) -> None:
     follower.open(3, 7, 3, 3, FOR_EVER, FOR_EVER)
     stream.ring.close()
     assert follower.doze() == 0.0, "nobody would wake it"
+
+
+def _waiting(stream: Stream) -> Waiter:
+    waiter = Waiter()
+    waiter.add_edge(os.open(stream.ring.wake_path, os.O_RDONLY | os.O_NONBLOCK))
+    return waiter
+
+
+@needs_epoll
+def test_it_waits_for_what_comes(stream: Stream) -> None:
+    """And lets other threads work meanwhile."""
+    waiter, follower = _waiting(stream), stream.follower()
+    follower.open(0, 7, 0, 0, FOR_EVER, FOR_EVER)
+    assert follower.wait(waiter.fileno(), 0.01, Batch, None) is None, "the time is up"
+    assert follower.dozed
+    follower.open(0, 7, 0, 0, FOR_EVER, FOR_EVER)
+    writer = threading.Timer(0.05, stream.write)
+    writer.start()
+    batch = follower.wait(waiter.fileno(), 20.0, Batch, None)
+    assert batch is not None
+    assert batch.payload == bytes(8)
+    writer.join()
+    stream.write()
+    assert follower.wait(waiter.fileno(), 20.0, Batch, None) is None, "there is something, so it does not sleep"
+    assert not follower.dozed
+    waiter.close()
+
+
+@needs_epoll
+def test_a_signal_is_handled_and_ends_it_only_by_an_exception(stream: Stream) -> None:
+    waiter, follower = _waiting(stream), stream.follower()
+    rung: list[int] = []
+
+    def ring(_number: int, _frame: object) -> None:
+        rung.append(1)
+        if len(rung) == 3:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+    try:
+        follower.open(0, 7, 0, 0, FOR_EVER, FOR_EVER)
+        with pytest.raises(KeyboardInterrupt):
+            follower.wait(waiter.fileno(), 20.0, Batch, None)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        waiter.close()
+    follower.open(0, 7, 0, 0, FOR_EVER, FOR_EVER)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        follower.wait(-1, 1.0, Batch, None)
 
 
 def test_what_is_lent_counts_when_it_is_given_back(stream: Stream) -> None:

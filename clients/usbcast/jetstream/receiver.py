@@ -101,6 +101,9 @@ class StoreReceiver:
     def silent(self) -> bool:
         return self._silent
 
+    def wait(self, most_s: float) -> None:
+        """There is always something else to be looked at."""
+
     def doze_s(self) -> float:
         """There is always something else to be looked at."""
         return 0.0
