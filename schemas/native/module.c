@@ -1,0 +1,35 @@
+/* What Python sees: usbcast_schemas._native (see usbcast_schemas/native.py, and _native.pyi for its signatures). */
+#include "core.h"
+
+static PyMethodDef functions[] = {
+    {"decode", (PyCFunction)(void (*)(void))decode, METH_FASTCALL, decode_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "_native", "The hot path of a batch, in C; see usbcast_schemas.native.", -1, functions,
+    NULL, NULL, NULL, NULL,
+};
+
+/* The type, which the module refers to; NULL with an exception. */
+static PyTypeObject *added(PyObject *module, PyType_Spec *spec, const char *name)
+{
+    PyObject *type = PyType_FromSpec(spec);
+    if (type && PyModule_AddObjectRef(module, name, type) < 0)
+        Py_CLEAR(type);
+    Py_XDECREF(type);
+    return (PyTypeObject *)type;
+}
+
+PyMODINIT_FUNC PyInit__native(void)
+{
+    if (batch_ready() < 0 || ring_ready() < 0 || follower_ready() < 0)
+        return NULL;
+    PyObject *module = PyModule_Create(&definition);
+    if (module == NULL)
+        return NULL;
+    ring_type = added(module, &ring_spec, "Ring");
+    if (ring_type == NULL || !added(module, &short_way_spec, "ShortWay") || !added(module, &follower_spec, "Follower"))
+        Py_CLEAR(module);
+    return module;
+}

@@ -1,0 +1,156 @@
+/* From what was read into the ring: a feed's short way. */
+#include "core.h"
+
+/* What has gone through since it was asked last. */
+typedef struct {
+    uint64_t batches, packets, size_bytes;
+    int64_t realtime_ns, monotonic_ns; /* of the last transfer */
+} Tally;
+
+typedef struct {
+    PyObject_HEAD
+    Ring *ring;
+    PyTypeObject *transfer;
+    int open;
+    Run run;
+    int64_t close_ns, next_ns, until_ns;
+    Tally tally;
+} ShortWay;
+
+static int short_init(PyObject *object, PyObject *args, PyObject *Py_UNUSED(kwargs))
+{
+    ShortWay *self = (ShortWay *)object;
+    PyObject *ring, *transfer;
+    unsigned int contract;
+    unsigned long long epoch;
+    if (!PyArg_ParseTuple(args, "OO!IK", &ring, &PyType_Type, &transfer, &contract, &epoch))
+        return -1;
+    if (self->ring || Py_TYPE(ring) != ring_type) {
+        PyErr_SetString(PyExc_TypeError, "a short way is made once, and leads into a Ring");
+        return -1;
+    }
+    Py_INCREF(ring);
+    Py_INCREF(transfer);
+    self->ring = (Ring *)ring;
+    self->transfer = (PyTypeObject *)transfer;
+    self->run.contract = contract;
+    self->run.epoch = epoch;
+    return 0;
+}
+
+static void short_dealloc(PyObject *object)
+{
+    ShortWay *self = (ShortWay *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    Py_XDECREF((PyObject *)self->ring);
+    Py_XDECREF((PyObject *)self->transfer);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
+    Py_DECREF(type);
+}
+
+PyDoc_STRVAR(short_open_doc,
+"open(most_bytes, packet_size, number, first_sequence, close_ns, next_ns, until_ns)\n\n"
+"From now on, until it is closed, what is put goes through. Batches of at most so much payload, numbered from here on.");
+
+static PyObject *short_open(PyObject *object, PyObject *const *args, Py_ssize_t given)
+{
+    ShortWay *self = (ShortWay *)object;
+    if (given != 7) {
+        PyErr_SetString(PyExc_TypeError, "open takes seven numbers");
+        return NULL;
+    }
+    Run *run = &self->run;
+    run->most_bytes = PyLong_AsSsize_t(args[0]);
+    run->packet_size = (uint32_t)PyLong_AsUnsignedLong(args[1]);
+    run->number = PyLong_AsUnsignedLongLong(args[2]);
+    run->first = PyLong_AsUnsignedLongLong(args[3]);
+    self->close_ns = PyLong_AsLongLong(args[4]);
+    self->next_ns = PyLong_AsLongLong(args[5]);
+    self->until_ns = PyLong_AsLongLong(args[6]);
+    if (PyErr_Occurred())
+        return NULL;
+    self->open = run->packet_size != 0;
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(short_put_doc,
+"put(items) -> 0 if nothing was done; 1 if they are in the ring as batches, and its sleeping readers woken; 2 if from\n"
+"until_ns on\n\n"
+"Nothing is done while it is closed, if anything else is in the list than whole packets, and for what comes sooner than\n"
+"close_ns after what came before it: unless that is so much that it makes no larger batches to wait for more.");
+
+static PyObject *short_put(PyObject *object, PyObject *items)
+{
+    ShortWay *self = (ShortWay *)object;
+    if (!PyList_Check(items)) {
+        PyErr_SetString(PyExc_TypeError, "put takes a list");
+        return NULL;
+    }
+    Py_ssize_t count = PyList_Size(items);
+    if (!self->open || !self->ring->open || count == 0)
+        return PyLong_FromLong(0);
+    Run run = self->run;
+    run.size_bytes = 0;
+    int whole = take_pieces(self->ring, items, count, self->transfer, run.packet_size, run.most_bytes);
+    if (whole > 0) {
+        const Piece *last = &self->ring->pieces[count - 1];
+        if (last->monotonic_ns < self->next_ns && 2 * last->size <= run.most_bytes)
+            whole = 0;
+        else
+            whole = write_pieces(self->ring, count, &run);
+        if (whole > 0) {
+            self->next_ns = last->monotonic_ns + self->close_ns;
+            self->tally.realtime_ns = last->realtime_ns;
+            self->tally.monotonic_ns = last->monotonic_ns;
+        }
+    }
+    self->tally.batches += run.number - self->run.number;
+    self->tally.packets += run.first - self->run.first;
+    self->tally.size_bytes += run.size_bytes;
+    self->run = run;
+    if (whole < 0)
+        return NULL;
+    return PyLong_FromLong(whole && self->tally.monotonic_ns >= self->until_ns ? 2 : whole);
+}
+
+PyDoc_STRVAR(short_close_doc, "Nothing goes through any more.");
+
+static PyObject *short_close(PyObject *object, PyObject *Py_UNUSED(none))
+{
+    ((ShortWay *)object)->open = 0;
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(short_settle_doc,
+"settle() -> (batches, packets, size_bytes, realtime_ns, monotonic_ns), what went through since it was asked last and the\n"
+"times of the last of it; None if nothing did");
+
+static PyObject *short_settle(PyObject *object, PyObject *Py_UNUSED(none))
+{
+    ShortWay *self = (ShortWay *)object;
+    Tally tally = self->tally;
+    if (tally.batches == 0)
+        Py_RETURN_NONE;
+    self->tally = (Tally){0, 0, 0, 0, 0};
+    return Py_BuildValue("KKKLL", (unsigned long long)tally.batches, (unsigned long long)tally.packets,
+                         (unsigned long long)tally.size_bytes, (long long)tally.realtime_ns, (long long)tally.monotonic_ns);
+}
+
+static PyMethodDef short_methods[] = {
+    {"open", (PyCFunction)(void (*)(void))short_open, METH_FASTCALL, short_open_doc},
+    {"put", short_put, METH_O, short_put_doc},
+    {"close", short_close, METH_NOARGS, short_close_doc},
+    {"settle", short_settle, METH_NOARGS, short_settle_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot short_slots[] = {
+    {Py_tp_doc, "ShortWay(ring, Transfer, contract, epoch): from what was read into the ring, in one call; with a tally."},
+    {Py_tp_init, short_init},
+    {Py_tp_new, PyType_GenericNew},
+    {Py_tp_dealloc, short_dealloc},
+    {Py_tp_methods, short_methods},
+    {0, NULL},
+};
+
+PyType_Spec short_way_spec = {"usbcast_schemas._native.ShortWay", sizeof(ShortWay), 0, Py_TPFLAGS_DEFAULT, short_slots};
