@@ -1,4 +1,4 @@
-/* The hot path of a batch, in C: the same bytes and the same order of stores as usbcast_schemas/batch.py and ring.py, which
+/* The hot path of a batch, in C: the same bytes and the same order of stores as usbcast_schemas/batch.py and ring/, which
  * say what they mean and do the work where this is not built. Layouts: docs/wire.md. Everything is called with the GIL held:
  * a copy takes microseconds, and to get the GIL back from a busy thread may take milliseconds.
  *

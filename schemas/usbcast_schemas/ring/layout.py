@@ -1,0 +1,56 @@
+"""Where what stands in a ring, and how it is looked at: words of the header, and of a slot (docs/wire.md)."""
+
+from __future__ import annotations
+
+import platform
+import threading
+from typing import Final, NamedTuple
+
+IS_A_RING: Final = int.from_bytes(b"USBCRNG1", "little")
+HEADER_BYTES: Final = 4096
+SLOT_WORDS: Final = 6
+SLOT_BYTES: Final = SLOT_WORDS * 8
+
+# Words of the header. Each of the last four has a cache line of its own: other processes write or poll it.
+MAGIC, NONCE, EPOCH, SLOTS, DATA_BYTES, FLAGS = range(6)
+HEAD, TAIL, WAITING, HEARTBEAT, STATE, SOURCE_SILENT = 16, 17, 24, 32, 33, 34
+FLAG_CHECKSUMS = 1
+STATE_LIVE, STATE_CLOSED = 0, 1
+
+# Words of a slot.
+NUMBER_PLUS_ONE, BATCH_NUMBER, FIRST_SEQUENCE, COUNT_AND_LENGTH, POSITION, CHECKSUM = range(SLOT_WORDS)
+
+STORES_ARE_ORDERED = platform.machine().lower() in ("x86_64", "amd64", "i686", "i386")
+
+_fence_lock = threading.Lock()
+
+
+def fence() -> None:
+    """A full memory barrier: taking and giving back a lock is a locked instruction."""
+    with _fence_lock:
+        pass
+
+
+class Slot(NamedTuple):
+    """What the table says of one held batch."""
+
+    slot: int
+    number: int
+    first_sequence: int
+    packet_count: int
+    size_bytes: int
+    position: int
+    checksum: int
+
+    @property
+    def end_sequence(self) -> int:
+        return self.first_sequence + self.packet_count
+
+
+def read_slot(words: memoryview, slot: int, slots: int) -> Slot | None:
+    """What the words of a ring of so many `slots` say of one; None if they speak of another."""
+    base = HEADER_BYTES // 8 + slot % slots * SLOT_WORDS
+    named, number, first, sizes, position, checksum = words[base : base + SLOT_WORDS]
+    if named != slot + 1:
+        return None
+    return Slot(slot, number, first, sizes >> 32, sizes & 0xFFFF_FFFF, position, checksum)

@@ -1,0 +1,253 @@
+"""The readers of a ring."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from usbcast_schemas import native
+from usbcast_schemas.batch import MAX_BATCH_BYTES, Arrivals, Buffer, EncodedBatch, bears_remarks, decode_batch
+from usbcast_schemas.contract import MAJOR
+from usbcast_schemas.errors import RingTorn, RingUnavailable
+from usbcast_schemas.recycling import WORTH_BYTES, RecycledBuffers
+from usbcast_schemas.ring.layout import (
+    DATA_BYTES,
+    EPOCH,
+    FLAG_CHECKSUMS,
+    FLAGS,
+    HEAD,
+    HEADER_BYTES,
+    HEARTBEAT,
+    IS_A_RING,
+    MAGIC,
+    NONCE,
+    SLOT_BYTES,
+    SLOT_WORDS,
+    SLOTS,
+    SOURCE_SILENT,
+    STATE,
+    STATE_CLOSED,
+    STORES_ARE_ORDERED,
+    TAIL,
+    WAITING,
+    Slot,
+    fence,
+    read_slot,
+)
+
+if TYPE_CHECKING:
+    from usbcast_schemas._native import Follower
+
+SKIPPED_LOOKED_AT = 2048
+"""Of the batches that are skipped for the newest, so many are looked at for what they say of the device: some 10 ms."""
+
+SETTLING_READS = 1000
+"""Where stores may show late, the bytes of a slot may come after it; what is still wrong after so many looks stays so."""
+
+
+@dataclass(slots=True, eq=False)
+class BatchInPlace(EncodedBatch):
+    """A batch whose bytes are the ring's own. The writer does not know of it, and overwrites it when its turn has come."""
+
+    ring: RingReader | None = None
+    slot: int = 0
+
+    @property
+    def intact(self) -> bool:
+        """Whether it has not been overwritten so far: what was read of it before this was asked is what was written."""
+        return self.ring is not None and self.ring.holds(self.slot)
+
+
+class RingReader:
+    """A reader of one ring file. It is registered nowhere: no reader can be evicted, or hold up anybody.
+
+    Raises RingUnavailable if the file is not there or not the one meant by `nonce`.
+    """
+
+    def __init__(self, path: Path, nonce: int) -> None:
+        self.path = path
+        try:
+            # Written to in one word only: the waiting flag.
+            with path.open("r+b") as file:
+                self._map = mmap.mmap(file.fileno(), 0)
+        except (OSError, ValueError) as error:
+            raise RingUnavailable(f"cannot open the ring {path}: {error}; use via='push'") from None
+        header = memoryview(self._map)[:HEADER_BYTES].cast("Q")
+        slots, data_bytes = header[SLOTS], header[DATA_BYTES]
+        sound = header[MAGIC] == IS_A_RING and len(self._map) == HEADER_BYTES + slots * SLOT_BYTES + data_bytes
+        if not sound or header[NONCE] != nonce:
+            header.release()
+            self._map.close()
+            raise RingUnavailable(f"{path} is not the ring that the node described: describe the stream again")
+        self.epoch = header[EPOCH]
+        self.data_bytes = data_bytes
+        self._slots = slots
+        self._checksums = bool(header[FLAGS] & FLAG_CHECKSUMS)
+        self._data_at = HEADER_BYTES + slots * SLOT_BYTES
+        header.release()
+        self._words = memoryview(self._map)[: self._data_at].cast("Q")
+        self._large = RecycledBuffers()
+        self._is_closed = False
+        self._kept_from: int | None = None
+        """The oldest slot of a ring to which nobody writes any more."""
+        plain = STORES_ARE_ORDERED and not self._checksums
+        self._native = native.core.Ring(self._map, slots, data_bytes) if native.core and plain else None
+
+    @property
+    def head(self) -> int:
+        """The slot number that comes next."""
+        return self._words[HEAD]
+
+    @property
+    def tail(self) -> int:
+        """The oldest slot number still held."""
+        return self._words[TAIL]
+
+    @property
+    def closed_by_writer(self) -> bool:
+        return self._words[STATE] == STATE_CLOSED
+
+    @property
+    def heartbeat_monotonic_ns(self) -> int:
+        return self._words[HEARTBEAT]
+
+    @property
+    def source_silent_ns(self) -> int:
+        return self._words[SOURCE_SILENT]
+
+    def slot(self, slot: int) -> Slot | None:
+        """What the table says of `slot`, or None if it is not held (any more, or yet)."""
+        words = self._words
+        if not words[TAIL] <= slot < words[HEAD]:
+            return None
+        found = read_slot(words, slot, self._slots)
+        if found is None or words[TAIL] > slot:
+            return None
+        return found
+
+    def take(self, slot: int) -> EncodedBatch | None:
+        """The batch in `slot`, decoded, or None if it is not held (any more, or yet). Raises WireError, VersionMismatch."""
+        if self._native is not None:
+            # The large ones are copied into buffers of our own, by `read`.
+            taken = self._native.take(WORTH_BYTES, MAJOR, EncodedBatch, Arrivals, slot)
+            if taken is not None:
+                return taken if isinstance(taken, EncodedBatch) else decode_batch(taken)
+        found = self.slot(slot)
+        if found is None:
+            return None
+        try:
+            return decode_batch(self.read(found))
+        except RingTorn:
+            return None
+
+    def holds(self, slot: int) -> bool:
+        """Whether `slot` has not been overwritten, nor begun to be.
+
+        Once this reader is closed nobody knows, unless the writer had closed the ring before: then it stays as it is.
+        """
+        if self._is_closed:
+            return self._kept_from is not None and self._kept_from <= slot
+        if not STORES_ARE_ORDERED:
+            fence()
+        return self._words[TAIL] <= slot
+
+    def follower(self, *, copy: bool = True) -> Follower | None:
+        """Takes batches that simply follow one another, in one call each; None where there is no native core.
+
+        Without `copy` they are of type BatchInPlace, and large ones are among them.
+        """
+        if native.core is None or self._native is None:
+            return None
+        kind, owner, most_bytes = (EncodedBatch, None, WORTH_BYTES) if copy else (BatchInPlace, self, MAX_BATCH_BYTES)
+        return native.core.Follower(self._native, most_bytes, MAJOR, kind, Arrivals, owner)
+
+    def read(self, slot: Slot) -> Buffer:
+        """Copy a batch out; raise RingTorn if the writer has overtaken it meanwhile, or it is damaged for good."""
+        offset = self._data_at + slot.position % self.data_bytes
+        words = self._words
+        for _ in range(SETTLING_READS):
+            if slot.size_bytes < WORTH_BYTES:
+                raw: Buffer = self._map[offset : offset + slot.size_bytes]
+            else:
+                with memoryview(self._map) as whole, whole[offset : offset + slot.size_bytes] as held:
+                    raw = self._large.copy(held)
+            if not STORES_ARE_ORDERED:
+                fence()
+            if (
+                words[TAIL] > slot.slot
+                or words[HEADER_BYTES // 8 + slot.slot % self._slots * SLOT_WORDS] != slot.slot + 1
+            ):
+                break
+            if not self._checksums or zlib.crc32(raw) == slot.checksum:
+                return raw
+        raise RingTorn(f"slot {slot.slot} of {self.path.name} was overwritten while it was read")
+
+    def find(self, sequence: int) -> int:
+        """The number of the oldest held slot that ends after `sequence`, or that holds no packet and stands at or after it."""
+        low, high = self.tail, self.head
+        while low < high:
+            middle = (low + high) // 2
+            found = self.slot(middle)
+            if found is None:  # overwritten meanwhile, so it is older than what is wanted or gone anyway
+                low = max(middle + 1, self.tail)
+            elif found.end_sequence > sequence or (found.packet_count == 0 and found.first_sequence >= sequence):
+                high = middle
+            else:
+                low = middle + 1
+        return low
+
+    def newest(self, first: int) -> int:
+        """The number of the newest slot from `first` on that holds a packet; `first` if there is none."""
+        at = self.head
+        while at > max(first, self.tail):
+            at -= 1
+            found = self.slot(at)
+            if found is None or found.packet_count:
+                return at
+        return max(first, at)
+
+    def remarks(self, first: int, until: int) -> list[Slot]:
+        """The held slots of [first, until) that may say something beside their packets, among the last that are looked at."""
+        told = []
+        with memoryview(self._map) as bytes_:
+            for at in range(max(first, until - SKIPPED_LOOKED_AT, self.tail), until):
+                found = self.slot(at)
+                if found is None:
+                    continue
+                offset = self._data_at + found.position % self.data_bytes
+                # Overwritten meanwhile it says anything, which whoever reads it will find out.
+                with bytes_[offset : offset + found.size_bytes] as raw:
+                    if not found.packet_count or bears_remarks(raw):
+                        told.append(found)
+        return told
+
+    def linger(self, head: int, most_ns: int) -> bool:
+        """Whether something comes beyond `head` within some microseconds, which are waited for without sleeping.
+
+        False at once where there is no native core: Python would look too seldom.
+        """
+        return self._native is not None and self._native.linger(head, most_ns)
+
+    def will_sleep(self, head: int) -> bool:
+        """Ask to be woken by the fifo; False if something has come beyond `head`, so that one must not sleep."""
+        if self._native is not None:
+            return self._native.will_sleep(head)
+        self._words[WAITING] = 1
+        fence()
+        return self._words[HEAD] == head and not self._words[STATE]
+
+    def close(self) -> None:
+        """Let go of the ring; idempotent. The memory goes when no batch refers to it any more."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._kept_from = self._words[TAIL] if self.closed_by_writer else None
+        self._words.release()
+        if self._native is not None:
+            self._native.close()
+        with contextlib.suppress(BufferError):  # batches that stayed in place are still looked at
+            self._map.close()
