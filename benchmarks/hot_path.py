@@ -62,7 +62,7 @@ class HotPath:
         info = self.outlet.describe(None)
         info.host_id = host_id()
         self._way = RingWay(info, self._waiter, latest=False)
-        self._following = Following(self._core, self.digest)
+        self._following = Following(self._core, self.digest, self._waiter)
         self._following.follow(self._way)
         self.through()
 
@@ -99,7 +99,8 @@ class HotPath:
 
     def _pump(self) -> None:
         """What a receiver does where what comes cannot simply be followed: at first, and without a native core always."""
-        if not self._following.close():
+        self._following.close()
+        if not self._following.goes_on:
             self._way.pump(self)
         self._following.open(FOR_EVER_NS, FOR_EVER_NS)
 

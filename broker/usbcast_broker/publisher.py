@@ -6,6 +6,9 @@ has accumulated, or another thread is at it, the publisher's own thread does it,
 reading. The lock makes every use of the socket and the pipelines one after another, with a memory barrier between, as
 libzmq demands where a socket changes threads; nobody waits for it but the publisher's thread and questions about health.
 
+Between two turns a pipeline's short way may be open: then its feed writes into the ring without the lock, what went is settled
+in the next turn, and somebody knocks only if it is to be sent as well, or something is due.
+
 The socket is an XPUB: a PUB that also says what is subscribed to. What nobody wants is not sent, which spares a copy of
 every batch where all subscribers read the ring. It is looked at before each notification, so whoever has heard one is sent
 everything from then on.

@@ -70,28 +70,29 @@ class Following:
         """Whether it was slept, and it is not a batch that ended it."""
         return self._follower is not None and self._follower.dozed
 
-    def close(self) -> bool:
-        """Take nothing more that way, and take over the tally; whether it could go on."""
-        if self._follower is None or self._way is None:
-            return False
-        went = self._follower.close()
+    def close(self) -> None:
+        """Take nothing more that way, and take over the tally."""
+        went = self._follower.close() if self._follower is not None else None
         if went is not None:
+            assert self._way is not None
             batches, packets, *delivered = went
             self._way.passed(batches)
             self._core.passed(batches, packets)
             self._digest.passed(*delivered)
-        return not self._follower.refused and self._expected() is not None
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it can be opened again, for all that is known: it is not said what comes next."""
+        return self._follower is not None and not self._follower.refused and self._expected() is not None
 
     def open(self, until_ns: int, doze_until_ns: int) -> bool:
         """Go on that way if that can be; whether there is something to take.
 
         The first batch that is taken from `until_ns` on is the last; nobody is to sleep beyond `doze_until_ns`.
         """
-        expected = self._expected() if self._follower is not None and self._way is not None else None
-        if expected is None:
+        expected = self._expected()
+        if self._follower is None or self._way is None or expected is None:
             return False
-        assert self._follower is not None
-        assert self._way is not None
         return self._follower.open(self._way.slot, *expected, until_ns, doze_until_ns)
 
     def _expected(self) -> tuple[int, int, int] | None:

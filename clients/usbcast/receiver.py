@@ -171,9 +171,11 @@ class Receiver:
         """
         way = self._way
         if way is not None:
-            goes_on = self._following.close()
+            self._following.close()
+            self._digest.take_back()  # who asks for more is through with it
             if self._following.was_woken:
                 self._house.called = True
+            goes_on = self._following.goes_on
             if not goes_on:
                 way.pump(self)
             came = way.has_more if goes_on else bool(self._core.out)
