@@ -21,6 +21,8 @@ TURN_BYTES = 1024 * 1024
 """At most so much of one stream is handled before the others get their turn."""
 
 
+MOST_UNSENT = 1_000_000
+
 Publish = Callable[[Buffer], None] | None
 """Sends an encoded batch to those who want it pushed; None if nobody does."""
 
@@ -77,7 +79,9 @@ class Line(Protocol):
 
     def open_short_way(self, until_ns: int) -> None: ...
 
-    def close_short_way(self, publish: Publish = None) -> bool: ...
+    def close_short_way(self) -> bool: ...
+
+    def send_written(self, publish: Publish) -> None: ...
 
     @property
     def waiting_bytes(self) -> int: ...
@@ -104,14 +108,12 @@ class Pipeline:
         self._assembler = assembler
         self._batcher = batcher
         self._books = Ledger("outlet", "packets")
-        self._unsent = 0
-        """How many of the newest batches were written to the ring and nowhere else so far."""
         self._short_way = queue.short_way = outlet.ring.short_way(Transfer, outlet.epoch)
 
     def turn(self, publish: Publish) -> bool:
         """Handle what has accumulated, up to a bound; True if there was anything. It leaves the short way closed."""
-        went = self.close_short_way(publish)
-        self._send_written(publish)
+        went = self.close_short_way()
+        self.send_written(publish)
         items = self._queue.take(TURN_BYTES)
         if items and self._write_run(items, publish):
             return True
@@ -152,8 +154,18 @@ class Pipeline:
             until_ns,
         )
 
-    def close_short_way(self, publish: Publish = None) -> bool:
-        """Let nothing more through, send what went, and take it into the books; True if anything did."""
+    def send_written(self, publish: Publish) -> None:
+        """Send what went the short way and has not been sent; if nobody wants it, forget it."""
+        if self._short_way is None:
+            return
+        if publish is None:
+            self._short_way.unsent(0)
+            return
+        for raw in self._short_way.unsent(MOST_UNSENT):
+            publish(raw)
+
+    def close_short_way(self) -> bool:
+        """Let nothing more through, and take into the books what went; True if anything did."""
         if self._short_way is None:
             return False
         self._short_way.close()
@@ -161,9 +173,6 @@ class Pipeline:
         if went is None:
             return False
         batches, packets, size_bytes, realtime_ns, monotonic_ns = went
-        self._unsent += batches
-        if publish is not None:  # first, as somebody waits for it
-            self._send_written(publish)
         self._queue.passed(size_bytes)
         self._batcher.written(batches, packets)
         self._count(packets, size_bytes, realtime_ns, monotonic_ns)
@@ -178,8 +187,9 @@ class Pipeline:
             return False
         last = cast(Transfer, items[-1])  # the ring takes transfers only
         batches, packets, size_bytes = written
-        self._unsent += batches
-        self._send_written(publish)
+        if publish is not None:
+            for raw in outlet.ring.written(batches):
+                publish(raw)
         self._count(packets, size_bytes, last.realtime_ns, last.monotonic_ns)
         return True
 
@@ -189,13 +199,6 @@ class Pipeline:
         self._books.entered += packets
         self._books.left += packets
         self.outlet.pacer.news()
-
-    def _send_written(self, publish: Publish) -> None:
-        """Send those of the newest batches in the ring that have not been."""
-        if self._unsent and publish is not None:
-            for raw in self.outlet.ring.written(self._unsent):
-                publish(raw)
-        self._unsent = 0
 
     @property
     def over(self) -> bool:

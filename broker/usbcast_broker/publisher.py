@@ -183,13 +183,19 @@ class Publisher:
 
     def _answer(self, pipeline: Line) -> int:
         """Do what is not to be left to the publisher's thread, the lock being held; return when that is to look."""
-        publish = self._publish_for(pipeline.outlet)
+        outlet = pipeline.outlet
+        publish = self._publish_for(outlet)
+        now_ns = time.monotonic_ns()
         if publish is not None:
             # It is in the ring already; those who get it otherwise should not wait for what is to be done besides.
-            pipeline.close_short_way(publish)
-        now_ns = time.monotonic_ns()
+            pipeline.send_written(publish)
+            if not pipeline.waiting_bytes and not self._audience.wants(outlet.notify_topic):
+                outlet.tail.news(now_ns)
+                due_ns = self._due_at_ns(pipeline)
+                if now_ns < due_ns and now_ns < self._hears_at_ns:
+                    return due_ns
         reads_ahead, waiting_bytes = pipeline.feed.reads_ahead, pipeline.waiting_bytes
-        if now_ns < pipeline.outlet.moderation.next_ns and not (reads_ahead and waiting_bytes >= GATHERED_BYTES):
+        if now_ns < outlet.moderation.next_ns and not (reads_ahead and waiting_bytes >= GATHERED_BYTES):
             return now_ns + LEFT_NS
         if not reads_ahead and waiting_bytes > INLINE_BYTES:
             return now_ns

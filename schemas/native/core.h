@@ -97,6 +97,7 @@ typedef struct {
 int ring_is_open(Ring *self);
 int take_pieces(Ring *self, PyObject *items, Py_ssize_t count, PyTypeObject *transfer, uint32_t packet_size, Py_ssize_t most_bytes);
 int write_pieces(Ring *self, Py_ssize_t count, Run *run);
+PyObject *written(Ring *self, uint64_t most);
 
 /* What is asked of the slots of a ring. */
 typedef struct {

@@ -380,10 +380,12 @@ PyDoc_STRVAR(ring_written_doc,
 
 static PyObject *ring_written(PyObject *object, PyObject *count)
 {
-    Ring *self = (Ring *)object;
     uint64_t most = PyLong_AsUnsignedLongLong(count);
-    if (PyErr_Occurred() || !ring_is_open(self))
-        return NULL;
+    return PyErr_Occurred() || !ring_is_open((Ring *)object) ? NULL : written((Ring *)object, most);
+}
+
+PyObject *written(Ring *self, uint64_t most)
+{
     uint64_t at = self->head - self->tail > most ? self->head - most : self->tail;
     PyObject *found = PyList_New((Py_ssize_t)(self->head - at));
     for (Py_ssize_t i = 0; found && at < self->head; at++, i++) {

@@ -14,6 +14,7 @@ typedef struct {
     int open;
     Run run;
     int64_t close_ns, next_ns, until_ns;
+    uint64_t unsent; /* how many of the newest batches nobody has asked for */
     Tally tally;
 } ShortWay;
 
@@ -69,6 +70,7 @@ static PyObject *short_open(PyObject *object, PyObject *const *args, Py_ssize_t 
     self->until_ns = PyLong_AsLongLong(args[6]);
     if (PyErr_Occurred())
         return NULL;
+    self->unsent = 0;
     self->open = run->packet_size != 0;
     Py_RETURN_NONE;
 }
@@ -104,6 +106,7 @@ static PyObject *short_put(PyObject *object, PyObject *items)
             self->tally.monotonic_ns = last->monotonic_ns;
         }
     }
+    self->unsent += run.number - self->run.number;
     self->tally.batches += run.number - self->run.number;
     self->tally.packets += run.first - self->run.first;
     self->tally.size_bytes += run.size_bytes;
@@ -136,7 +139,24 @@ static PyObject *short_settle(PyObject *object, PyObject *Py_UNUSED(none))
                          (unsigned long long)tally.size_bytes, (long long)tally.realtime_ns, (long long)tally.monotonic_ns);
 }
 
+PyDoc_STRVAR(short_unsent_doc,
+"unsent(most) -> list of memoryview: the newest batches that went through and were not asked for before, in place, the oldest\n"
+"of them first; of more than so many, or than the ring holds, the newest. To be called before anything else is written.");
+
+static PyObject *short_unsent(PyObject *object, PyObject *most)
+{
+    ShortWay *self = (ShortWay *)object;
+    uint64_t count = PyLong_AsUnsignedLongLong(most);
+    if (PyErr_Occurred() || !ring_is_open(self->ring))
+        return NULL;
+    if (count > self->unsent)
+        count = self->unsent;
+    self->unsent = 0;
+    return written(self->ring, count);
+}
+
 static PyMethodDef short_methods[] = {
+    {"unsent", short_unsent, METH_O, short_unsent_doc},
     {"open", (PyCFunction)(void (*)(void))short_open, METH_FASTCALL, short_open_doc},
     {"put", short_put, METH_O, short_put_doc},
     {"close", short_close, METH_NOARGS, short_close_doc},
