@@ -12,20 +12,20 @@ import random
 import socket as host
 import time
 from itertools import count
-from typing import Protocol
 
 from usbcast.clock_watch import ClockWatch
 from usbcast.clocks import ClockOffset
-from usbcast.continuity import Continuity, Position, Wanted
+from usbcast.continuity import Continuity, Position
 from usbcast.credentials import Keys, credentials
 from usbcast.digest import Digest
 from usbcast.discovery import is_lan, not_found
 from usbcast.events import Gap, Silence
+from usbcast.fetching import Fetching, Gate
 from usbcast.following import Following
 from usbcast.housekeeping import BUSY_NS, Housekeeping
 from usbcast.link import Link
 from usbcast.locate import locate
-from usbcast.pace import FetchPace, Patience
+from usbcast.pace import Patience
 from usbcast.requests import raise_error
 from usbcast.waiting import Waiter
 from usbcast.ways import Way
@@ -48,7 +48,6 @@ OUT_BATCHES = 64
 
 _SILENCE_NS = int(SILENCE_S * 1e9)
 _DESCRIBE_NS = 1_500_000_000, 4_000_000_000
-_FETCH_NS = 3_000_000_000, 24_000_000_000
 """How long an answer is waited for, at first and at the most."""
 
 _REPORT_NS = 1_000_000_000
@@ -57,12 +56,6 @@ _JOINING_NS = 2_000_000
 
 _RETRY_FIRST_NS, _RETRY_MOST_NS = 50_000_000, 2_000_000_000
 _LOOK_AGAIN_NS = 50_000_000
-_EMPTY_FETCH_NS = 20_000_000
-_COMING_NS = 20_000_000
-"""What is pushed and has come nearer within this time is not fetched."""
-
-_JITTER_NS = 2_000_000
-"""Repair begins at a random moment up to so much later, so that many subscribers with one gap do not ask at once."""
 
 _numbers = count(1)
 
@@ -78,22 +71,6 @@ def check_wish(stream: str, start: str | int | Position, deliver: str, via: str)
         return
     if isinstance(start, bool) or not isinstance(start, int) or start < 0:
         raise UsageError(f"start is {start!r}: 'now', 'oldest' or a sequence from 0 on is allowed")
-
-
-class Gate(Protocol):
-    """Says when more may be fetched, where that is not whenever there is something. Times are monotonic, in ns."""
-
-    always: bool
-    """Whether the receiver counts as a subscriber even while nothing may be fetched."""
-
-    def budget(self, now_ns: int) -> int:
-        """How many bytes may be asked for now."""
-
-    def due_ns(self, now_ns: int) -> int:
-        """When to ask again, if none."""
-
-    def took(self, size_bytes: int, now_ns: int) -> None:
-        """So much has come."""
 
 
 class Receiver:
@@ -143,20 +120,13 @@ class Receiver:
         self._way: Way | None = None
         self._describing: tuple[int, int] | None = None
         """Request id and deadline of the describe under way."""
-        self._fetching: tuple[int, int] | None = None
         self._describe_at_ns: int | None = 0
         self._retry_ns = _RETRY_FIRST_NS
         self._describe_patience = Patience(*_DESCRIBE_NS)
-        self._fetch_patience = Patience(*_FETCH_NS)
-        self._pace = FetchPace()
-        self._gate = gate
-        self._fetched_from_ns = 0
+        self._fetching = Fetching(self._core, gate)
         self._house = Housekeeping()
         self._link_is_quiet = False
         """Whether the link was seen to have nothing, and has not been used since: then whatever comes wakes."""
-        self._fetch_at_ns = 0
-        self._stood_at: int | None = None
-        """The batch that was to come next when a fetch was put off; None where it was not."""
         self._report_at_ns = 0
         self._report_every_ns = _JOINING_NS
         self._answered_ns = time.monotonic_ns()
@@ -189,7 +159,7 @@ class Receiver:
         self._watch(now_ns)
         self._ask(now_ns)
         self._link_is_quiet = False
-        calm = not (self._describing or self._fetching or self._silent) and self._describe_at_ns is None
+        calm = not (self._describing or self._fetching.under_way or self._silent) and self._describe_at_ns is None
         self._house.done(now_ns, calm=calm, until_ns=min(self._report_at_ns, self._heard_ns() + _SILENCE_NS))
         return self._follow_on() or bool(self._digest)
 
@@ -232,7 +202,7 @@ class Receiver:
 
     def pass_over(self, stage: str, reason: str) -> Gap | None:
         """Leave out on purpose what has not come; the gap that this makes. Nothing may wait to be taken."""
-        self._fetching = None
+        self._fetching.given_up()
         self._following.close()
         gap = self._core.pass_over(stage, reason)
         if gap is not None:
@@ -269,13 +239,14 @@ class Receiver:
         if self._house.rest_ns > 0:
             return self._house.rest_ns / 1e9
         due = [self._report_at_ns] if self._way else []
-        due += [pending[1] for pending in (self._describing, self._fetching) if pending]
+        due += [self._describing[1]] if self._describing else []
         if self._describe_at_ns is not None and self._describing is None:
             due.append(self._describe_at_ns)
         if not self._silent:
             due.append(self._heard_ns() + _SILENCE_NS)
-        if self._fetching is None and self._fetch_at_ns and self._core.wanted():
-            due.append(self._fetch_at_ns)
+        fetch_at_ns = self._fetching.due_ns()
+        if fetch_at_ns is not None:
+            due.append(fetch_at_ns)
         rest_ns = min(due, default=0) - time.monotonic_ns()
         if rest_ns > 0:
             return rest_ns / 1e9
@@ -381,9 +352,7 @@ class Receiver:
             self._describing = None
             self._describe_patience.unanswered()
             self._drop_link(now_ns)
-        if self._fetching and now_ns >= self._fetching[1]:
-            self._fetch_patience.unanswered()
-            self._pace.unanswered()
+        if self._fetching.is_overdue(now_ns):
             self._drop_link(now_ns)  # so that the node lets go of the answer, should it be under way
         if self._describing is None and self._describe_at_ns is not None and now_ns >= self._describe_at_ns:
             self._drop_link(now_ns)  # the node may be at another address now
@@ -395,28 +364,17 @@ class Receiver:
             self._describe_at_ns = deadline + self._back_off()
         if self._way is None:
             return
-        if self._fetching is None and not self.full:
-            wanted = self._core.wanted()
-            if wanted is None:
-                self._fetch_at_ns = 0
-            elif self._way.via == "push" and (not self._fetch_at_ns or self._is_coming(wanted)):
-                if now_ns >= self._fetch_at_ns:
-                    patience_ns = _COMING_NS if self._fetch_at_ns else 0
-                    self._fetch_at_ns = now_ns + patience_ns + random.randrange(_JITTER_NS)
-                    self._stood_at = wanted.from_number
-            elif now_ns >= self._fetch_at_ns:
-                self._fetch_through_gate(wanted, now_ns)
+        if not self._fetching.under_way and not self.full:
+            request = self._fetching.request(self.stream, now_ns, pushed=self._way.via == "push")
+            if request is not None:
+                self._fetching.sent(self._link.send(pb.Request(fetch=request)), now_ns)
         if now_ns >= self._report_at_ns:
             self._report_at_ns = now_ns + self._report_every_ns
             # Until something comes, that it is there has perhaps not reached the publisher yet.
             self._report_every_ns = min(2 * self._report_every_ns, _REPORT_NS) if not self.joined else _REPORT_NS
             # A report keeps the node sending, where that sends to subscribers only.
-            if self._gate is None or self._gate.always or self._gate.budget(now_ns):
+            if self._fetching.counts(now_ns):
                 self._send_report()
-
-    def _is_coming(self, wanted: Wanted) -> bool:
-        """Whether what is wanted is only known to exist, and what is pushed has come nearer to it since it was waited for."""
-        return wanted.until_sequence is None and self._stood_at not in (None, wanted.from_number)
 
     def _drop_link(self, now_ns: int) -> None:
         """Ask anew, over another connection: what was asked over this one is not answered any more."""
@@ -424,38 +382,13 @@ class Receiver:
         if self._describing:
             self._describing = None
             self._describe_at_ns = now_ns
-        if self._fetching:
-            self._fetching = None
-            self._core.fetch_failed()
-            self._fetch_at_ns = now_ns + self._back_off()
+        if self._fetching.under_way:
+            self._fetching.failed(now_ns + self._back_off())
 
     def _back_off(self) -> int:
         retry_ns = self._retry_ns
         self._retry_ns = min(2 * retry_ns, _RETRY_MOST_NS)
         return retry_ns + random.randrange(retry_ns // 2)
-
-    def _fetch_through_gate(self, wanted: Wanted, now_ns: int) -> None:
-        budget_bytes = self._pace.budget_bytes
-        if self._gate is not None:
-            budget_bytes = min(budget_bytes, self._gate.budget(now_ns))
-            if not budget_bytes:
-                self._fetch_at_ns = self._gate.due_ns(now_ns)
-                return
-        self._fetch(wanted, now_ns, budget_bytes)
-
-    def _fetch(self, wanted: Wanted, now_ns: int, budget_bytes: int) -> None:
-        request = pb.FetchRequest(
-            stream=self.stream,
-            epoch=wanted.epoch,
-            from_sequence=wanted.from_sequence,
-            until_sequence=wanted.until_sequence,
-            from_number=wanted.from_number,
-            byte_budget=budget_bytes,
-            newest_only=wanted.newest_only,
-        )
-        self._fetching = self._link.send(pb.Request(fetch=request)), now_ns + self._fetch_patience.wait_ns
-        self._fetched_from_ns = now_ns
-        self._core.fetching(wanted)
 
     def _send_report(self) -> None:
         report = pb.SubscriptionReport(
@@ -501,27 +434,15 @@ class Receiver:
             self._describe_at_ns = None
             self._retry_ns = _RETRY_FIRST_NS
             self._describe_patience.answered()
-        elif self._fetching and reply.request_id == self._fetching[0]:
-            self._fetching = None
+        elif self._fetching.is_answer(reply.request_id):
             if kind == "error":
-                self._core.fetch_failed()
-                self._fetch_at_ns = now_ns + self._back_off()
+                self._fetching.failed(now_ns + self._back_off())
                 if reply.error.code == pb.ErrorReply.CODE_EPOCH_OVER:
                     self._describe_soon(now_ns)
                 return
             self._retry_ns = _RETRY_FIRST_NS
-            self._fetch_patience.answered()
-            size_bytes = sum(len(batch.raw) for batch in batches)
-            self._pace.answered(now_ns - self._fetched_from_ns, size_bytes)
-            if self._gate is not None:
-                self._gate.took(size_bytes, now_ns)
-            fetched = reply.fetched
-            self._core.fetched(fetched.epoch, batches, complete=fetched.complete)
-            self._core.known(fetched.epoch, fetched.next_sequence, fetched.next_number)
-            # Of what is newer than a whole answer, most is under way already where it is pushed.
-            under_way = fetched.complete and self._way is not None and self._way.via == "push"
-            self._fetch_at_ns = now_ns if batches else now_ns + _EMPTY_FETCH_NS
-            self._stood_at = -1 if under_way else None
+            pushed = self._way is not None and self._way.via == "push"
+            self._fetching.answered(reply.fetched, batches, now_ns, pushed=pushed)
 
     def _take_description(self, info: pb.StreamInfo) -> None:
         """Connect, or connect again if the node is another one or was silent."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from usbcast.bridge.choice import Choice
+from usbcast.fetching import Gate
 from usbcast.pace import MOST_BYTES
-from usbcast.receiver import Gate
 
 SECOND_NS = 1_000_000_000
 BURST_NS = SECOND_NS

@@ -1,0 +1,154 @@
+"""Fetching: what of a stream is asked for, when, and how much of it at once. One request at a time.
+
+Continuity says what is missing. It may be under way already, many clients may miss the same at one moment, somebody may not want
+it yet, and the link may be slow: so it is put off, spread, let through a gate, and paced.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Protocol
+
+from usbcast.continuity import Continuity, Wanted
+from usbcast.pace import FetchPace, Patience
+from usbcast_schemas.batch import EncodedBatch
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+_PATIENCE_NS = 3_000_000_000, 24_000_000_000
+"""How long an answer is waited for, at first and at the most."""
+
+_EMPTY_NS = 20_000_000
+"""After an answer with nothing in it."""
+
+_COMING_NS = 20_000_000
+"""What is pushed and has come nearer within this time is not fetched."""
+
+_JITTER_NS = 2_000_000
+"""Repair begins at a random moment up to so much later, so that many subscribers with one gap do not ask at once."""
+
+
+class Gate(Protocol):
+    """Says when more may be fetched, where that is not whenever there is something. Times are monotonic, in ns."""
+
+    always: bool
+    """Whether the receiver counts as a subscriber even while nothing may be fetched."""
+
+    def budget(self, now_ns: int) -> int:
+        """How many bytes may be asked for now."""
+
+    def due_ns(self, now_ns: int) -> int:
+        """When to ask again, if none."""
+
+    def took(self, size_bytes: int, now_ns: int) -> None:
+        """So much has come."""
+
+
+class Fetching:
+    """Of one receiver, which sends what `request` gives and says what became of it. Times are monotonic, in ns."""
+
+    def __init__(self, core: Continuity, gate: Gate | None = None) -> None:
+        self._core = core
+        self._gate = gate
+        self._patience = Patience(*_PATIENCE_NS)
+        self._pace = FetchPace()
+        self._asked: tuple[int, int] | None = None
+        """Request id and deadline of the fetch under way."""
+        self._asked_at_ns = 0
+        self._at_ns = 0
+        self._stood_at: int | None = None
+        """The batch that was to come next when a fetch was put off; None where it was not."""
+
+    @property
+    def under_way(self) -> bool:
+        return self._asked is not None
+
+    def due_ns(self) -> int | None:
+        """When there is something to do; None if that depends on what comes."""
+        if self._asked is not None:
+            return self._asked[1]
+        return self._at_ns if self._at_ns and self._core.wanted() else None
+
+    def request(self, stream: str, now_ns: int, *, pushed: bool) -> pb.FetchRequest | None:
+        """What is to be asked for now, if anything; `pushed` says whether what is missing may come by itself."""
+        wanted = self._core.wanted()
+        if wanted is None:
+            self._at_ns = 0
+        elif pushed and (not self._at_ns or self._is_coming(wanted)):
+            if now_ns >= self._at_ns:
+                patience_ns = _COMING_NS if self._at_ns else 0
+                self._at_ns = now_ns + patience_ns + random.randrange(_JITTER_NS)
+                self._stood_at = wanted.from_number
+        elif now_ns >= self._at_ns:
+            budget_bytes = self._budget(now_ns)
+            if budget_bytes:
+                self._core.fetching(wanted)
+                return pb.FetchRequest(
+                    stream=stream,
+                    epoch=wanted.epoch,
+                    from_sequence=wanted.from_sequence,
+                    until_sequence=wanted.until_sequence,
+                    from_number=wanted.from_number,
+                    byte_budget=budget_bytes,
+                    newest_only=wanted.newest_only,
+                )
+        return None
+
+    def sent(self, request_id: int, now_ns: int) -> None:
+        """What was to be asked for has been, under that number."""
+        self._asked = request_id, now_ns + self._patience.wait_ns
+        self._asked_at_ns = now_ns
+
+    def is_answer(self, request_id: int) -> bool:
+        return self._asked is not None and self._asked[0] == request_id
+
+    def is_overdue(self, now_ns: int) -> bool:
+        """Whether the answer is not to be waited for any longer: then the link is to be dropped, and with it the request."""
+        if self._asked is None or now_ns < self._asked[1]:
+            return False
+        self._patience.unanswered()
+        self._pace.unanswered()
+        return True
+
+    def failed(self, again_ns: int) -> None:
+        """It was not answered, or by an error: it is asked again from then on, if it is still missing."""
+        self._asked = None
+        self._core.fetch_failed()
+        self._at_ns = again_ns
+
+    def given_up(self) -> None:
+        """What was asked for is not wanted any more."""
+        self._asked = None
+
+    def answered(self, fetched: pb.FetchReply, batches: Sequence[EncodedBatch], now_ns: int, *, pushed: bool) -> None:
+        """The answer has come."""
+        self._asked = None
+        self._patience.answered()
+        size_bytes = sum(len(batch.raw) for batch in batches)
+        self._pace.answered(now_ns - self._asked_at_ns, size_bytes)
+        if self._gate is not None:
+            self._gate.took(size_bytes, now_ns)
+        self._core.fetched(fetched.epoch, batches, complete=fetched.complete)
+        self._core.known(fetched.epoch, fetched.next_sequence, fetched.next_number)
+        # Of what is newer than a whole answer, most is under way already where it is pushed.
+        self._at_ns = now_ns if batches else now_ns + _EMPTY_NS
+        self._stood_at = -1 if fetched.complete and pushed else None
+
+    def counts(self, now_ns: int) -> bool:
+        """Whether the receiver counts as a subscriber now."""
+        return self._gate is None or self._gate.always or bool(self._gate.budget(now_ns))
+
+    def _budget(self, now_ns: int) -> int:
+        if self._gate is None:
+            return self._pace.budget_bytes
+        budget_bytes = min(self._pace.budget_bytes, self._gate.budget(now_ns))
+        if not budget_bytes:
+            self._at_ns = self._gate.due_ns(now_ns)
+        return budget_bytes
+
+    def _is_coming(self, wanted: Wanted) -> bool:
+        """Whether what is wanted is only known to exist, and what is pushed has come nearer to it since it was waited for."""
+        return wanted.until_sequence is None and self._stood_at not in (None, wanted.from_number)
+
+
+__all__ = ["Fetching", "Gate"]
