@@ -46,8 +46,8 @@ static int64_t int_attribute(PyObject *of, PyObject *name)
     return result;
 }
 
-/* -1 with an exception, 0 if it is no whole packets in bytes that are to stay together. */
-int take_piece(Piece *piece, PyObject *transfer, uint32_t packet_size, Py_ssize_t most_bytes)
+/* All of a transfer: 1; 0 if it is no whole packets in bytes; -1 with an exception. */
+int take_piece(Piece *piece, PyObject *transfer, uint32_t packet_size)
 {
     PyObject *data = PyObject_GetAttr(transfer, s_data);
     if (data == NULL)
@@ -56,7 +56,7 @@ int take_piece(Piece *piece, PyObject *transfer, uint32_t packet_size, Py_ssize_
     if (whole) {
         piece->bytes = (const unsigned char *)PyBytes_AsString(data);
         piece->size = PyBytes_Size(data);
-        whole = piece->size > 0 && piece->size <= most_bytes && piece->size % packet_size == 0;
+        whole = piece->size > 0 && piece->size % packet_size == 0;
     }
     Py_DECREF(data);
     if (!whole)

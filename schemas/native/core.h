@@ -31,14 +31,14 @@ static inline uint64_t get64(const unsigned char *at) { uint64_t value; memcpy(&
 
 enum { HEAD_BYTES = 42, MAX_VARINT = 10 }; /* what stands before the arrivals; and the longest length of a field */
 
-/* One transfer of a run; its bytes are held by the list that it is in. */
+/* A transfer, or a part of one that is larger than a batch; its bytes are held by the list that it is in. */
 typedef struct {
     const unsigned char *bytes;
     Py_ssize_t size;
     int64_t realtime_ns, monotonic_ns;
 } Piece;
 
-int take_piece(Piece *piece, PyObject *transfer, uint32_t packet_size, Py_ssize_t most_bytes);
+int take_piece(Piece *piece, PyObject *transfer, uint32_t packet_size);
 
 /* Batches that follow one another: what is the same for all, and what comes next. */
 typedef struct {
@@ -95,7 +95,7 @@ typedef struct {
 } Ring;
 
 int ring_is_open(Ring *self);
-int take_pieces(Ring *self, PyObject *items, Py_ssize_t count, PyTypeObject *transfer, uint32_t packet_size, Py_ssize_t most_bytes);
+Py_ssize_t take_pieces(Ring *self, PyObject *items, PyTypeObject *transfer, const Run *run);
 int write_pieces(Ring *self, Py_ssize_t count, Run *run);
 PyObject *written(Ring *self, uint64_t most);
 

@@ -252,27 +252,42 @@ static PyObject *ring_write(PyObject *object, PyObject *const *args, Py_ssize_t 
     Py_RETURN_NONE;
 }
 
-/* All of `items` as pieces: 1; 0 if one of them is anything but a transfer of whole packets; -1 with an exception. */
-int take_pieces(Ring *self, PyObject *items, Py_ssize_t count, PyTypeObject *transfer, uint32_t packet_size, Py_ssize_t most_bytes)
+static int make_room_for_pieces(Ring *self, Py_ssize_t count)
 {
-    if (count > self->most_pieces) {
-        Piece *more = PyMem_Realloc(self->pieces, (size_t)count * sizeof(Piece));
-        if (more == NULL) {
-            PyErr_NoMemory();
-            return -1;
-        }
-        self->pieces = more;
-        self->most_pieces = count;
+    if (count <= self->most_pieces)
+        return 0;
+    Py_ssize_t most = 2 * self->most_pieces > count ? 2 * self->most_pieces : count;
+    Piece *more = PyMem_Realloc(self->pieces, (size_t)most * sizeof(Piece));
+    if (more == NULL) {
+        PyErr_NoMemory();
+        return -1;
     }
+    self->pieces = more;
+    self->most_pieces = most;
+    return 0;
+}
+
+/* All of the list `items` as pieces that each fit into a batch (a packet that is larger than a batch is one by itself), and how many;
+ * 0 if one of them is anything but a transfer of whole packets; -1 with an exception. */
+Py_ssize_t take_pieces(Ring *self, PyObject *items, PyTypeObject *transfer, const Run *run)
+{
+    Py_ssize_t taken = 0, count = PyList_Size(items), packet_size = (Py_ssize_t)run->packet_size;
+    Py_ssize_t most = run->most_bytes < packet_size ? packet_size : run->most_bytes - run->most_bytes % packet_size;
     for (Py_ssize_t at = 0; at < count; at++) {
         PyObject *item = PyList_GetItem(items, at);
+        Piece whole;
         if (Py_TYPE(item) != transfer)
             return 0;
-        int taken = take_piece(&self->pieces[at], item, packet_size, most_bytes);
-        if (taken <= 0)
-            return taken;
+        int is_whole = take_piece(&whole, item, run->packet_size);
+        if (is_whole <= 0)
+            return is_whole;
+        for (Py_ssize_t left = whole.size; left > 0; left -= most, taken++) {
+            if (make_room_for_pieces(self, taken + 1) < 0)
+                return -1;
+            self->pieces[taken] = (Piece){whole.bytes + (whole.size - left), left < most ? left : most, whole.realtime_ns, whole.monotonic_ns};
+        }
     }
-    return 1;
+    return taken;
 }
 
 /* Up to which piece the batch that begins with piece `at` goes, and its bytes of payload: as many as have room, at least one. */
@@ -343,8 +358,8 @@ PyDoc_STRVAR(ring_write_run_doc,
 "write_run(items, Transfer, most_bytes, contract, epoch, number, first_sequence, packet_size)\n"
 "-> (batches, packets, size_bytes), or None and nothing is done\n\n"
 "Store the batches of a list of transfers, each of as many as make no more than most_bytes of payload, and wake the readers\n"
-"that sleep. None if there is anything else in the list than transfers of whole packets, or one larger than a batch, or if\n"
-"they would take more than half of the ring.");
+"that sleep; a transfer that is larger than a batch is cut. None if there is anything else in the list than transfers of whole\n"
+"packets, or if they would take more than half of the ring.");
 
 static PyObject *ring_write_run(PyObject *object, PyObject *const *args, Py_ssize_t given)
 {
@@ -355,18 +370,17 @@ static PyObject *ring_write_run(PyObject *object, PyObject *const *args, Py_ssiz
         PyErr_SetString(PyExc_TypeError, "write_run takes a list, a type and six numbers");
         return NULL;
     }
-    Py_ssize_t count = PyList_Size(args[0]), most_bytes = PyLong_AsSsize_t(args[2]);
+    Py_ssize_t most_bytes = PyLong_AsSsize_t(args[2]);
     uint64_t contract = PyLong_AsUnsignedLongLong(args[3]), epoch = PyLong_AsUnsignedLongLong(args[4]);
     uint64_t number = PyLong_AsUnsignedLongLong(args[5]), first = PyLong_AsUnsignedLongLong(args[6]);
     uint64_t packet_size = PyLong_AsUnsignedLongLong(args[7]);
     if (PyErr_Occurred())
         return NULL;
-    if (count == 0 || packet_size == 0 || packet_size > 0xFFFFFFFF || contract > 0xFFFFFFFF)
+    if (packet_size == 0 || packet_size > 0xFFFFFFFF || contract > 0xFFFFFFFF)
         Py_RETURN_NONE;
-    int whole = take_pieces(self, args[0], count, (PyTypeObject *)args[1], (uint32_t)packet_size, most_bytes);
     Run run = {(uint32_t)contract, (uint32_t)packet_size, most_bytes, epoch, number, first, 0};
-    if (whole > 0)
-        whole = write_pieces(self, count, &run);
+    Py_ssize_t pieces = take_pieces(self, args[0], (PyTypeObject *)args[1], &run);
+    int whole = pieces > 0 ? write_pieces(self, pieces, &run) : (int)pieces;
     if (whole < 0)
         return NULL;
     if (whole == 0)

@@ -88,23 +88,21 @@ static PyObject *short_put(PyObject *object, PyObject *items)
         PyErr_SetString(PyExc_TypeError, "put takes a list");
         return NULL;
     }
-    Py_ssize_t count = PyList_Size(items);
-    if (!self->open || !self->ring->open || count == 0)
+    if (!self->open || !self->ring->open)
         return PyLong_FromLong(0);
     Run run = self->run;
     run.size_bytes = 0;
-    int whole = take_pieces(self->ring, items, count, self->transfer, run.packet_size, run.most_bytes);
+    Py_ssize_t count = take_pieces(self->ring, items, self->transfer, &run), size = 0;
+    for (Py_ssize_t at = 0; at < count; at++)
+        size += self->ring->pieces[at].size;
+    int whole = (int)(count < 0 ? -1 : 0);
+    const Piece *last = count > 0 ? &self->ring->pieces[count - 1] : NULL;
+    if (last && (last->monotonic_ns >= self->next_ns || 2 * size > run.most_bytes))
+        whole = write_pieces(self->ring, count, &run);
     if (whole > 0) {
-        const Piece *last = &self->ring->pieces[count - 1];
-        if (last->monotonic_ns < self->next_ns && 2 * last->size <= run.most_bytes)
-            whole = 0;
-        else
-            whole = write_pieces(self->ring, count, &run);
-        if (whole > 0) {
-            self->next_ns = last->monotonic_ns + self->close_ns;
-            self->tally.realtime_ns = last->realtime_ns;
-            self->tally.monotonic_ns = last->monotonic_ns;
-        }
+        self->next_ns = last->monotonic_ns + self->close_ns;
+        self->tally.realtime_ns = last->realtime_ns;
+        self->tally.monotonic_ns = last->monotonic_ns;
     }
     self->unsent += run.number - self->run.number;
     self->tally.batches += run.number - self->run.number;

@@ -181,8 +181,8 @@ class RingWriter:
         """Store the batches of a list of transfers, which are of `kind`, each of no more than `most_bytes` of payload.
 
         Return how many batches, packets and bytes; None, with nothing done, where that is not so simple: if there is anything
-        else in the list, a transfer that is not whole packets or larger than a batch; if they would take more than half of
-        the ring; or if there is no native core.
+        else in the list, or a transfer that is not whole packets; if they would take more than half of the ring; or if there is
+        no native core.
         """
         if self._native is None:
             return None
