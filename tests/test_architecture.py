@@ -85,6 +85,7 @@ PURE = (
     "usbcast.continuity",
     "usbcast.dejitter",
     "usbcast.events",
+    "usbcast.fetching",
     "usbcast.jetstream.address",
     "usbcast.jetstream.messages",
     "usbcast.jetstream.names",
