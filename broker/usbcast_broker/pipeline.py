@@ -22,6 +22,7 @@ TURN_BYTES = 1024 * 1024
 
 
 MOST_UNSENT = 1_000_000
+"""More wait for the publisher only if it hangs; whoever misses the older ones finds out by number."""
 
 Publish = Callable[[Buffer], None] | None
 """Sends an encoded batch to those who want it pushed; None if nobody does."""

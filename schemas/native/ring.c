@@ -92,9 +92,10 @@ static PyObject *ring_close(PyObject *object, PyObject *Py_UNUSED(none))
 
 int ring_is_open(Ring *self)
 {
-    if (!self->open)
+    int open = self != NULL && self->open;
+    if (!open)
         PyErr_SetString(PyExc_ValueError, "the ring is closed");
-    return self->open;
+    return open;
 }
 
 static uint64_t *slot_words(Ring *self, uint64_t slot)

@@ -25,7 +25,7 @@ from usbcast_schemas.profile import parse_profile
 from usbcast_schemas.ring import STORES_ARE_ORDERED, RingWriter
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
-pytestmark = pytest.mark.skipif(
+needs_core = pytest.mark.skipif(
     native.core is None or not STORES_ARE_ORDERED, reason=f"there is no short way here: {native.why_not}"
 )
 
@@ -141,6 +141,7 @@ def test_every_packet_comes_in_order_whichever_way_it_took(via: str, reads_ahead
         assert account.payload == b"".join(n.to_bytes(SIZE, "little") for n in range(feed.packets))
 
 
+@needs_core
 def test_a_packet_by_itself_is_in_the_ring_when_the_feed_goes_on() -> None:
     """And stays out of the queue; what follows at once waits there, for more."""
     with handing_in() as (node, feed):
@@ -154,6 +155,7 @@ def test_a_packet_by_itself_is_in_the_ring_when_the_feed_goes_on() -> None:
             assert len(feed.queue) == 0
 
 
+@needs_core
 def test_what_cannot_be_made_larger_does_not_wait() -> None:
     """A transfer that is most of a batch is written at once, however soon after the last one."""
     with handing_in(batch_size=100 * SIZE) as (node, feed):
@@ -165,6 +167,7 @@ def test_what_cannot_be_made_larger_does_not_wait() -> None:
             assert node.pipelines[0].outlet.next_sequence == before + 60 * (n + 1)
 
 
+@needs_core
 def test_nothing_goes_through_once_publishing_has_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     with handing_in() as (node, feed):
         feed.put()
@@ -191,6 +194,7 @@ def _at(monotonic_ns: int, packets: int = 1) -> Transfer:
     return Transfer(bytes(SIZE * packets), 1000 + monotonic_ns, monotonic_ns)
 
 
+@needs_core
 def test_it_numbers_and_counts_what_goes_through(ring: RingWriter) -> None:
     way = ring.short_way(Transfer, 5)
     assert way is not None
@@ -216,6 +220,7 @@ def test_it_numbers_and_counts_what_goes_through(ring: RingWriter) -> None:
     assert way.put([_at(999)]) == 0
 
 
+@needs_core
 @pytest.mark.parametrize(
     "items",
     [
@@ -238,6 +243,7 @@ def test_what_is_not_so_simple_is_refused_whole(items: list[HostItem], ring: Rin
     assert ring.next_sequence == 0
 
 
+@needs_core
 def test_what_is_larger_than_a_batch_is_cut(ring: RingWriter) -> None:
     way = ring.short_way(Transfer, 5)
     assert way is not None
@@ -250,6 +256,7 @@ def test_what_is_larger_than_a_batch_is_cut(ring: RingWriter) -> None:
     assert [decode_batch(raw).packet_count for raw in way.unsent(1)] == [1]
 
 
+@needs_core
 def test_it_is_closed_with_the_ring(tmp_path: Path) -> None:
     writer = RingWriter(tmp_path, "s", 5, data_bytes=8192, slots=64)
     way = writer.short_way(Transfer, 5)
@@ -259,6 +266,7 @@ def test_it_is_closed_with_the_ring(tmp_path: Path) -> None:
     assert way.put([_at(100)]) == 0
 
 
+@needs_core
 def test_wrong_arguments_are_type_errors(ring: RingWriter) -> None:
     assert native.core is not None
     assert ring._native is not None

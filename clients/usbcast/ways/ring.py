@@ -21,6 +21,7 @@ LINGER_NS = 30_000
 """To sleep and be woken costs both sides some 10 µs each; a reader that has just caught up with a busy writer waits so long."""
 
 MOST_REFUSED = 64
+"""Batches of which none can be followed, as those of a stream of varying packets, are taken so many at once."""
 
 
 class RingWay:
