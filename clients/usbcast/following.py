@@ -1,4 +1,4 @@
-"""Following: how a subscription takes what simply goes on in a ring without anything else being done for each batch.
+"""Following: how a subscription takes what simply goes on without anything else being done for each batch.
 
 The native core takes such a batch in one call and keeps a tally, which continuity and the books take over before anybody
 looks at them. Whatever else comes it refuses, and that goes the long way: through the way's `pump` and continuity.
@@ -6,7 +6,7 @@ looks at them. Whatever else comes it refuses, and that goes the long way: throu
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from usbcast.batch import Batch
 from usbcast.continuity import Continuity, Delivery
@@ -27,17 +27,20 @@ class Following:
         self._digest = digest
         self._way: Way | None = None
         self._follower: Follower | None = None
+        self._has_ring = False
 
     def follow(self, way: Way | None) -> None:
         """From now on it is `way` that may be followed, if that can be."""
         self.close()
         self._way = way
         self._follower = way.follower if way is not None else None
+        self._has_ring = way is not None and way.has_ring
 
     def take(self) -> Event | None:
         """The next event, if there is one."""
         if self._follower is not None:
-            batch = self._follower.next(Batch, self._digest.meaning)
+            next_ = self._follower.next if self._has_ring else self._next_pushed
+            batch = next_(Batch, self._digest.meaning)
             if batch is not None:
                 if self._digest.dejitter is not None:
                     self._digest.learn_times(batch.encoded)
@@ -47,10 +50,23 @@ class Following:
     def take_record(self) -> Record | None:
         """As `take`, but batches as they were published, those without packets too. One of the two is used, not both."""
         if self._follower is not None:
-            batch = self._follower.next()
+            next_ = self._follower.next if self._has_ring else self._next_pushed
+            batch = next_()
             if batch is not None:
                 return Delivery(batch)
         return self._digest.take_record()
+
+    def _next_pushed(self, *form: Any) -> Any:
+        """As the follower's `next`, of what is received instead of read."""
+        assert self._follower is not None
+        assert self._way is not None
+        body = self._way.next_body() if self._follower.is_open else None
+        if body is None:
+            return None
+        batch = self._follower.accept(body, *form)
+        if batch is None:
+            self._way.leave(body)
+        return batch
 
     def wait(self, most_s: float) -> Batch | None:
         """As `take`, after sleeping where there is nothing and nothing else to do; None if something else is to be looked at."""
@@ -70,23 +86,32 @@ class Following:
         """Whether it was slept, and it is not a batch that ended it."""
         return self._follower is not None and self._follower.dozed
 
-    def close(self) -> None:
-        """Take nothing more that way, and take over the tally."""
+    @property
+    def is_open(self) -> bool:
+        """Whether `take` looks for what comes."""
+        return self._follower is not None and self._follower.is_open
+
+    def close(self) -> bool:
+        """Take nothing more that way, and take over the tally; whether anything was taken."""
         went = self._follower.close() if self._follower is not None else None
-        if went is not None:
-            assert self._way is not None
-            batches, packets, *delivered = went
-            self._way.passed(batches)
-            self._core.passed(batches, packets)
-            self._digest.passed(*delivered)
+        if went is None:
+            return False
+        assert self._way is not None
+        batches, packets, *delivered = went
+        self._way.passed(batches)
+        self._core.passed(batches, packets)
+        self._digest.passed(*delivered)
+        return bool(batches)
 
     @property
     def goes_on(self) -> bool:
         """Whether it can be opened again, for all that is known: it is not said what comes next."""
-        return self._follower is not None and not self._follower.refused and self._expected() is not None
+        if self._follower is None or self._follower.refused or self._way is None or self._way.left_over:
+            return False
+        return self._expected() is not None
 
     def open(self, until_ns: int, doze_until_ns: int) -> bool:
-        """Go on that way if that can be; whether there is something to take.
+        """Go on that way if that can be; whether there is something to take in a ring.
 
         The first batch that is taken from `until_ns` on is the last; nobody is to sleep beyond `doze_until_ns`.
         """

@@ -141,7 +141,8 @@ class Receiver:
         """
         way = self._way
         if way is not None:
-            self._following.close()
+            if self._following.close():
+                self._house.called = False  # that is what woke
             self._digest.take_back()  # who asks for more is through with it
             if self._following.was_woken:
                 self._house.called = True
@@ -150,7 +151,7 @@ class Receiver:
                 way.pump(self)
             came = way.has_more if goes_on else bool(self._core.out)
             if self._house.can_wait(time.monotonic_ns(), came, self._core):
-                return self._follow_on() or bool(self._digest)
+                return self._follow_on() or bool(self._digest) or (goes_on and came)
         now_ns = time.monotonic_ns()
         self._link.check()
         if self._way is not None:
@@ -162,6 +163,11 @@ class Receiver:
         calm = not (self._describing or self._fetching.under_way or self._silent) and self._describe_at_ns is None
         self._house.done(now_ns, calm=calm, until_ns=min(self._report_at_ns, self._heard_ns() + _SILENCE_NS))
         return self._follow_on() or bool(self._digest)
+
+    @property
+    def follows(self) -> bool:
+        """Whether `take` looks for what comes, so that it need not be pumped first."""
+        return self._following.is_open
 
     def _follow_on(self) -> bool:
         """Let `take` go on by itself until something is due; whether it has something that way."""

@@ -41,6 +41,10 @@ class Reception(Protocol):
     def via(self) -> str: ...
     @property
     def silent(self) -> bool: ...
+    @property
+    def follows(self) -> bool:
+        """Whether `take` looks for what comes, so that it need not be pumped first."""
+
     def wait(self, most_s: float) -> Batch | None:
         """Wait for the next batch where nothing else is to be done; None if `pump` and the others are to be asked."""
 

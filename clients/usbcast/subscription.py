@@ -191,7 +191,7 @@ class Subscription:
             if left_s <= 0:
                 return False
             rest_s = min(rest_s, left_s)
-        if rest_s > 0 and receiver.may_sleep() and receiver.waiter.wait(rest_s):
+        if rest_s > 0 and receiver.may_sleep() and receiver.waiter.wait(rest_s) and not receiver.follows:
             receiver.pump()
         return True
 

@@ -154,6 +154,13 @@ Plain plain_layout(const unsigned char *head, const unsigned char *raw, Py_ssize
     return found;
 }
 
+/* As `plain_layout`, of which there is to be one. */
+Taken taken_of(const unsigned char *head, const unsigned char *raw, const Plain *plain)
+{
+    Py_ssize_t last = 8 * (plain->arrivals - 1);
+    return (Taken){get32(head + 6), (int64_t)get64(raw + plain->realtimes + last), (int64_t)get64(raw + plain->monotonics + last)};
+}
+
 static int set(PyObject *of, int field, PyObject *value)
 {
     if (value == NULL)
@@ -234,11 +241,12 @@ PyObject *decoded(
     return made;
 }
 
-PyObject *decoded_bytes(PyObject *raw, const Plain *plain, PyTypeObject *batch, PyTypeObject *arrivals)
+/* `raw` is bytes, or a view of them, which are so many at `bytes`, and stay as they are. */
+PyObject *decoded_bytes(PyObject *raw, const unsigned char *bytes, Py_ssize_t size, const Plain *plain, PyTypeObject *batch,
+                        PyTypeObject *arrivals)
 {
-    const unsigned char *bytes = (const unsigned char *)PyBytes_AsString(raw);
     PyObject *whole = PyMemoryView_FromObject(raw);
-    PyObject *payload = whole ? PySequence_GetSlice(whole, plain->payload, PyBytes_Size(raw)) : NULL;
+    PyObject *payload = whole ? PySequence_GetSlice(whole, plain->payload, size) : NULL;
     Py_XDECREF(whole);
     return decoded(raw, bytes, bytes, plain, payload, batch, arrivals);
 }
@@ -257,8 +265,9 @@ PyObject *decode(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t 
     if (PyErr_Occurred())
         return NULL;
     const unsigned char *raw = (const unsigned char *)PyBytes_AsString(args[0]);
-    Plain plain = plain_layout(raw, raw, PyBytes_Size(args[0]), major);
+    Py_ssize_t size = PyBytes_Size(args[0]);
+    Plain plain = plain_layout(raw, raw, size, major);
     if (plain.arrivals == 0)
         Py_RETURN_NONE;
-    return decoded_bytes(args[0], &plain, (PyTypeObject *)args[2], (PyTypeObject *)args[3]);
+    return decoded_bytes(args[0], raw, size, &plain, (PyTypeObject *)args[2], (PyTypeObject *)args[3]);
 }

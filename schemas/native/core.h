@@ -59,6 +59,14 @@ typedef struct {
 
 Plain plain_layout(const unsigned char *head, const unsigned char *raw, Py_ssize_t size, uint32_t major);
 
+/* What is to be counted of a plain batch that was taken. */
+typedef struct {
+    uint64_t packets;
+    int64_t realtime_ns, monotonic_ns; /* of its last arrival */
+} Taken;
+
+Taken taken_of(const unsigned char *head, const unsigned char *raw, const Plain *plain);
+
 /* Where the next batch of a run is expected to go on. */
 typedef struct {
     uint64_t epoch, number, first;
@@ -67,7 +75,8 @@ typedef struct {
 int is_next(const unsigned char *head, const Next *next);
 PyObject *decoded(PyObject *raw, const unsigned char *head, const unsigned char *bytes, const Plain *plain, PyObject *payload,
                   PyTypeObject *batch, PyTypeObject *arrivals);
-PyObject *decoded_bytes(PyObject *raw, const Plain *plain, PyTypeObject *batch, PyTypeObject *arrivals);
+PyObject *decoded_bytes(PyObject *raw, const unsigned char *bytes, Py_ssize_t size, const Plain *plain, PyTypeObject *batch,
+                        PyTypeObject *arrivals);
 PyObject *decode(PyObject *module, PyObject *const *args, Py_ssize_t given);
 extern const char decode_doc[];
 
@@ -107,12 +116,6 @@ typedef struct {
     PyObject *owner; /* of batches that stay where they are, or None: they are copied */
     const Next *next; /* only a plain batch that is this one */
 } Asked;
-
-/* What is to be counted of a plain batch that was taken. */
-typedef struct {
-    uint64_t packets;
-    int64_t realtime_ns, monotonic_ns; /* of its last arrival */
-} Taken;
 
 PyObject *take_slot(Ring *self, uint64_t at, const Asked *asked, Taken *taken);
 int lingered(Ring *self, uint64_t head, uint64_t most_ns);

@@ -26,7 +26,7 @@ typedef struct {
     Asked asked;
     Next next;
     uint64_t at;
-    int open;
+    char open;
     char refused; /* what comes next has to be looked at by somebody else */
     char dozed;   /* it was slept, and nothing has come since */
     int due;      /* somebody else has something to do before more is taken */
@@ -48,15 +48,17 @@ static int follower_init(PyObject *object, PyObject *args, PyObject *Py_UNUSED(k
     unsigned int major;
     if (!PyArg_ParseTuple(args, "OKIO!O!O", &ring, &most_bytes, &major, &PyType_Type, &batch, &PyType_Type, &arrivals, &owner))
         return -1;
-    if (self->ring || Py_TYPE(ring) != ring_type) {
-        PyErr_SetString(PyExc_TypeError, "a follower is made once, and of a Ring");
+    if (self->asked.owner || (ring != Py_None && Py_TYPE(ring) != ring_type)) {
+        PyErr_SetString(PyExc_TypeError, "a follower is made once, and of a Ring or None");
         return -1;
     }
-    Py_INCREF(ring);
     Py_INCREF(batch);
     Py_INCREF(arrivals);
     Py_INCREF(owner);
-    self->ring = (Ring *)ring;
+    if (ring != Py_None) {
+        Py_INCREF(ring);
+        self->ring = (Ring *)ring;
+    }
     self->asked = (Asked){most_bytes, major, (PyTypeObject *)batch, (PyTypeObject *)arrivals, owner, &self->next};
     return 0;
 }
@@ -91,11 +93,11 @@ static PyObject *follower_open(PyObject *object, PyObject *const *args, Py_ssize
     self->next.first = PyLong_AsUnsignedLongLong(args[3]);
     self->until_ns = PyLong_AsLongLong(args[4]);
     self->doze_until_ns = PyLong_AsLongLong(args[5]);
-    if (PyErr_Occurred() || !ring_is_open(self->ring))
+    if (PyErr_Occurred() || (self->ring && !ring_is_open(self->ring)))
         return NULL;
     self->open = 1;
     self->refused = self->dozed = self->due = 0;
-    return PyBool_FromLong(LOAD(&self->ring->words[HEAD]) > self->at);
+    return PyBool_FromLong(self->ring && LOAD(&self->ring->words[HEAD]) > self->at);
 }
 
 /* `encoded` as the application sees it: an object of `type` with four attributes. */
@@ -109,6 +111,32 @@ static PyObject *wrapped(PyObject *encoded, PyTypeObject *type, PyObject *meanin
     Py_XDECREF(nothing);
     Py_XDECREF(zero);
     Py_DECREF(encoded);
+    return made;
+}
+
+/* What is handed out, as the application sees it if that is asked for, and counted. */
+static PyObject *handed_out(Follower *self, PyObject *batch, const Taken *taken, PyObject *const *args, Py_ssize_t given)
+{
+    PyObject *made = given ? wrapped(batch, (PyTypeObject *)args[0], args[1]) : batch;
+    if (made == NULL)
+        return NULL;
+    self->last = *taken;
+    self->last_ns = (int64_t)now_ns();
+    self->due = self->last_ns >= self->until_ns;
+    self->dozed = 0;
+    self->batches++;
+    self->packets += taken->packets;
+    self->next.number++;
+    self->next.first += taken->packets;
+    if (self->asked.owner == Py_None)
+        self->delivered += taken->packets;
+    else {
+        Py_INCREF(made);
+        self->lent = made;
+        self->lent_slot = self->at;
+        self->lent_packets = taken->packets;
+    }
+    self->at++;
     return made;
 }
 
@@ -136,7 +164,7 @@ static PyObject *follower_next(PyObject *object, PyObject *const *args, Py_ssize
         PyErr_SetString(PyExc_TypeError, "next takes nothing, or a type and a meaning");
         return NULL;
     }
-    if (!self->open || !self->ring->open || self->due)
+    if (!self->open || !self->ring || !self->ring->open || self->due)
         Py_RETURN_NONE;
     if (!give_back(self)) {
         self->due = 1;
@@ -150,34 +178,14 @@ static PyObject *follower_next(PyObject *object, PyObject *const *args, Py_ssize
         self->refused = 1;
     if (batch == NULL || batch == Py_None)
         return batch;
-    PyObject *made = given ? wrapped(batch, (PyTypeObject *)args[0], args[1]) : batch;
-    if (made == NULL)
-        return NULL;
-    self->last = taken;
-    self->last_ns = (int64_t)now_ns();
-    self->due = self->last_ns >= self->until_ns;
-    self->dozed = 0;
-    self->batches++;
-    self->packets += taken.packets;
-    self->next.number++;
-    self->next.first += taken.packets;
-    if (self->asked.owner == Py_None)
-        self->delivered += taken.packets;
-    else {
-        Py_INCREF(made);
-        self->lent = made;
-        self->lent_slot = self->at;
-        self->lent_packets = taken.packets;
-    }
-    self->at++;
-    return made;
+    return handed_out(self, batch, &taken, args, given);
 }
 
 /* For how long one may sleep; the flag is then raised that has the writer wake who sleeps. */
 static int64_t doze_ns(Follower *self)
 {
     int64_t rest_ns = 0;
-    if (self->open && self->ring->open && !self->due && !self->dozed && !self->refused && give_back(self) &&
+    if (self->open && self->ring && self->ring->open && !self->due && !self->dozed && !self->refused && give_back(self) &&
         LOAD(&self->ring->words[HEAD]) == self->at && !lingered(self->ring, self->at, LINGER_NS))
         rest_ns = self->doze_until_ns - (int64_t)now_ns();
     if (rest_ns <= 0 || !self->ring->open || !will_sleep(self->ring, self->at))
@@ -270,7 +278,40 @@ static PyObject *follower_close(PyObject *object, PyObject *Py_UNUSED(none))
     return told;
 }
 
+PyDoc_STRVAR(follower_accept_doc,
+"accept(raw) -> EncodedBatch; accept(raw, Batch, meaning) -> Batch; None if it is not so simple\n\n"
+"As next, of a batch that came otherwise than by a ring: bytes, or a view of them that stays as it is.");
+
+static PyObject *follower_accept(PyObject *object, PyObject *const *args, Py_ssize_t given)
+{
+    Follower *self = (Follower *)object;
+    if ((given != 1 && given != 3) || (given == 3 && !PyType_Check(args[1]))) {
+        PyErr_SetString(PyExc_TypeError, "accept takes bytes, and nothing else or a type and a meaning");
+        return NULL;
+    }
+    if (!self->open || self->due)
+        Py_RETURN_NONE;
+    Py_buffer view;
+    if (PyObject_GetBuffer(args[0], &view, PyBUF_SIMPLE) < 0)
+        return NULL;
+    const unsigned char *bytes = view.buf;
+    Plain plain = plain_layout(bytes, bytes, view.len, self->asked.major);
+    PyObject *made = NULL;
+    if (plain.arrivals && is_next(bytes, &self->next)) {
+        Taken taken = taken_of(bytes, bytes, &plain);
+        PyObject *batch = decoded_bytes(args[0], bytes, view.len, &plain, self->asked.batch, self->asked.arrivals);
+        made = batch ? handed_out(self, batch, &taken, args + 1, given - 1) : NULL;
+    } else {
+        self->refused = 1;
+        made = Py_None;
+        Py_INCREF(made);
+    }
+    PyBuffer_Release(&view);
+    return made;
+}
+
 static PyMethodDef follower_methods[] = {
+    {"accept", (PyCFunction)(void (*)(void))follower_accept, METH_FASTCALL, follower_accept_doc},
     {"open", (PyCFunction)(void (*)(void))follower_open, METH_FASTCALL, follower_open_doc},
     {"next", (PyCFunction)(void (*)(void))follower_next, METH_FASTCALL, follower_next_doc},
     {"wait", (PyCFunction)(void (*)(void))follower_wait, METH_FASTCALL, follower_wait_doc},
@@ -281,12 +322,14 @@ static PyMethodDef follower_methods[] = {
 
 static PyMemberDef follower_members[] = {
     {"refused", T_BOOL, offsetof(Follower, refused), READONLY, "whether there was something that is not so simple"},
+    {"is_open", T_BOOL, offsetof(Follower, open), READONLY, "whether it takes what comes"},
     {"dozed", T_BOOL, offsetof(Follower, dozed), READONLY, "whether it was slept, and nothing was taken since"},
     {NULL, 0, 0, 0, NULL},
 };
 
 static PyType_Slot follower_slots[] = {
-    {Py_tp_doc, "Follower(ring, most_bytes, major, EncodedBatch, Arrivals, owner): takes what simply follows, one by one."},
+    {Py_tp_doc, "Follower(ring, most_bytes, major, EncodedBatch, Arrivals, owner): takes what simply follows, one by one; out of no ring\n"
+                 "what it is given."},
     {Py_tp_init, follower_init},
     {Py_tp_new, PyType_GenericNew},
     {Py_tp_dealloc, follower_dealloc},

@@ -453,14 +453,11 @@ PyObject *take_slot(Ring *self, uint64_t at, const Asked *asked, Taken *taken)
         return NULL;
     const unsigned char *bytes = copied ? (const unsigned char *)PyBytes_AsString(raw) : begin;
     Plain plain = plain_layout(copied ? bytes : head, bytes, (Py_ssize_t)length, asked->major);
-    if (plain.arrivals) {
-        taken->packets = get32((copied ? bytes : head) + 6);
-        taken->realtime_ns = (int64_t)get64(bytes + plain.realtimes + 8 * (plain.arrivals - 1));
-        taken->monotonic_ns = (int64_t)get64(bytes + plain.monotonics + 8 * (plain.arrivals - 1));
-    }
+    if (plain.arrivals)
+        *taken = taken_of(copied ? bytes : head, bytes, &plain);
     PyObject *batch = raw;
     if (plain.arrivals && copied)
-        batch = decoded_bytes(raw, &plain, asked->batch, asked->arrivals);
+        batch = decoded_bytes(raw, bytes, (Py_ssize_t)length, &plain, asked->batch, asked->arrivals);
     else if (plain.arrivals)
         batch = lent(decoded(raw, head, bytes, &plain, in_place(self, begin + plain.payload, (Py_ssize_t)length - plain.payload),
                              asked->batch, asked->arrivals),

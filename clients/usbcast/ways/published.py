@@ -12,8 +12,9 @@ from usbcast.credentials import Credentials
 from usbcast.handshake import Handshakes
 from usbcast.waiting import Waiter
 from usbcast.ways import Sink
-from usbcast_schemas.batch import decode_batch
-from usbcast_schemas.contract import data_topic, notify_topic, tail_topic
+from usbcast_schemas import native
+from usbcast_schemas.batch import Arrivals, Buffer, EncodedBatch, decode_batch
+from usbcast_schemas.contract import MAJOR, data_topic, notify_topic, tail_topic
 from usbcast_schemas.errors import PeerError, UsageError, WireError
 from usbcast_schemas.places import host_id
 from usbcast_schemas.sockets import as_reached, readable, receive_two, set_up, split_tcp
@@ -29,9 +30,8 @@ class PublishedWay:
 
     can_fetch = True
     over = False
-    follower: Follower | None = None
+    has_ring = False
     slot = 0
-    has_more = False
 
     def __init__(
         self,
@@ -48,6 +48,12 @@ class PublishedWay:
         self.heard_ns = time.monotonic_ns()
         self.source_silent_ns = 0
         self._latest = latest
+        pushed = native.core is not None and via == "push" and not latest
+        self.follower: Follower | None = (
+            native.core.Follower(None, MAX_DATA_BYTES, MAJOR, EncodedBatch, Arrivals, None) if pushed else None
+        )
+        self._left: list[Buffer] | None = None
+        """A message that was received and is to be looked at by `pump`."""
         self._drained = False
         """Whether nothing more had come when it was looked last."""
         self._waiter = waiter
@@ -77,13 +83,15 @@ class PublishedWay:
 
     def pump(self, sink: Sink) -> None:
         woken = self._drained
-        self._drained = not woken and not readable(self._socket)
+        self._drained = self._left is None and not woken and not readable(self._socket)
         while not self._drained and not sink.full:
-            try:
-                frames = receive_two(self._socket)
-            except zmq.Again:
-                self._drained = True
-                return
+            frames, self._left = self._left, None
+            if frames is None:
+                try:
+                    frames = receive_two(self._socket)
+                except zmq.Again:
+                    self._drained = True
+                    return
             self.heard_ns = time.monotonic_ns()
             try:
                 topic, body = decode_published(frames)
@@ -100,8 +108,35 @@ class PublishedWay:
             except PeerError as error:
                 sink.malformed(error)
 
-    def passed(self, slots: int) -> None:
-        """Nobody follows."""
+    def next_body(self) -> Buffer | None:
+        if self._left is not None:
+            return None
+        try:
+            frames = receive_two(self._socket)
+        except zmq.Again:
+            self._drained = True
+            return None
+        self._drained = False
+        if len(frames) == 2 and frames[0] == self._data:
+            return frames[1]
+        self._left = frames
+        return None
+
+    def leave(self, body: Buffer) -> None:
+        self._left = [self._data, body]
+
+    @property
+    def left_over(self) -> bool:
+        return self._left is not None
+
+    def passed(self, batches: int) -> None:
+        if batches:
+            self.heard_ns = time.monotonic_ns()
+
+    @property
+    def has_more(self) -> bool:
+        self._drained = self._left is None and not readable(self._socket)
+        return not self._drained
 
     def check(self) -> None:
         self._handshakes.check()

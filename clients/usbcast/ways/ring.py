@@ -8,7 +8,7 @@ from pathlib import Path
 
 from usbcast.waiting import Waiter
 from usbcast.ways import Sink
-from usbcast_schemas.batch import EncodedBatch
+from usbcast_schemas.batch import Buffer, EncodedBatch
 from usbcast_schemas.errors import PeerError, RingUnavailable
 from usbcast_schemas.places import host_id
 from usbcast_schemas.ring import RingReader
@@ -29,6 +29,8 @@ class RingWay:
 
     via = "ring"
     can_fetch = False
+    has_ring = True
+    left_over = False
 
     def __init__(self, info: pb.StreamInfo, waiter: Waiter, *, latest: bool, copy: bool = True) -> None:
         if info.host_id != host_id():
@@ -124,10 +126,16 @@ class RingWay:
     def slot(self) -> int:
         return self._at
 
-    def passed(self, slots: int) -> None:
-        if slots:
-            self._at += slots
+    def passed(self, batches: int) -> None:
+        if batches:
+            self._at += batches
             self._refused = 1
+
+    def next_body(self) -> None:
+        """All that comes is in the ring."""
+
+    def leave(self, body: Buffer) -> None:
+        """Nothing was given."""
 
     @property
     def has_more(self) -> bool:
