@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from usbcast import Batch
 from usbcast.waiting import Waiter
 from usbcast_schemas import native
-from usbcast_schemas.batch import Arrivals, EncodedBatch, encode_batch
+from usbcast_schemas.batch import Arrivals, EncodedBatch, decode_batch, encode_batch
+from usbcast_schemas.contract import MAJOR
 from usbcast_schemas.recycling import WORTH_BYTES
 from usbcast_schemas.ring import STORES_ARE_ORDERED, BatchInPlace, RingReader, RingWriter
 from usbcast_schemas.v1 import usbcast_pb2 as pb
@@ -294,9 +295,43 @@ def test_wrong_arguments_are_type_errors(stream: Stream) -> None:
     for call, arguments in (
         (native.core.Follower, ("no ring", 1, 1, EncodedBatch, Arrivals, None)),
         (native.core.Follower, (stream.reader._native, 1, 1, "no type", Arrivals, None)),
+        (follower.__init__, (stream.reader._native, 1, 1, EncodedBatch, Arrivals, None)),
+        (follower.accept, (b"", Batch)),
         (follower.open, (1, 2, 3)),
         (follower.next, ("no type", 1)),
         (follower.next, (Batch,)),
     ):
         with pytest.raises(TypeError):
             call(*arguments)
+
+
+def _encoded(number: int, *, odd: bool = False) -> bytes:
+    return encode_batch(
+        epoch=7, number=number, first_sequence=2 * number, packet_count=2, packet_size=8, payload=(bytes([number]) * 16,),
+        arrivals=Arrivals((2,), (100 + number,), (number,)), events=[pb.DeviceEvent(detail="e")] if odd else [],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("form", [bytes, memoryview])
+def test_it_accepts_what_came_otherwise_as_decoding_it_would(form: Callable[[bytes], bytes | memoryview]) -> None:
+    assert native.core is not None
+    follower = native.core.Follower(None, 0, MAJOR, EncodedBatch, Arrivals, None)
+    assert follower.accept(form(_encoded(3))) is None, "it is closed"
+    assert not follower.open(0, 7, 3, 6, FOR_EVER, FOR_EVER)
+    assert follower.is_open
+    assert follower.next() is None, "there is no ring"
+    assert follower.doze() == 0.0
+    assert follower.accept(form(_encoded(3))) == decode_batch(form(_encoded(3)))
+    batch = follower.accept(form(_encoded(4)), Batch, None)
+    assert batch is not None
+    assert (batch.first_sequence, bytes(batch.payload)) == (8, bytes([4]) * 16)
+    for refused in (_encoded(4), _encoded(6), _encoded(5, odd=True), _encoded(5)[:-1], b"", b"\xff" * 300):
+        assert follower.accept(form(refused)) is None
+        assert follower.refused
+    told = follower.close()
+    assert told is not None
+    assert (told[:5], told[6]) == ((2, 4, 4, 104, 4), None)
+    follower.open(0, 7, 5, 10, 0, FOR_EVER)
+    assert follower.accept(form(_encoded(5))) is not None
+    assert follower.accept(form(_encoded(6))) is None, "something is due first"
+    assert not follower.refused
