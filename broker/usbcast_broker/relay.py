@@ -53,6 +53,9 @@ class RelayQueue:
         self.held_bytes = 0
         self.held_packets = 0
 
+    def __len__(self) -> int:
+        return len(self._items)
+
     def offer(self, batch: Encoded, *, last: bool = False) -> bool:
         """Take `batch`, the `last` one of its epoch perhaps; False if there is no room now."""
         with self._lock:
@@ -148,7 +151,7 @@ class Relay:
 
     @property
     def waiting_bytes(self) -> int:
-        return self._queue.held_bytes
+        return self._queue.held_bytes or int(bool(self._queue))
 
     @property
     def patience_bytes(self) -> int:

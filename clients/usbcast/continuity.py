@@ -290,9 +290,13 @@ class Continuity:
         self.start(epoch, 0, 0)
         self.out.append(Restart(old, epoch, delivered, known))
 
+    def is_former(self, epoch: int) -> bool:
+        """Whether the stream has gone on from `epoch` to another one: it never comes back."""
+        return epoch in self._former
+
     def _is_current(self, epoch: int) -> bool:
         """Whether `epoch` is the one we are in, after moving on to it if it is new; False for a former one."""
-        if self.epoch is None or epoch in self._former:
+        if self.epoch is None or self.is_former(epoch):
             self.stale += 1
             return False
         if epoch != self.epoch:

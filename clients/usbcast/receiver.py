@@ -452,6 +452,8 @@ class Receiver:
 
     def _take_description(self, info: pb.StreamInfo) -> None:
         """Connect, or connect again if the node is another one or was silent."""
+        if self._core.is_former(info.epoch):
+            return  # the data was quicker than what was said before it; `_watch` asks again
         before, self.info = self.info, info
         self._digest.describe(info)
         self._clock.follow(self._link.reached_by, info.reader_host_id or info.host_id)

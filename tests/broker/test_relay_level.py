@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 
 import pytest
-from nodes import WAYS, Account, small, take_until
+from nodes import WAYS, Account, eventually, small, take_until
 
 import usbcast
 from usbcast_broker.batcher import Encoded
 from usbcast_broker.flow import DeviceIdentity
 from usbcast_broker.node import Node
 from usbcast_broker.outlet import Description
-from usbcast_broker.relay import RelayQueue
+from usbcast_broker.relay import RelayQueue, Renewal
 from usbcast_schemas.batch import Arrivals, encode_batch
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb
@@ -45,9 +46,9 @@ class Idle:
     def ledgers(self) -> Sequence[Ledger]:
         return [self.books]
 
-    def bring(self, number: int, first: int) -> None:
+    def bring(self, number: int, first: int, *, epoch: int = EPOCH) -> None:
         raw = encode_batch(
-            epoch=EPOCH, number=number, first_sequence=first, packet_count=1, packet_size=4, payload=[b"abcd"],
+            epoch=epoch, number=number, first_sequence=first, packet_count=1, packet_size=4, payload=[b"abcd"],
             arrivals=Arrivals((1,), (1,), (1,)),
         )  # fmt: skip
         self.books.enter(1)
@@ -78,3 +79,32 @@ def test_who_joins_before_anything_has_come_is_owed_nothing_before(via: str) -> 
             assert (account.gaps, account.begin, account.next) == ([], SEQUENCE, SEQUENCE + 2)
             assert subscription.ledger.discrepancy() is None
         assert list(node.health()[0].discrepancies) == []
+
+
+def test_a_new_epoch_begins_at_once_for_those_who_are_pushed_to() -> None:
+    """Though nothing is published with it."""
+    feeds: list[Idle] = []
+
+    def make(queue: RelayQueue) -> Idle:
+        feeds.append(Idle(queue))
+        return feeds[0]
+
+    node = Node(small())
+    relay = node.add_relay(Description("s"), make, epoch=EPOCH, level=(SEQUENCE, NUMBER))
+    node.start()
+    try:
+        with usbcast.subscribe("s", node.endpoint, via="push") as stream:
+            assert stream.ready()
+            account = Account()
+            took_s = []
+            for epoch in range(EPOCH + 1, EPOCH + 6):
+                first = NUMBER if epoch == EPOCH + 1 else 0
+                feeds[0].bring(first, SEQUENCE if first else 0, epoch=epoch - 1)
+                take_until(stream, account, lambda: account.delivered == epoch - EPOCH)  # noqa: B023
+                begun = time.monotonic()
+                assert feeds[0].queue.renew(Renewal(epoch, Description("s")))
+                eventually(lambda: relay.outlet.epoch == epoch)  # noqa: B023
+                took_s.append(time.monotonic() - begun)
+            assert min(took_s) < 0.02, "it does not wait until somebody looks after the stream anyway"
+    finally:
+        node.stop("the test is over")
