@@ -92,14 +92,18 @@ class RingWay:
         self._seen_head = ring.head
         if self._latest:
             self._skip_to_newest(sink)
-        ahead_bytes = 0
-        until = self._seen_head if self.follower is None else min(self._seen_head, self._at + self._refused)
+        ahead_bytes = taken = 0
+        most = self._refused if self.follower is not None else self._seen_head
         self._refused = min(2 * self._refused, MOST_REFUSED)
-        while self._at < until and ahead_bytes < AHEAD_BYTES and not sink.full:
+        while self._at < self._seen_head and taken < most and ahead_bytes < AHEAD_BYTES and not sink.full:
             batch = self._take(self._at, sink)
-            # Overtaken: what is gone shows by the number of the next batch.
-            self._at = max(self._at + 1, ring.tail) if batch is None else self._at + 1
-            ahead_bytes += len(batch.raw) if batch is not None else 0
+            if batch is None:
+                # Overtaken: what is gone shows by the number of the next batch.
+                self._at = max(self._at + 1, ring.tail)
+                continue
+            self._at += 1
+            taken += 1
+            ahead_bytes += len(batch.raw)
 
     def _take(self, slot: int, sink: Sink) -> EncodedBatch | None:
         """Hand the batch on; None if it was overwritten meanwhile, or is none."""
