@@ -14,7 +14,6 @@ from usbcast.layout import Layout
 from usbcast_schemas.batch import EncodedBatch
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.places import host_id
-from usbcast_schemas.ring import BatchInPlace
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 OVERWRITTEN_IN_USE = "overwritten in the ring while it was in use"
@@ -94,19 +93,10 @@ class Digest:
             self._expand(item)
         event = events.popleft()
         if isinstance(event, Batch):
-            self._hand_out(event)
+            self._deliver(event.encoded, len(event))
         elif isinstance(event, Gap):
             self._lose(event)
         return event
-
-    def _hand_out(self, batch: Batch) -> None:
-        """`batch` is delivered; but one that was not copied is lent, and whether it was delivered shows when it is given back."""
-        encoded = batch.encoded
-        if isinstance(encoded, BatchInPlace):
-            self._lent = batch
-            self._deliver(encoded, 0)
-        else:
-            self._deliver(encoded, len(batch))
 
     def take_back(self) -> None:
         """Whoever had the last batch in place is through with it: it was delivered if it was not overwritten meanwhile."""
@@ -133,12 +123,8 @@ class Digest:
         """Deliver a batch with packets and nothing else to tell: nearly all are so."""
         if self.dejitter is not None:
             self.learn_times(batch)
-        made = Batch(batch, self.meaning)
-        if type(batch) is EncodedBatch:
-            self._deliver(batch, batch.packet_count)
-        else:
-            self._hand_out(made)
-        return made
+        self._deliver(batch, batch.packet_count)
+        return Batch(batch, self.meaning)
 
     def left_out(self, gap: Gap) -> None:
         """What is left out without having gone through `take`."""
