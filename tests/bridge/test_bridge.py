@@ -125,6 +125,7 @@ def test_at_most_so_many_bytes_a_second(via: str) -> None:
         books_of(node)
 
 
+@pytest.mark.slow
 def test_below_its_limit_nothing_is_left_out() -> None:
     with serving(rate_hz=500, packets=1000, ends=True) as served, thinned(served, Choice(limit=1_000_000)) as node:
         account, _ = take(node, "push")

@@ -67,6 +67,7 @@ def test_a_hurried_node_waits_for_who_is_about_to_get_the_end(monkeypatch: pytes
         assert not stopping.is_alive(), "it does not wait for who has the end"
 
 
+@pytest.mark.slow
 def test_a_hurried_node_does_not_wait_for_who_says_nothing_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("usbcast_broker.service.REPORT_KEPT_S", 600.0)
     with followed(monkeypatch) as (node, _, hurry):

@@ -231,6 +231,7 @@ def full(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(tmp_path)], check=True)
 
 
+@pytest.mark.slow
 def test_shared_memory_that_is_full(full: Path) -> None:
     sentence = said_of(*SIMULATE, USBCAST_RING_DIR=str(full))
     assert sentence.startswith(f"the ring of stream 'first-case' needs 76 MiB in {full}, which has 2 MiB free: make it")

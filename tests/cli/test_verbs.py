@@ -141,6 +141,7 @@ def test_what_people_are_told(served: Served) -> None:
     assert ran("command", "first-case", "--type", "192", "--request", "1", "--length", "2").stdout == "0a 0b\n"
 
 
+@pytest.mark.slow
 def test_watch_tells_what_happens_and_ends_with_the_stream(tmp_path: Any) -> None:
     faults = tmp_path / "faults.toml"
     faults.write_text(
@@ -182,6 +183,7 @@ def test_devices(options: tuple[str, ...]) -> None:
         assert "USB" in told
 
 
+@pytest.mark.slow
 def test_demo_for_programs() -> None:
     (told,) = lines(ran("demo", "--seconds", "3", "--json"))
     assert told["balanced"] is True
@@ -230,6 +232,7 @@ def test_watch_ends_when_told_to(served: Served, as_json: bool) -> None:
 
 
 @pytest.mark.parametrize("as_json", [False, True], ids=["people", "programs"])
+@pytest.mark.slow
 def test_demo_ends_when_told_to(as_json: bool) -> None:
     def reports() -> int:
         for record in local_nodes():

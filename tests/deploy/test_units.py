@@ -255,5 +255,6 @@ def test_what_the_container_file_copies_makes_a_wheel(tmp_path: Path) -> None:
     assert {"usbcast/cli/app.py", "usbcast_broker/profiles/first-case.toml", "usbcast_schemas/py.typed"} <= set(held)
 
 
+@pytest.mark.slow
 def test_health_is_what_a_container_is_asked_for() -> None:
     assert run("health", "--json", "--endpoint", "tcp://127.0.0.1:9", timeout_s=30)._process.returncode == 1

@@ -68,6 +68,7 @@ def test_a_port_on_which_nobody_listens() -> None:
         check_broken(look(f"tcp://127.0.0.1:{port}"), "port", "refused", f"--bind tcp://0.0.0.0:{port}")
 
 
+@pytest.mark.slow
 def test_a_port_that_takes_connections_and_says_nothing() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         check_broken(look(f"tcp://127.0.0.1:{silent.getsockname()[1]}"), "handshake", "says nothing", "hangs")
@@ -109,6 +110,7 @@ def test_a_program_that_speaks_first() -> None:
         thread.join()
 
 
+@pytest.mark.slow
 def test_a_zeromq_program_that_is_no_node() -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     with context, context.socket(zmq.ROUTER) as router:

@@ -121,6 +121,7 @@ def test_from_to_and_step(tmp_path: Path) -> None:
     assert counts == [100, 110, 120, 130, 140]
 
 
+@pytest.mark.slow
 def test_what_is_played_can_be_recorded_again(tmp_path: Path) -> None:
     make(tmp_path, segments=2)
     log = tmp_path / "log"

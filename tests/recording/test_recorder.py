@@ -215,6 +215,7 @@ def test_an_application_that_only_subscribes_loads_nothing_of_it() -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 0
 
 
+@pytest.mark.slow
 def test_the_signal_that_stops_it_may_come_at_any_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also while it waits, and inside of what it waits with: the handler runs in the middle of it, in its thread."""
     monkeypatch.setattr(Recorder, "_described", lambda _: [])  # nobody is asked for streams: that takes seconds

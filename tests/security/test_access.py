@@ -185,6 +185,7 @@ def _commands(subscription: usbcast.Subscription) -> bool:
 
 
 @pytest.mark.parametrize("who", ["no key", "a key that was never allowed", "a revoked key", "a key for another node"])
+@pytest.mark.slow
 def test_no_packet_reaches_an_intruder(node: Keyed, who: str, caplog: pytest.LogCaptureFixture) -> None:
     """With raw sockets, which try again and again, while somebody who is allowed receives."""
     caplog.set_level(logging.ERROR)

@@ -45,6 +45,7 @@ def test_a_subscriber_is_cut_off(node: Keyed, via: str, caplog: pytest.LogCaptur
             subscription.command(0xC0, 1, length=2)
 
 
+@pytest.mark.slow
 def test_no_packet_reaches_a_revoked_socket_any_more(node: Keyed) -> None:
     """A raw one, which does not care what it is told and goes on trying."""
     eve = node.client("eve", Rights.READ)
@@ -88,7 +89,8 @@ def test_a_list_that_cannot_be_read_leaves_the_former_in_force(node: Keyed, capl
             list(subscription.events())
 
 
-@pytest.mark.parametrize("via", [*(pytest.param(via, marks=pytest.mark.slow) for via in ("notify", "ring")), "push"])
+@pytest.mark.parametrize("via", WAYS)
+@pytest.mark.slow
 def test_a_running_recorder_is_stopped_with_its_file_whole(node: Keyed, via: str, tmp_path: Path) -> None:
     alice = node.client("alice", Rights.READ)
     base = tmp_path / "run"

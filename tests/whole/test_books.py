@@ -127,6 +127,7 @@ def test_an_outlet_that_does_not_store_is_named(monkeypatch: pytest.MonkeyPatch)
         assert sentence().endswith(f" but sequences given is {served.published}")
 
 
+@pytest.mark.slow
 def test_a_subscription_that_loses_without_a_word_is_named() -> None:
     with serving(rate_hz=500) as served, served.subscribe("push") as subscription:
         account = Account()
