@@ -133,27 +133,30 @@ def test_a_flood_of_requests(tmp_path: Path, kind: str, with_keys: bool) -> None
     if kind == "fetch":
         request.fetch.CopyFrom(pb.FetchRequest(stream="sim", from_sequence=0))
     raw = b"?" if kind == "garbage" else request.SerializeToString()
-    with serving(rate_hz=500, settings=settings) as served, bystander(served, ring):
-        with intruder(zmq.DEALER, served.endpoint, ring, own) as flood:
-            flood.rcvtimeo = int(1000 * DEADLINE_S)
+    with (
+        serving(rate_hz=500, settings=settings) as served,
+        bystander(served, ring),
+        intruder(zmq.DEALER, served.endpoint, ring, own) as flood,
+    ):
+        flood.rcvtimeo = int(1000 * DEADLINE_S)
 
-            def is_told_to_wait() -> bool:
-                """Ask twenty times, fewer than it takes to be cut off, and read what is answered."""
-                for _ in range(20):
-                    flood.send(raw)
-                replies = [pb.Reply.FromString(flood.recv_multipart()[0]) for _ in range(20)]
-                return any(reply.error.code == pb.ErrorReply.CODE_BUSY for reply in replies)
+        def is_told_to_wait() -> bool:
+            """Ask twenty times, fewer than it takes to be cut off, and read what is answered."""
+            for _ in range(20):
+                flood.send(raw)
+            replies = [pb.Reply.FromString(flood.recv_multipart()[0]) for _ in range(20)]
+            return any(reply.error.code == pb.ErrorReply.CODE_BUSY for reply in replies)
 
-            def is_cut_off() -> int:
-                """Go on and read nothing. What it would still be told ends with its connection."""
-                with contextlib.suppress(zmq.Again):
-                    for _ in range(1000):
-                        flood.send(raw, zmq.DONTWAIT)
-                return refused(served, ring).get("floods with requests", 0)
+        def is_cut_off() -> int:
+            """Go on and read nothing. What it would still be told ends with its connection."""
+            with contextlib.suppress(zmq.Again):
+                for _ in range(1000):
+                    flood.send(raw, zmq.DONTWAIT)
+            return refused(served, ring).get("floods with requests", 0)
 
-            if kind != "garbage":  # which is told that it is no request
-                eventually(is_told_to_wait, "it is told to wait")
-            eventually(is_cut_off, "it is cut off")
+        if kind != "garbage":  # which is told that it is no request
+            eventually(is_told_to_wait, "it is told to wait")
+        eventually(is_cut_off, "it is cut off")
 
 
 def test_more_connections_than_there_is_room_for(caplog: pytest.LogCaptureFixture) -> None:
