@@ -85,7 +85,7 @@ class HotPath:
             self.queue.put(self.transfer())
         if len(self.queue):
             self._pipeline.turn(None)
-            self._pipeline.open_short_way(FOR_EVER_NS)
+            self._pipeline.open_short_way(FOR_EVER_NS, None)
 
     def through(self, transfers: int = 1) -> None:
         """As `node`, and then what a subscriber does that has slept and gets them all, up to where it sleeps again."""

@@ -19,7 +19,7 @@ import zmq
 from benchmarks.harness import SHARED_MEMORY
 from benchmarks.hot_path import HotPath
 from usbcast_schemas.contract import data_topic
-from usbcast_schemas.sockets import receive_two, send_two
+from usbcast_schemas.sockets import messages_of
 
 SIZES = (1, 64, 512, 4096)
 ROUNDS = 7
@@ -87,12 +87,18 @@ def _socket_steps(path: HotPath, context: zmq.Context[zmq.Socket[bytes]], direct
     subscribed.connect("inproc://steps")
     subscribed.subscribe(b"")
 
+    send, send_alone, receive = (
+        messages_of(publishing).sender(topic),
+        messages_of(alone).sender(topic),
+        messages_of(subscribed).receive,
+    )
+
     def through_sockets() -> None:
-        send_two(publishing, topic, raw)
-        receive_two(subscribed)
+        send(raw)
+        receive()
 
     return [
-        ("node: PUB, nobody subscribed", lambda: send_two(alone, topic, raw), 1),
+        ("node: PUB, nobody subscribed", lambda: send_alone(raw), 1),
         ("PUB to SUB in one process", through_sockets, 1),
     ]
 

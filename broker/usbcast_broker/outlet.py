@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,7 @@ class Outlet:
             packet_count=batch.packet_count,
         )
         self.pacer.news()
+        self.tail.news(time.monotonic_ns())
 
     @property
     def oldest_sequence(self) -> int:

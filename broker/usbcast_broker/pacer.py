@@ -51,6 +51,8 @@ class TailPacer:
     (True, False)
     >>> pacer.news(6); pacer.news(12); pacer.take(16), pacer.take(22), pacer.take(23)
     (False, True, False)
+    >>> pacer.rests, pacer.news(24), pacer.rests
+    (True, None, False)
     """
 
     def __init__(self, rest_ns: int = TAIL_NS, heartbeat_ns: int = HEARTBEAT_NS) -> None:
@@ -64,6 +66,11 @@ class TailPacer:
         """Something was published."""
         rests_at_ns = now_ns + self._rest_ns
         self.due_at_ns = rests_at_ns if rests_at_ns < self._heartbeat_at_ns else self._heartbeat_at_ns
+
+    @property
+    def rests(self) -> bool:
+        """Whether nothing is to be sent but the heartbeat."""
+        return self.due_at_ns >= self._heartbeat_at_ns
 
     def at_once(self) -> None:
         """It is over, or somebody has come who waits for it."""

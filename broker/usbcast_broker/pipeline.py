@@ -78,7 +78,9 @@ class Line(Protocol):
 
     def turn(self, publish: Publish) -> bool: ...
 
-    def open_short_way(self, until_ns: int) -> None: ...
+    def open_short_way(self, until_ns: int, publish: Publish) -> None: ...
+
+    def stay_quiet(self, until_ns: int) -> None: ...
 
     def close_short_way(self) -> bool: ...
 
@@ -136,10 +138,10 @@ class Pipeline:
                 self._publish([rest], publish)
         return went or bool(items)
 
-    def open_short_way(self, until_ns: int) -> None:
-        """Let the feed's thread write into the ring what comes from now on, where nothing else is to be done with it.
+    def open_short_way(self, until_ns: int, publish: Publish) -> None:
+        """Let the feed's thread write into the ring what comes from now on, and send it, where no more is to be done with it.
 
-        What comes from `until_ns` on has the doorbell rung all the same.
+        What comes from `until_ns` on has the doorbell rung all the same; so has everything, where the native core does not send.
         """
         short_way, packet_size = self._short_way, self._assembler.blind_size
         if short_way is None or not packet_size or self._batcher.holds_back or self.over:
@@ -153,17 +155,18 @@ class Pipeline:
             CLOSE_NS,
             self.outlet.moderation.next_ns,
             until_ns,
+            publish,
         )
+
+    def stay_quiet(self, until_ns: int) -> None:
+        """What goes the short way before that need not ring the doorbell."""
+        if self._short_way is not None:
+            self._short_way.until(until_ns)
 
     def send_written(self, publish: Publish) -> None:
         """Send what went the short way and has not been sent; if nobody wants it, forget it."""
-        if self._short_way is None:
-            return
-        if publish is None:
-            self._short_way.unsent(0)
-            return
-        for raw in self._short_way.unsent(MOST_UNSENT):
-            publish(raw)
+        if self._short_way is not None:
+            self._short_way.send(publish, MOST_UNSENT)
 
     def close_short_way(self) -> bool:
         """Let nothing more through, and take into the books what went; True if anything did."""
@@ -189,8 +192,7 @@ class Pipeline:
         last = cast(Transfer, items[-1])  # the ring takes transfers only
         batches, packets, size_bytes = written
         if publish is not None:
-            for raw in outlet.ring.written(batches):
-                publish(raw)
+            outlet.ring.send(publish, batches)
         self._count(packets, size_bytes, last.realtime_ns, last.monotonic_ns)
         return True
 
@@ -200,6 +202,7 @@ class Pipeline:
         self._books.entered += packets
         self._books.left += packets
         self.outlet.pacer.news()
+        self.outlet.tail.news(monotonic_ns)
 
     @property
     def over(self) -> bool:

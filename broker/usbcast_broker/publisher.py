@@ -6,8 +6,9 @@ has accumulated, or another thread is at it, the publisher's own thread does it,
 reading. The lock makes every use of the socket and the pipelines one after another, with a memory barrier between, as
 libzmq demands where a socket changes threads; nobody waits for it but the publisher's thread and questions about health.
 
-Between two turns a pipeline's short way may be open: then its feed writes into the ring without the lock, what went is settled
-in the next turn, and somebody knocks only if it is to be sent as well, or something is due.
+Between two turns a pipeline's short way may be open: then its feed writes into the ring, and sends, without the lock; what went
+is settled in the next turn, and somebody knocks only if something is due. The GIL then does what the lock does otherwise: the
+native core holds it for a whole message, and before pyzmq touches the socket the short ways are closed.
 
 The socket is an XPUB: a PUB that also says what is subscribed to. What nobody wants is not sent, which spares a copy of
 every batch where all subscribers read the ring. It is looked at before each notification, so whoever has heard one is sent
@@ -19,8 +20,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 
 import zmq
 
@@ -33,7 +33,7 @@ from usbcast_broker.outlet import Outlet
 from usbcast_broker.pacer import HEARTBEAT_NS
 from usbcast_broker.pipeline import Line, Publish
 from usbcast_schemas.batch import Buffer
-from usbcast_schemas.sockets import readable, send_two, set_up
+from usbcast_schemas.sockets import Messages, messages_of, readable, set_up
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,9 @@ class Publisher:
         self._turning = threading.Lock()
         self._pipelines: Sequence[Line] = ()
         self._socket: zmq.Socket[bytes] | None = None
+        self._messages: Messages | None = None
+        self._senders: dict[bytes, Callable[[Buffer], None]] = {}
+        """What sends on each topic of data."""
         self._audience = Audience()
         self._hears_at_ns = 0
         """From when on it is looked who has come, though nobody wants to be notified."""
@@ -83,7 +86,7 @@ class Publisher:
             raise
         with self._turning:
             self._pipelines = pipelines
-            self._socket = socket
+            self._socket, self._messages = socket, messages_of(socket)
         self._thread = threading.Thread(target=self._run, name="usbcast-publisher", daemon=True)
         self._thread.start()
         return bound
@@ -95,11 +98,15 @@ class Publisher:
         if self._thread is not None:
             self._thread.join()
         with self._turning:
-            if self._socket is not None:
+            for pipeline in self._pipelines:
+                pipeline.close_short_way()
+            if self._socket is not None and self._messages is not None:
                 # What has been handed to ZeroMQ is sent, if somebody takes it soon.
                 self._gatekeeper.release(self._socket)
+                self._messages.close()
                 self._socket.close(linger=200)
-                self._socket = None
+                self._socket = self._messages = None
+                self._senders.clear()
 
     @property
     def running(self) -> bool:
@@ -132,7 +139,7 @@ class Publisher:
         """Publish what the stopped feed of `pipeline` has left, and the end of its stream; idempotent."""
         with self._turning:
             if self._socket is not None and not pipeline.over:
-                pipeline.end(reason, partial(self._send, pipeline.outlet.data_topic))
+                pipeline.end(reason, self._sender(pipeline.outlet.data_topic))
                 pipeline.outlet.tail.at_once()
         self._doorbell.ring()
 
@@ -193,6 +200,7 @@ class Publisher:
                 outlet.tail.news(now_ns)
                 due_ns = self._due_at_ns(pipeline)
                 if now_ns < due_ns and now_ns < self._hears_at_ns:
+                    pipeline.stay_quiet(min(due_ns, self._hears_at_ns))
                     return due_ns
         reads_ahead, waiting_bytes = pipeline.feed.reads_ahead, pipeline.waiting_bytes
         if now_ns < outlet.moderation.next_ns and not (reads_ahead and waiting_bytes >= GATHERED_BYTES):
@@ -204,7 +212,14 @@ class Publisher:
     def _publish_for(self, outlet: Outlet) -> Publish:
         """What sends the batches of a stream to those who want them, if anybody does."""
         wanted = self._audience.anybody and self._audience.wants(outlet.data_topic)
-        return partial(self._send, outlet.data_topic) if wanted else None
+        return self._sender(outlet.data_topic) if wanted else None
+
+    def _sender(self, topic: bytes) -> Callable[[Buffer], None]:
+        assert self._messages is not None
+        sender = self._senders.get(topic)
+        if sender is None:
+            sender = self._senders[topic] = self._messages.sender(topic)
+        return sender
 
     def _fail(self, error: BaseException) -> None:
         self.problem = error
@@ -222,7 +237,6 @@ class Publisher:
         outlet = pipeline.outlet  # after the turn: a relay may have begun a new epoch
         if busy:
             outlet.moderation.turned(begun_ns, now_ns)
-            outlet.tail.news(now_ns)
             if outlet.ended:
                 outlet.tail.at_once()
         due_ns = self._due_at_ns(pipeline)
@@ -233,12 +247,18 @@ class Publisher:
         return due_ns
 
     def _open_short_way(self, pipeline: Line) -> None:
-        """Until something is due, the feed of `pipeline` may write to the ring itself; all that it has brought is written."""
-        if self.problem is not None or pipeline.over:
+        """Until something is due, the feed of `pipeline` may write and send itself; all that it has brought is written."""
+        if self.problem is not None or pipeline.over or self._socket is None:
             return
         outlet, audience = pipeline.outlet, self._audience
-        sent = audience.anybody and (audience.wants(outlet.data_topic) or audience.wants(outlet.notify_topic))
-        pipeline.open_short_way(0 if sent else min(self._hears_at_ns, outlet.pacer.heartbeat_at_ns))
+        until_ns = min(self._hears_at_ns, outlet.pacer.heartbeat_at_ns)
+        if audience.anybody:
+            if audience.wants(outlet.notify_topic):
+                until_ns = 0
+            elif audience.wants(outlet.tail_topic):
+                # The first one that ends a rest is to be heard of, so that the next rest is told.
+                until_ns = 0 if outlet.tail.rests else min(until_ns, outlet.tail.due_at_ns)
+        pipeline.open_short_way(until_ns, self._publish_for(outlet))
 
     def _notify(self, outlet: Outlet, now_ns: int) -> None:
         """Say how far the stream has come, if that is due or there are news."""
@@ -254,6 +274,9 @@ class Publisher:
     def _hear(self) -> None:
         """Take notice of who has come and who has gone."""
         assert self._socket is not None
+        for pipeline in self._pipelines:
+            # It may send through the same socket, and pyzmq lets go of the GIL.
+            pipeline.close_short_way()
         for _ in range(HEARD_AT_ONCE):
             if not readable(self._socket):
                 return
@@ -262,9 +285,9 @@ class Publisher:
                 self._gatekeeper.talked(DATA, said)
 
     def _send(self, topic: bytes, body: Buffer) -> None:
-        assert self._socket is not None
+        assert self._messages is not None
         # It never blocks: what a slow peer's queue does not take is dropped, and the peer finds out by sequence.
-        send_two(self._socket, topic, body)
+        self._messages.send(topic, body)
 
     def _rest_until_ns(self) -> int:
         """Until when nothing is due, and nothing can have been left over by a feed's thread."""

@@ -140,8 +140,11 @@ class Relay:
             self.outlet.ended |= last
         return bool(items)
 
-    def open_short_way(self, until_ns: int) -> None:
+    def open_short_way(self, until_ns: int, publish: Publish) -> None:
         """There is none: batches come made."""
+
+    def stay_quiet(self, until_ns: int) -> None:
+        """It is not loud."""
 
     def close_short_way(self) -> bool:
         return False

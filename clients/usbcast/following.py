@@ -6,7 +6,7 @@ looks at them. Whatever else comes it refuses, and that goes the long way: throu
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from usbcast.batch import Batch
 from usbcast.continuity import Continuity, Delivery
@@ -27,20 +27,17 @@ class Following:
         self._digest = digest
         self._way: Way | None = None
         self._follower: Follower | None = None
-        self._has_ring = False
 
     def follow(self, way: Way | None) -> None:
         """From now on it is `way` that may be followed, if that can be."""
         self.close()
         self._way = way
         self._follower = way.follower if way is not None else None
-        self._has_ring = way is not None and way.has_ring
 
     def take(self) -> Event | None:
         """The next event, if there is one."""
         if self._follower is not None:
-            next_ = self._follower.next if self._has_ring else self._next_pushed
-            batch = next_(Batch, self._digest.meaning)
+            batch = self._follower.next(Batch, self._digest.meaning)
             if batch is not None:
                 if self._digest.dejitter is not None:
                     self._digest.learn_times(batch.encoded)
@@ -50,23 +47,10 @@ class Following:
     def take_record(self) -> Record | None:
         """As `take`, but batches as they were published, those without packets too. One of the two is used, not both."""
         if self._follower is not None:
-            next_ = self._follower.next if self._has_ring else self._next_pushed
-            batch = next_()
+            batch = self._follower.next()
             if batch is not None:
                 return Delivery(batch)
         return self._digest.take_record()
-
-    def _next_pushed(self, *form: Any) -> Any:
-        """As the follower's `next`, of what is received instead of read."""
-        assert self._follower is not None
-        assert self._way is not None
-        body = self._way.next_body() if self._follower.is_open else None
-        if body is None:
-            return None
-        batch = self._follower.accept(body, *form)
-        if batch is None:
-            self._way.leave(body)
-        return batch
 
     def wait(self, most_s: float) -> Batch | None:
         """As `take`, after sleeping where there is nothing and nothing else to do; None if something else is to be looked at."""

@@ -3,7 +3,8 @@
  * a copy takes microseconds, and to get the GIL back from a busy thread may take milliseconds.
  *
  * batch.c: bytes of a batch, and the objects made of them. ring.c: the memory of a ring. short_way.c: from what was read into
- * the ring. follower.c: from the ring to the application. module.c: what Python sees of it.
+ * the ring. messages.c: messages of ZeroMQ sockets. follower.c: from the ring, or a socket, to the application. module.c: what
+ * Python sees of it.
  */
 #ifndef USBCAST_CORE_H
 #define USBCAST_CORE_H
@@ -106,7 +107,7 @@ typedef struct {
 int ring_is_open(Ring *self);
 Py_ssize_t take_pieces(Ring *self, PyObject *items, PyTypeObject *transfer, const Run *run);
 int write_pieces(Ring *self, Py_ssize_t count, Run *run);
-PyObject *written(Ring *self, uint64_t most);
+int send_newest(Ring *self, PyObject *publish, uint64_t most);
 
 /* What is asked of the slots of a ring. */
 typedef struct {
@@ -122,13 +123,38 @@ int lingered(Ring *self, uint64_t head, uint64_t most_ns);
 int will_sleep(Ring *self, uint64_t head);
 uint64_t now_ns(void);
 
+/* ---- messages.c ---- */
+
+/* A zmq_msg_t. */
+typedef union {
+    unsigned char bytes[64];
+    void *aligned;
+} Frame;
+
+enum { IN_PLACE_BYTES = 64 * 1024 }; /* from so many on a frame is looked at where libzmq has it, which costs less than a copy */
+
+typedef struct {
+    PyObject_HEAD
+    void *socket;   /* NULL if it is closed */
+    PyObject *left; /* the frames of a message that has come and is still to be received */
+    unsigned sent;  /* how many messages */
+    char drained;   /* nothing more had come when it was looked last */
+} Messages;
+
+int send_by(PyObject *sender, const void *bytes, Py_ssize_t size);
+PyObject *receive_message(Messages *self, const Py_buffer *topic, int (*fits)(void *, const unsigned char *, Py_ssize_t),
+                          void *about);
+PyObject *find_libzmq(PyObject *module, PyObject *path);
+extern const char find_libzmq_doc[];
+
 /* ---- The types, and what is to be there before they are used ---- */
 
-extern PyTypeObject *ring_type;
-extern PyType_Spec ring_spec, short_way_spec, follower_spec;
+extern PyTypeObject *ring_type, *messages_type, *sender_type;
+extern PyType_Spec ring_spec, short_way_spec, messages_spec, sender_spec, follower_spec;
 
 int batch_ready(void);
 int ring_ready(void);
+int messages_ready(void);
 int follower_ready(void);
 
 #pragma GCC visibility pop

@@ -1,4 +1,4 @@
-/* From the ring to the application: a reader's short way. */
+/* From the ring, or a socket, to the application: a reader's short way. */
 #include "core.h"
 
 #include <errno.h>
@@ -22,7 +22,9 @@ int follower_ready(void)
 
 typedef struct {
     PyObject_HEAD
-    Ring *ring;
+    Ring *ring;         /* one of the two */
+    Messages *messages;
+    Py_buffer topic; /* of those that are batches */
     Asked asked;
     Next next;
     uint64_t at;
@@ -43,22 +45,25 @@ enum { LINGER_NS = 30000 }; /* to sleep and be woken costs both sides some 10 µ
 static int follower_init(PyObject *object, PyObject *args, PyObject *Py_UNUSED(kwargs))
 {
     Follower *self = (Follower *)object;
-    PyObject *ring, *batch, *arrivals, *owner;
+    PyObject *source, *topic, *batch, *arrivals, *owner;
     unsigned long long most_bytes;
     unsigned int major;
-    if (!PyArg_ParseTuple(args, "OKIO!O!O", &ring, &most_bytes, &major, &PyType_Type, &batch, &PyType_Type, &arrivals, &owner))
+    if (!PyArg_ParseTuple(args, "OSKIO!O!O", &source, &topic, &most_bytes, &major, &PyType_Type, &batch, &PyType_Type, &arrivals,
+                          &owner))
         return -1;
-    if (self->asked.owner || (ring != Py_None && Py_TYPE(ring) != ring_type)) {
-        PyErr_SetString(PyExc_TypeError, "a follower is made once, and of a Ring or None");
+    int of_ring = Py_TYPE(source) == ring_type;
+    if (self->asked.owner || (!of_ring && Py_TYPE(source) != messages_type)) {
+        PyErr_SetString(PyExc_TypeError, "a follower is made once, and of a Ring or of Messages");
         return -1;
     }
+    if (PyObject_GetBuffer(topic, &self->topic, PyBUF_SIMPLE) < 0)
+        return -1;
+    Py_INCREF(source);
     Py_INCREF(batch);
     Py_INCREF(arrivals);
     Py_INCREF(owner);
-    if (ring != Py_None) {
-        Py_INCREF(ring);
-        self->ring = (Ring *)ring;
-    }
+    self->ring = of_ring ? (Ring *)source : NULL;
+    self->messages = of_ring ? NULL : (Messages *)source;
     self->asked = (Asked){most_bytes, major, (PyTypeObject *)batch, (PyTypeObject *)arrivals, owner, &self->next};
     return 0;
 }
@@ -68,6 +73,8 @@ static void follower_dealloc(PyObject *object)
     Follower *self = (Follower *)object;
     PyTypeObject *type = Py_TYPE(object);
     Py_XDECREF((PyObject *)self->ring);
+    Py_XDECREF((PyObject *)self->messages);
+    PyBuffer_Release(&self->topic);
     Py_XDECREF((PyObject *)self->asked.batch);
     Py_XDECREF((PyObject *)self->asked.arrivals);
     Py_XDECREF(self->asked.owner);
@@ -78,7 +85,7 @@ static void follower_dealloc(PyObject *object)
 
 PyDoc_STRVAR(follower_open_doc,
 "open(slot, epoch, number, first_sequence, until_ns, doze_until_ns) -> whether there is something in the slot\n\n"
-"From now on, until it is closed, `next` takes what goes on there. Times are of time.monotonic_ns().");
+"From now on, until it is closed, `next` takes what goes on there; the slot is of a ring. Times are of time.monotonic_ns().");
 
 static PyObject *follower_open(PyObject *object, PyObject *const *args, Py_ssize_t given)
 {
@@ -152,9 +159,46 @@ static int give_back(Follower *self)
     return 1;
 }
 
+/* Of a message: whether it is what is taken here, and what of it is to be counted. */
+typedef struct {
+    const Follower *of;
+    Plain plain;
+    Taken taken;
+} Pushed;
+
+static int is_simple(void *about, const unsigned char *bytes, Py_ssize_t size)
+{
+    Pushed *pushed = about;
+    pushed->plain = plain_layout(bytes, bytes, size, pushed->of->asked.major);
+    if (pushed->plain.arrivals == 0 || !is_next(bytes, &pushed->of->next))
+        return 0;
+    pushed->taken = taken_of(bytes, bytes, &pushed->plain);
+    return 1;
+}
+
+static PyObject *next_message(Follower *self, PyObject *const *args, Py_ssize_t given)
+{
+    Pushed pushed = {.of = self};
+    PyObject *raw = receive_message(self->messages, &self->topic, is_simple, &pushed);
+    if (raw == NULL) {
+        if (PyErr_Occurred())
+            return NULL;
+        self->refused = self->messages->left != NULL;
+        Py_RETURN_NONE;
+    }
+    Py_buffer view;
+    PyObject *batch = NULL;
+    if (PyObject_GetBuffer(raw, &view, PyBUF_SIMPLE) == 0) {
+        batch = decoded_bytes(raw, view.buf, view.len, &pushed.plain, self->asked.batch, self->asked.arrivals);
+        PyBuffer_Release(&view);
+    }
+    Py_DECREF(raw);
+    return batch ? handed_out(self, batch, &pushed.taken, args, given) : NULL;
+}
+
 PyDoc_STRVAR(follower_next_doc,
 "next() -> EncodedBatch; next(Batch, meaning) -> Batch; None if there is none, or none that is so simple\n\n"
-"The batch in the next slot, if it holds packets of one size with their arrivals and nothing else, and goes on where the one\n"
+"The batch in the next slot, or message on the topic, if it holds packets of one size with their arrivals and nothing else, and goes on where the one\n"
 "before it ended. The first one that is taken from until_ns on is the last.");
 
 static PyObject *follower_next(PyObject *object, PyObject *const *args, Py_ssize_t given)
@@ -164,7 +208,11 @@ static PyObject *follower_next(PyObject *object, PyObject *const *args, Py_ssize
         PyErr_SetString(PyExc_TypeError, "next takes nothing, or a type and a meaning");
         return NULL;
     }
-    if (!self->open || !self->ring || !self->ring->open || self->due)
+    if (!self->open || self->due)
+        Py_RETURN_NONE;
+    if (self->messages)
+        return next_message(self, args, given);
+    if (!self->ring || !self->ring->open)
         Py_RETURN_NONE;
     if (!give_back(self)) {
         self->due = 1;
@@ -278,40 +326,7 @@ static PyObject *follower_close(PyObject *object, PyObject *Py_UNUSED(none))
     return told;
 }
 
-PyDoc_STRVAR(follower_accept_doc,
-"accept(raw) -> EncodedBatch; accept(raw, Batch, meaning) -> Batch; None if it is not so simple\n\n"
-"As next, of a batch that came otherwise than by a ring: bytes, or a view of them that stays as it is.");
-
-static PyObject *follower_accept(PyObject *object, PyObject *const *args, Py_ssize_t given)
-{
-    Follower *self = (Follower *)object;
-    if ((given != 1 && given != 3) || (given == 3 && !PyType_Check(args[1]))) {
-        PyErr_SetString(PyExc_TypeError, "accept takes bytes, and nothing else or a type and a meaning");
-        return NULL;
-    }
-    if (!self->open || self->due)
-        Py_RETURN_NONE;
-    Py_buffer view;
-    if (PyObject_GetBuffer(args[0], &view, PyBUF_SIMPLE) < 0)
-        return NULL;
-    const unsigned char *bytes = view.buf;
-    Plain plain = plain_layout(bytes, bytes, view.len, self->asked.major);
-    PyObject *made = NULL;
-    if (plain.arrivals && is_next(bytes, &self->next)) {
-        Taken taken = taken_of(bytes, bytes, &plain);
-        PyObject *batch = decoded_bytes(args[0], bytes, view.len, &plain, self->asked.batch, self->asked.arrivals);
-        made = batch ? handed_out(self, batch, &taken, args + 1, given - 1) : NULL;
-    } else {
-        self->refused = 1;
-        made = Py_None;
-        Py_INCREF(made);
-    }
-    PyBuffer_Release(&view);
-    return made;
-}
-
 static PyMethodDef follower_methods[] = {
-    {"accept", (PyCFunction)(void (*)(void))follower_accept, METH_FASTCALL, follower_accept_doc},
     {"open", (PyCFunction)(void (*)(void))follower_open, METH_FASTCALL, follower_open_doc},
     {"next", (PyCFunction)(void (*)(void))follower_next, METH_FASTCALL, follower_next_doc},
     {"wait", (PyCFunction)(void (*)(void))follower_wait, METH_FASTCALL, follower_wait_doc},
@@ -328,8 +343,8 @@ static PyMemberDef follower_members[] = {
 };
 
 static PyType_Slot follower_slots[] = {
-    {Py_tp_doc, "Follower(ring, most_bytes, major, EncodedBatch, Arrivals, owner): takes what simply follows, one by one; out of no ring\n"
-                 "what it is given."},
+    {Py_tp_doc, "Follower(source, topic, most_bytes, major, EncodedBatch, Arrivals, owner): takes what simply follows, one by one, out of a\n"
+                 "Ring or of the Messages on a topic."},
     {Py_tp_init, follower_init},
     {Py_tp_new, PyType_GenericNew},
     {Py_tp_dealloc, follower_dealloc},

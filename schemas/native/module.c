@@ -3,6 +3,7 @@
 
 static PyMethodDef functions[] = {
     {"decode", (PyCFunction)(void (*)(void))decode, METH_FASTCALL, decode_doc},
+    {"find_libzmq", find_libzmq, METH_O, find_libzmq_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -23,13 +24,15 @@ static PyTypeObject *added(PyObject *module, PyType_Spec *spec, const char *name
 
 PyMODINIT_FUNC PyInit__native(void)
 {
-    if (batch_ready() < 0 || ring_ready() < 0 || follower_ready() < 0)
+    if (batch_ready() < 0 || ring_ready() < 0 || messages_ready() < 0 || follower_ready() < 0)
         return NULL;
     PyObject *module = PyModule_Create(&definition);
     if (module == NULL)
         return NULL;
     ring_type = added(module, &ring_spec, "Ring");
-    if (ring_type == NULL || !added(module, &short_way_spec, "ShortWay") || !added(module, &follower_spec, "Follower"))
+    messages_type = ring_type ? added(module, &messages_spec, "Messages") : NULL;
+    sender_type = messages_type ? added(module, &sender_spec, "Sender") : NULL;
+    if (sender_type == NULL || !added(module, &short_way_spec, "ShortWay") || !added(module, &follower_spec, "Follower"))
         Py_CLEAR(module);
     return module;
 }

@@ -390,31 +390,44 @@ static PyObject *ring_write_run(PyObject *object, PyObject *const *args, Py_ssiz
                          (unsigned long long)run.size_bytes);
 }
 
-PyDoc_STRVAR(ring_written_doc,
-"written(count) -> list of memoryview: the newest so many batches that are still held, in place, the oldest of them first");
+PyDoc_STRVAR(ring_send_doc,
+"send(publish, most)\n\n"
+"Call `publish` with each of the newest so many batches that are still held, in place, the oldest of them first.");
 
-static PyObject *ring_written(PyObject *object, PyObject *count)
+static PyObject *ring_send(PyObject *object, PyObject *const *args, Py_ssize_t given)
 {
-    uint64_t most = PyLong_AsUnsignedLongLong(count);
-    return PyErr_Occurred() || !ring_is_open((Ring *)object) ? NULL : written((Ring *)object, most);
+    if (given != 2) {
+        PyErr_SetString(PyExc_TypeError, "send takes what to call and a number");
+        return NULL;
+    }
+    uint64_t most = PyLong_AsUnsignedLongLong(args[1]);
+    if (PyErr_Occurred() || !ring_is_open((Ring *)object) || send_newest((Ring *)object, args[0], most) < 0)
+        return NULL;
+    Py_RETURN_NONE;
 }
 
-PyObject *written(Ring *self, uint64_t most)
+/* As `send`: 0, or -1 with an exception. */
+int send_newest(Ring *self, PyObject *publish, uint64_t most)
 {
     uint64_t at = self->head - self->tail > most ? self->head - most : self->tail;
-    PyObject *found = PyList_New((Py_ssize_t)(self->head - at));
-    for (Py_ssize_t i = 0; found && at < self->head; at++, i++) {
+    for (; at < self->head; at++) {
         const uint64_t *slot = slot_words(self, at);
         uint64_t length = slot[COUNT_AND_LENGTH] & 0xFFFFFFFF, offset = slot[POSITION] % self->data_bytes;
         if (length > self->data_bytes - offset) /* others can write to what is shared */
             length = 0;
+        if (Py_TYPE(publish) == sender_type) {
+            if (send_by(publish, self->data + offset, (Py_ssize_t)length) < 0)
+                return -1;
+            continue;
+        }
         PyObject *raw = in_place(self, self->data + offset, (Py_ssize_t)length);
-        if (raw == NULL)
-            Py_CLEAR(found);
-        else
-            PyList_SetItem(found, i, raw);
+        PyObject *done = raw ? PyObject_CallFunctionObjArgs(publish, raw, NULL) : NULL;
+        Py_XDECREF(raw);
+        Py_XDECREF(done);
+        if (done == NULL)
+            return -1;
     }
-    return found;
+    return 0;
 }
 
 /* `batch`, with what it takes to see whether it was overwritten since. */
@@ -572,7 +585,7 @@ static PyObject *ring_linger(PyObject *object, PyObject *const *args, Py_ssize_t
 static PyMethodDef ring_methods[] = {
     {"write", (PyCFunction)(void (*)(void))ring_write, METH_FASTCALL, ring_write_doc},
     {"write_run", (PyCFunction)(void (*)(void))ring_write_run, METH_FASTCALL, ring_write_run_doc},
-    {"written", ring_written, METH_O, ring_written_doc},
+    {"send", (PyCFunction)(void (*)(void))ring_send, METH_FASTCALL, ring_send_doc},
     {"take", (PyCFunction)(void (*)(void))ring_take, METH_FASTCALL, ring_take_doc},
     {"will_sleep", ring_will_sleep, METH_O, ring_will_sleep_doc},
     {"linger", (PyCFunction)(void (*)(void))ring_linger, METH_FASTCALL, ring_linger_doc},

@@ -14,7 +14,9 @@ typedef struct {
     int open;
     Run run;
     int64_t close_ns, next_ns, until_ns;
-    uint64_t unsent; /* how many of the newest batches nobody has asked for */
+    PyObject *sender; /* what goes through is sent by it, or NULL: then who is told of it does so */
+    int told;         /* somebody is to be told of whatever goes through */
+    uint64_t unsent;  /* how many of the newest batches have not been sent */
     Tally tally;
 } ShortWay;
 
@@ -45,19 +47,22 @@ static void short_dealloc(PyObject *object)
     PyTypeObject *type = Py_TYPE(object);
     Py_XDECREF((PyObject *)self->ring);
     Py_XDECREF((PyObject *)self->transfer);
+    Py_XDECREF(self->sender);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
     Py_DECREF(type);
 }
 
 PyDoc_STRVAR(short_open_doc,
-"open(most_bytes, packet_size, number, first_sequence, close_ns, next_ns, until_ns)\n\n"
-"From now on, until it is closed, what is put goes through. Batches of at most so much payload, numbered from here on.");
+"open(most_bytes, packet_size, number, first_sequence, close_ns, next_ns, until_ns, publish)\n\n"
+"From now on, until it is closed, what is put goes through. Batches of at most so much payload, numbered from here on. Where\n"
+"publish is a Sender they are sent by it, at once: who uses its socket meanwhile must not let go of the GIL. Where it is\n"
+"something else but None they are to be sent by who is told.");
 
 static PyObject *short_open(PyObject *object, PyObject *const *args, Py_ssize_t given)
 {
     ShortWay *self = (ShortWay *)object;
-    if (given != 7) {
-        PyErr_SetString(PyExc_TypeError, "open takes seven numbers");
+    if (given != 8) {
+        PyErr_SetString(PyExc_TypeError, "open takes seven numbers and what publishes");
         return NULL;
     }
     Run *run = &self->run;
@@ -70,14 +75,32 @@ static PyObject *short_open(PyObject *object, PyObject *const *args, Py_ssize_t 
     self->until_ns = PyLong_AsLongLong(args[6]);
     if (PyErr_Occurred())
         return NULL;
+    Py_CLEAR(self->sender);
+    if (Py_TYPE(args[7]) == sender_type) {
+        Py_INCREF(args[7]);
+        self->sender = args[7];
+    }
+    self->told = args[7] != Py_None && !self->sender;
     self->unsent = 0;
     self->open = run->packet_size != 0;
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(short_until_doc,
+"until(until_ns)\n\nWhat goes through before that need not be told, from now on, unless it is to be sent by who is told.");
+
+static PyObject *short_until(PyObject *object, PyObject *until)
+{
+    long long until_ns = PyLong_AsLongLong(until);
+    if (PyErr_Occurred())
+        return NULL;
+    ((ShortWay *)object)->until_ns = until_ns;
+    Py_RETURN_NONE;
+}
+
 PyDoc_STRVAR(short_put_doc,
-"put(items) -> 0 if nothing was done; 1 if they are in the ring as batches, and its sleeping readers woken; 2 if from\n"
-"until_ns on\n\n"
+"put(items) -> 0 if nothing was done; 1 if they are in the ring as batches, its sleeping readers woken, and sent where that is\n"
+"to be done here; 2 if somebody is to be told of it: from until_ns on, or because they are to be sent\n\n"
 "Nothing is done while it is closed, if anything else is in the list than whole packets, and for what comes sooner than\n"
 "close_ns after what came before it: unless that is so much that it makes no larger batches to wait for more.");
 
@@ -111,7 +134,16 @@ static PyObject *short_put(PyObject *object, PyObject *items)
     self->run = run;
     if (whole < 0)
         return NULL;
-    return PyLong_FromLong(whole && self->tally.monotonic_ns >= self->until_ns ? 2 : whole);
+    int told = whole && (self->told || self->tally.monotonic_ns >= self->until_ns);
+    if (whole && self->sender) {
+        if (send_newest(self->ring, self->sender, self->unsent) == 0)
+            self->unsent = 0;
+        else { /* who is told will try, and find out why it does not go */
+            PyErr_Clear();
+            told = 1;
+        }
+    }
+    return PyLong_FromLong(told ? 2 : whole);
 }
 
 PyDoc_STRVAR(short_close_doc, "Nothing goes through any more.");
@@ -137,25 +169,34 @@ static PyObject *short_settle(PyObject *object, PyObject *Py_UNUSED(none))
                          (unsigned long long)tally.size_bytes, (long long)tally.realtime_ns, (long long)tally.monotonic_ns);
 }
 
-PyDoc_STRVAR(short_unsent_doc,
-"unsent(most) -> list of memoryview: the newest batches that went through and were not asked for before, in place, the oldest\n"
-"of them first; of more than so many, or than the ring holds, the newest. To be called before anything else is written.");
+PyDoc_STRVAR(short_send_doc,
+"send(publish, most)\n\n"
+"Call `publish` with each of the newest batches that went through and were not sent before, in place, the oldest of them first;\n"
+"of more than so many, or than the ring holds, with the newest. With None they count as sent. To be called before anything\n"
+"else is written.");
 
-static PyObject *short_unsent(PyObject *object, PyObject *most)
+static PyObject *short_send(PyObject *object, PyObject *const *args, Py_ssize_t given)
 {
     ShortWay *self = (ShortWay *)object;
-    uint64_t count = PyLong_AsUnsignedLongLong(most);
+    if (given != 2) {
+        PyErr_SetString(PyExc_TypeError, "send takes what to call, or None, and a number");
+        return NULL;
+    }
+    uint64_t count = PyLong_AsUnsignedLongLong(args[1]);
     if (PyErr_Occurred() || !ring_is_open(self->ring))
         return NULL;
     if (count > self->unsent)
         count = self->unsent;
     self->unsent = 0;
-    return written(self->ring, count);
+    if (args[0] != Py_None && send_newest(self->ring, args[0], count) < 0)
+        return NULL;
+    Py_RETURN_NONE;
 }
 
 static PyMethodDef short_methods[] = {
-    {"unsent", short_unsent, METH_O, short_unsent_doc},
+    {"send", (PyCFunction)(void (*)(void))short_send, METH_FASTCALL, short_send_doc},
     {"open", (PyCFunction)(void (*)(void))short_open, METH_FASTCALL, short_open_doc},
+    {"until", short_until, METH_O, short_until_doc},
     {"put", short_put, METH_O, short_put_doc},
     {"close", short_close, METH_NOARGS, short_close_doc},
     {"settle", short_settle, METH_NOARGS, short_settle_doc},

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Callable
+from functools import partial
+from types import ModuleType
+from typing import Protocol
 
 import zmq
 from zmq.utils import z85
 
+from usbcast_schemas import native
 from usbcast_schemas.batch import Buffer
 from usbcast_schemas.errors import UsageError
 from usbcast_schemas.keys import KEY_BYTES, KeyPair
@@ -49,6 +55,11 @@ _DONTWAIT, _SNDMORE, _POLLIN = int(zmq.DONTWAIT), int(zmq.SNDMORE), int(zmq.POLL
 
 _send = zmq.backend.Socket.send
 
+NOTICE_EACH = 16
+"""A socket that only sends takes notice once in a millisecond of how much its peers have taken, and until then takes their queues
+for fuller than they are. Asked what is possible it does so at once, so it is asked after so many messages.
+"""
+
 IN_PLACE_BYTES = 64 * 1024
 """From so many bytes on a received frame is looked at where libzmq has it, which then costs less than a copy."""
 
@@ -58,29 +69,86 @@ def readable(socket: zmq.Socket[bytes]) -> bool:
     return bool(int(socket.getsockopt(zmq.EVENTS)) & _POLLIN)
 
 
-def send_two(socket: zmq.Socket[bytes], first: Buffer, second: Buffer) -> None:
-    """Send a message of two frames without waiting. Raises zmq.Again where the socket does not take it."""
-    # Past pyzmq's own wrapper, which is about other kinds of sockets than these.
-    _send(socket, first, _DONTWAIT | _SNDMORE)
-    _send(socket, second, _DONTWAIT)
+class Messages(Protocol):
+    """What goes through a socket of two frames a message; one thread at a time uses it."""
+
+    drained: bool
+    """Whether nothing more had come when it was looked last."""
+
+    @property
+    def left_over(self) -> bool:
+        """Whether a message that has come is still to be received."""
+
+    def send(self, first: Buffer, second: Buffer, /) -> None:
+        """Send a message of two frames without waiting. Raises OSError where the socket does not take it."""
+
+    def sender(self, topic: bytes, /) -> Callable[[Buffer], None]:
+        """What sends the body that it is called with on `topic`."""
+
+    def receive(self) -> list[Buffer] | None:
+        """The frames of the next message, bytes or views of where libzmq has them; None if none has come.
+
+        Where that is not two frames, what comes next may be taken along, and all of it is then of no use.
+        """
+
+    def close(self) -> None:
+        """To be called before the socket is closed: it is not touched any more."""
 
 
-def receive_two(socket: zmq.Socket[bytes]) -> list[Buffer]:
-    """The frames of the next message, which is to have two. Raises zmq.Again if none has come.
+class PyzmqMessages:
+    """As the native core does it, by pyzmq."""
 
-    Whether one follows the first is not asked, as that takes as long as receiving it: a message of one frame takes the first
-    one of the next along, and both are then of no use. At the end it is where a message begins, whatever came.
-    """
-    frames: list[Buffer] = [socket.recv(_DONTWAIT)]
-    more = True
-    while more:
+    left_over = False
+
+    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+        self._socket = socket
+        self._sent = 0
+        self.drained = False
+
+    def send(self, first: Buffer, second: Buffer, /) -> None:
+        # Past pyzmq's own wrapper, which is about other kinds of sockets than these.
+        _send(self._socket, first, _DONTWAIT | _SNDMORE)
+        _send(self._socket, second, _DONTWAIT)
+        self._sent += 1
+        if self._sent % NOTICE_EACH == 0:
+            self._socket.getsockopt(zmq.EVENTS)
+
+    def sender(self, topic: bytes, /) -> Callable[[Buffer], None]:
+        return partial(self.send, topic)
+
+    def receive(self) -> list[Buffer] | None:
+        # Whether one follows the first is not asked, as that takes as long as receiving it: a message of one frame takes the
+        # first one of the next along. At the end it is where a message begins, whatever came.
         try:
-            frame = socket.recv(_DONTWAIT, copy=False)
+            frames: list[Buffer] = [self._socket.recv(_DONTWAIT)]
         except zmq.Again:
-            break
-        more = frame.more
-        frames.append(frame.bytes if len(frame) < IN_PLACE_BYTES else frame.buffer.toreadonly())
-    return frames
+            self.drained = True
+            return None
+        self.drained = False
+        more = True
+        while more:
+            try:
+                frame = self._socket.recv(_DONTWAIT, copy=False)
+            except zmq.Again:
+                break
+            more = frame.more
+            frames.append(frame.bytes if len(frame) < IN_PLACE_BYTES else frame.buffer.toreadonly())
+        return frames
+
+    def close(self) -> None:
+        return
+
+
+def messages_of(socket: zmq.Socket[bytes]) -> Messages:
+    """What goes through `socket`: by the native core, where there is one and it finds the libzmq that pyzmq has."""
+    if native.core is not None and _finds_libzmq(native.core):
+        return native.core.Messages(socket.underlying)
+    return PyzmqMessages(socket)
+
+
+def _finds_libzmq(core: ModuleType) -> bool:
+    backend = sys.modules.get("zmq.backend.cython._zmq")
+    return backend is not None and bool(core.find_libzmq(backend.__file__))
 
 
 def make_key_pair(name: str) -> KeyPair:

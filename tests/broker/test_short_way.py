@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+import zmq
 from nodes import Account, check_books, eventually, small, take_until
 
 import usbcast
@@ -18,12 +20,19 @@ from usbcast_broker.flow import Happening, HostItem, Lost, Transfer
 from usbcast_broker.host_queue import HostQueue
 from usbcast_broker.moderation import CLOSE_NS
 from usbcast_broker.node import Node
+from usbcast_broker.pipeline import Line
+from usbcast_broker.publisher import Publisher
 from usbcast_schemas import native
-from usbcast_schemas.batch import decode_batch
-from usbcast_schemas.contract import CONTRACT
+from usbcast_schemas.batch import Buffer, decode_batch
+from usbcast_schemas.contract import CONTRACT, HEARTBEAT_S, tail_topic
 from usbcast_schemas.profile import parse_profile
 from usbcast_schemas.ring import STORES_ARE_ORDERED, RingWriter
+from usbcast_schemas.sockets import messages_of
 from usbcast_schemas.v1 import usbcast_pb2 as pb
+from usbcast_schemas.wire import decode_notification
+
+if TYPE_CHECKING:
+    from usbcast_schemas._native import ShortWay
 
 needs_core = pytest.mark.skipif(
     native.core is None or not STORES_ARE_ORDERED, reason=f"there is no short way here: {native.why_not}"
@@ -180,6 +189,54 @@ def test_nothing_goes_through_once_publishing_has_stopped(monkeypatch: pytest.Mo
         publisher.problem = None
 
 
+@needs_core
+def test_what_is_pushed_is_sent_as_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The publisher is asked only now and then, as without subscribers."""
+    knocks: list[int] = []
+    knock = Publisher.knock
+
+    def counted(self: Publisher, pipeline: Line) -> None:
+        knocks.append(feed.packets)
+        knock(self, pipeline)
+
+    monkeypatch.setattr(Publisher, "knock", counted)
+    with handing_in() as (node, feed), usbcast.subscribe("numbers", node.endpoint, via="push") as stream:
+        assert stream.ready()
+        account = Account()
+        for _ in range(300):
+            feed.put()
+            time.sleep(0.001)
+        take_until(stream, account, lambda: account.delivered == 300)
+        assert account.payload == b"".join(n.to_bytes(SIZE, "little") for n in range(300))
+        assert len(knocks) < 150, knocks
+        assert stream.ledger.counters["refilled"] == 0
+
+
+@needs_core
+def test_who_gets_the_data_is_told_of_every_rest() -> None:
+    """Though the packets before it were sent without anybody looking: not only by the heartbeat, which is a second away."""
+    with (
+        handing_in() as (node, feed),
+        usbcast.subscribe("numbers", node.endpoint, via="push") as stream,
+        zmq.Context.instance().socket(zmq.SUB) as told,
+    ):
+        assert stream.ready()
+        told.subscribe(tail_topic("numbers"))
+        told.connect(node.data_endpoints[0])
+        took_s: list[float] = []
+        for _ in range(5):
+            for _ in range(10):
+                feed.put()
+                time.sleep(0.002)
+            begun = time.monotonic()
+            while True:
+                assert told.poll(10_000), "it is not told of what came last"
+                if decode_notification(told.recv_multipart()[1]).next_sequence == feed.packets:
+                    break
+            took_s.append(time.monotonic() - begun)
+        assert min(took_s) < HEARTBEAT_S / 2, took_s
+
+
 # The native part alone
 
 
@@ -200,14 +257,16 @@ def test_it_numbers_and_counts_what_goes_through(ring: RingWriter) -> None:
     assert way is not None
     assert way.put([_at(0)]) == 0, "it has not been opened"
     assert way.settle() is None
-    way.open(10 * SIZE, SIZE, 7, 100, 50, 20, 300)
+    way.open(10 * SIZE, SIZE, 7, 100, 50, 20, 300, None)
     assert way.put([_at(19)]) == 0, "it is too soon"
     assert way.put([_at(20)]) == 1
     assert way.put([_at(69)]) == 0, "it is too soon after the last one"
     assert way.put([_at(69, 6)]) == 1, "though soon, it leaves no room for another one in its batch"
     assert way.put([_at(400, 2), _at(401, 9)]) == 2, "it is to be told from 300 on"
     assert (ring.next_number, ring.next_sequence) == (11, 118)
-    batches = [decode_batch(raw) for raw in ring.written(10)]
+    sent: list[Buffer] = []
+    ring.send(sent.append, 10)
+    batches = list(map(decode_batch, sent))
     assert [(batch.number, batch.first_sequence, batch.packet_count) for batch in batches] == [
         (7, 100, 1),
         (8, 101, 6),
@@ -237,7 +296,7 @@ def test_it_numbers_and_counts_what_goes_through(ring: RingWriter) -> None:
 def test_what_is_not_so_simple_is_refused_whole(items: list[HostItem], ring: RingWriter) -> None:
     way = ring.short_way(Transfer, 5)
     assert way is not None
-    way.open(10 * SIZE, SIZE, 0, 0, 0, 0, 0)
+    way.open(10 * SIZE, SIZE, 0, 0, 0, 0, 0, None)
     assert way.put(items) == 0
     assert way.settle() is None
     assert ring.next_sequence == 0
@@ -247,13 +306,54 @@ def test_what_is_not_so_simple_is_refused_whole(items: list[HostItem], ring: Rin
 def test_what_is_larger_than_a_batch_is_cut(ring: RingWriter) -> None:
     way = ring.short_way(Transfer, 5)
     assert way is not None
-    way.open(10 * SIZE + 3, SIZE, 0, 0, 50, 1000, 2000)
+    way.open(10 * SIZE + 3, SIZE, 0, 0, 50, 1000, 2000, None)
     assert way.put([_at(1, 24), _at(2, 6)]) == 1, "though soon, it makes full batches"
-    assert [decode_batch(raw).packet_count for raw in way.unsent(10)] == [10, 10, 10]
-    assert way.unsent(10) == []
-    way.open(SIZE - 1, SIZE, 0, 0, 0, 0, 2000)
+    assert _sent(way) == [10, 10, 10]
+    assert _sent(way) == []
+    way.open(SIZE - 1, SIZE, 0, 0, 0, 0, 2000, None)
     assert way.put([_at(1, 2)]) == 1, "a packet is never cut"
-    assert [decode_batch(raw).packet_count for raw in way.unsent(1)] == [1]
+    assert _sent(way, 1) == [1]
+    assert way.put([_at(2, 2)]) == 1
+    way.send(None, 10)
+    assert _sent(way) == [], "nobody wanted it"
+
+
+@needs_core
+def test_it_sends_what_goes_through(ring: RingWriter) -> None:
+    way = ring.short_way(Transfer, 5)
+    assert way is not None
+    context = zmq.Context.instance()
+    with context.socket(zmq.PAIR) as here, context.socket(zmq.PAIR) as there:
+        here.bind("inproc://short-way")
+        there.connect("inproc://short-way")
+        messages = messages_of(here)
+        way.open(10 * SIZE, SIZE, 0, 0, 0, 0, 100, messages.sender(b"topic"))
+        assert [way.put([_at(10)]), way.put([_at(20, 13)]), way.put([_at(100, 2)])] == [1, 1, 2]
+        way.until(200)
+        assert way.put([_at(110)]) == 1
+        came = [there.recv_multipart(zmq.DONTWAIT) for _ in range(5)]
+        assert [topic for topic, _ in came] == [b"topic"] * 5
+        batches = [decode_batch(raw) for _, raw in came]
+        assert [batch.number for batch in batches] == [0, 1, 2, 3, 4]
+        assert [batch.packet_count for batch in batches] == [1, 10, 3, 2, 1]
+        assert _sent(way) == []
+        messages.close()
+        assert way.put([_at(120)]) == 2, "it could not be sent, so somebody is to look"
+        with pytest.raises(ValueError, match="closed"):
+            way.send(messages.sender(b"topic"), 10)
+    sent: list[Buffer] = []
+    way.open(10 * SIZE, SIZE, 6, 20, 0, 0, 2**62, sent.append)
+    way.until(2**62)
+    assert way.put([_at(130)]) == 2, "it is to be sent by somebody else"
+    assert _sent(way) == [1]
+    assert sent == []
+
+
+def _sent(way: ShortWay, most: int = 10) -> list[int]:
+    """How many packets each of the batches has that it sends."""
+    counts: list[int] = []
+    way.send(lambda raw: counts.append(decode_batch(raw).packet_count), most)
+    return counts
 
 
 @needs_core
@@ -261,7 +361,7 @@ def test_it_is_closed_with_the_ring(tmp_path: Path) -> None:
     writer = RingWriter(tmp_path, "s", 5, data_bytes=8192, slots=64)
     way = writer.short_way(Transfer, 5)
     assert way is not None
-    way.open(10 * SIZE, SIZE, 0, 0, 0, 0, 0)
+    way.open(10 * SIZE, SIZE, 0, 0, 0, 0, 0, None)
     writer.close()
     assert way.put([_at(100)]) == 0
 

@@ -9,9 +9,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +24,7 @@ from usbcast_schemas.batch import Arrivals, EncodedBatch, decode_batch, encode_b
 from usbcast_schemas.contract import MAJOR
 from usbcast_schemas.recycling import WORTH_BYTES
 from usbcast_schemas.ring import STORES_ARE_ORDERED, BatchInPlace, RingReader, RingWriter
+from usbcast_schemas.sockets import IN_PLACE_BYTES, Messages, messages_of
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 pytestmark = [
@@ -293,10 +296,10 @@ def test_wrong_arguments_are_type_errors(stream: Stream) -> None:
     follower = stream.follower()
     assert native.core is not None
     for call, arguments in (
-        (native.core.Follower, ("no ring", 1, 1, EncodedBatch, Arrivals, None)),
-        (native.core.Follower, (stream.reader._native, 1, 1, "no type", Arrivals, None)),
-        (follower.__init__, (stream.reader._native, 1, 1, EncodedBatch, Arrivals, None)),
-        (follower.accept, (b"", Batch)),
+        (native.core.Follower, ("no ring", b"", 1, 1, EncodedBatch, Arrivals, None)),
+        (native.core.Follower, (stream.reader._native, "text", 1, 1, EncodedBatch, Arrivals, None)),
+        (native.core.Follower, (stream.reader._native, b"", 1, 1, "no type", Arrivals, None)),
+        (follower.__init__, (stream.reader._native, b"", 1, 1, EncodedBatch, Arrivals, None)),
         (follower.open, (1, 2, 3)),
         (follower.next, ("no type", 1)),
         (follower.next, (Batch,)),
@@ -305,33 +308,69 @@ def test_wrong_arguments_are_type_errors(stream: Stream) -> None:
             call(*arguments)
 
 
-def _encoded(number: int, *, odd: bool = False) -> bytes:
+def _encoded(number: int, *, odd: bool = False, payload_bytes: int = 16) -> bytes:
     return encode_batch(
-        epoch=7, number=number, first_sequence=2 * number, packet_count=2, packet_size=8, payload=(bytes([number]) * 16,),
+        epoch=7, number=number, first_sequence=2 * number, packet_count=2, packet_size=payload_bytes // 2,
+        payload=(bytes([number]) * payload_bytes,),
         arrivals=Arrivals((2,), (100 + number,), (number,)), events=[pb.DeviceEvent(detail="e")] if odd else [],
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("form", [bytes, memoryview])
-def test_it_accepts_what_came_otherwise_as_decoding_it_would(form: Callable[[bytes], bytes | memoryview]) -> None:
+@pytest.mark.parametrize("large", [False, True], ids=["copied", "in place"])
+def test_it_takes_messages_as_decoding_them_would(large: bool) -> None:
     assert native.core is not None
-    follower = native.core.Follower(None, 0, MAJOR, EncodedBatch, Arrivals, None)
-    assert follower.accept(form(_encoded(3))) is None, "it is closed"
-    assert not follower.open(0, 7, 3, 6, FOR_EVER, FOR_EVER)
-    assert follower.is_open
-    assert follower.next() is None, "there is no ring"
-    assert follower.doze() == 0.0
-    assert follower.accept(form(_encoded(3))) == decode_batch(form(_encoded(3)))
-    batch = follower.accept(form(_encoded(4)), Batch, None)
-    assert batch is not None
-    assert (batch.first_sequence, bytes(batch.payload)) == (8, bytes([4]) * 16)
-    for refused in (_encoded(4), _encoded(6), _encoded(5, odd=True), _encoded(5)[:-1], b"", b"\xff" * 300):
-        assert follower.accept(form(refused)) is None
-        assert follower.refused
-    told = follower.close()
-    assert told is not None
-    assert (told[:5], told[6]) == ((2, 4, 4, 104, 4), None)
-    follower.open(0, 7, 5, 10, 0, FOR_EVER)
-    assert follower.accept(form(_encoded(5))) is not None
-    assert follower.accept(form(_encoded(6))) is None, "something is due first"
-    assert not follower.refused
+    pad = IN_PLACE_BYTES if large else 16
+    with zmq.Context.instance().socket(zmq.PAIR) as sender, zmq.Context.instance().socket(zmq.PAIR) as socket:
+        sender.bind("inproc://follower")
+        socket.connect("inproc://follower")
+        messages = messages_of(socket)
+        assert isinstance(messages, native.core.Messages)
+        follower = native.core.Follower(messages, b"data/s/", 0, MAJOR, EncodedBatch, Arrivals, None)
+        encoded = partial(_encoded, payload_bytes=pad)
+
+        def send(raw: bytes, topic: bytes = b"data/s/") -> None:
+            sender.send_multipart([topic, raw])
+
+        send(encoded(3))
+        assert follower.next() is None, "it is closed"
+        assert not follower.open(0, 7, 3, 6, FOR_EVER, FOR_EVER)
+        assert follower.is_open
+        assert follower.doze() == 0.0
+        assert follower.next() == decode_batch(encoded(3))
+        assert follower.next() is None
+        assert messages.drained
+        assert not follower.refused
+        send(encoded(4))
+        batch = follower.next(Batch, None)
+        assert batch is not None
+        assert (batch.first_sequence, bytes(batch.payload)) == (8, bytes([4]) * pad)
+        for other in (encoded(4), encoded(6), encoded(5, odd=True), encoded(5)[:-1], b"", b"\xff" * 300):
+            send(other)
+            send(encoded(5))
+            assert [follower.next(), follower.next()] == [None, None], "what is left is to be received first"
+            assert follower.refused
+            assert messages.left_over
+            assert _received(messages) == [b"data/s/", other]
+            assert _received(messages) == [b"data/s/", encoded(5)]
+            follower.open(0, 7, 5, 10, FOR_EVER, FOR_EVER)
+        send(encoded(5), b"tail/s/")
+        sender.send(b"data/s/")
+        sender.send_multipart([b"data/s/", encoded(5), b"and more"])
+        for left in ([b"tail/s/", encoded(5)], [b"data/s/"], [b"data/s/", encoded(5), b"and more"]):
+            assert follower.next() is None
+            assert _received(messages) == left
+        told = follower.close()
+        assert told is not None
+        assert (told[:5], told[6]) == ((2, 4, 4, 104, 4), None)
+        follower.open(0, 7, 5, 10, 0, FOR_EVER)
+        send(encoded(5))
+        send(encoded(6))
+        assert follower.next() is not None
+        assert follower.next() is None, "something is due first"
+        assert not follower.refused
+        messages.close()
+
+
+def _received(messages: Messages) -> list[bytes] | None:
+    frames = messages.receive()
+    return None if frames is None else list(map(bytes, frames))

@@ -8,12 +8,8 @@ import zmq
 from usbcast_schemas.errors import UsageError
 from usbcast_schemas.sockets import (
     HIGH_WATER_MARK,
-    IN_PLACE_BYTES,
     as_reached,
     is_local,
-    readable,
-    receive_two,
-    send_two,
     set_up,
     split_tcp,
 )
@@ -68,34 +64,3 @@ def test_what_nobody_else_can_reach() -> None:
     assert is_local("ipc:///tmp/x")
     assert is_local("tcp://127.0.0.1:1")
     assert not is_local("tcp://lab:1")
-
-
-def test_two_frames_are_taken_whatever_came_before() -> None:
-    """A message of one frame takes the next one along, as does nothing else; after it all is as it should be."""
-    with zmq.Context.instance().socket(zmq.PAIR) as sender, zmq.Context.instance().socket(zmq.PAIR) as receiver:
-        sender.bind("inproc://two-frames")
-        receiver.connect("inproc://two-frames")
-        assert not readable(receiver)
-        with pytest.raises(zmq.Again):
-            receive_two(receiver)
-        large = bytes(range(256)) * (IN_PLACE_BYTES // 256)
-        send_two(sender, b"topic", b"body")
-        send_two(sender, b"topic", large)
-        sender.send_multipart([b"three", b"frames", b"here"])
-        sender.send(b"lonely")
-        send_two(sender, b"taken", b"along")
-        send_two(sender, b"topic", b"again")
-        sender.send(b"last")
-        assert readable(receiver)
-        taken = [receive_two(receiver) for _ in range(6)]
-        assert [list(map(bytes, frames)) for frames in taken] == [
-            [b"topic", b"body"],
-            [b"topic", large],
-            [b"three", b"frames", b"here"],
-            [b"lonely", b"taken", b"along"],
-            [b"topic", b"again"],
-            [b"last"],
-        ]
-        assert isinstance(taken[1][1], memoryview)
-        assert taken[1][1].readonly
-        assert not readable(receiver)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from usbcast_schemas.batch import Buffer, EncodedBatch
+from usbcast_schemas.batch import EncodedBatch
 
 if TYPE_CHECKING:
     from usbcast_schemas._native import Follower
@@ -32,10 +32,7 @@ class Way(Protocol):
 
     via: str
     follower: Follower | None
-    """Takes what simply goes on: of a ring from `slot` on, which is then said to be `passed`; else what `next_body` gives.
-    None where there is no such thing.
-    """
-    has_ring: bool
+    """Takes what simply goes on, of a ring from `slot` on, which is then said to be `passed`; None where nothing does."""
     can_fetch: bool
     """Whether what is missing can be had by fetching: not where the way already reads all that a fetch would."""
 
@@ -48,12 +45,6 @@ class Way(Protocol):
 
     def passed(self, batches: int) -> None:
         """So many were taken by the follower."""
-
-    def next_body(self) -> Buffer | None:
-        """The next batch as it came, of a way without a ring; None if there is none, or something else that `pump` is to take."""
-
-    def leave(self, body: Buffer) -> None:
-        """That one is for `pump`."""
 
     @property
     def left_over(self) -> bool:

@@ -13,11 +13,11 @@ from usbcast.handshake import Handshakes
 from usbcast.waiting import Waiter
 from usbcast.ways import Sink
 from usbcast_schemas import native
-from usbcast_schemas.batch import Arrivals, Buffer, EncodedBatch, decode_batch
+from usbcast_schemas.batch import Arrivals, EncodedBatch, decode_batch
 from usbcast_schemas.contract import MAJOR, data_topic, notify_topic, tail_topic
 from usbcast_schemas.errors import PeerError, UsageError, WireError
 from usbcast_schemas.places import host_id
-from usbcast_schemas.sockets import as_reached, readable, receive_two, set_up, split_tcp
+from usbcast_schemas.sockets import as_reached, messages_of, readable, set_up, split_tcp
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 from usbcast_schemas.wire import MAX_DATA_BYTES, decode_notification, decode_published
 
@@ -30,7 +30,6 @@ class PublishedWay:
 
     can_fetch = True
     over = False
-    has_ring = False
     slot = 0
 
     def __init__(
@@ -48,14 +47,6 @@ class PublishedWay:
         self.heard_ns = time.monotonic_ns()
         self.source_silent_ns = 0
         self._latest = latest
-        pushed = native.core is not None and via == "push" and not latest
-        self.follower: Follower | None = (
-            native.core.Follower(None, MAX_DATA_BYTES, MAJOR, EncodedBatch, Arrivals, None) if pushed else None
-        )
-        self._left: list[Buffer] | None = None
-        """A message that was received and is to be looked at by `pump`."""
-        self._drained = False
-        """Whether nothing more had come when it was looked last."""
         self._waiter = waiter
         self._data = data_topic(info.stream)
         # Who gets the data need not be woken to be told of it.
@@ -63,6 +54,17 @@ class PublishedWay:
         self._notify = told(info.stream)
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
         set_up(self._socket, max_message_bytes=MAX_DATA_BYTES)
+        self._messages = messages_of(self._socket)
+        self.follower: Follower | None = None
+        if (
+            via == "push"
+            and not latest
+            and native.core is not None
+            and isinstance(self._messages, native.core.Messages)
+        ):
+            self.follower = native.core.Follower(
+                self._messages, self._data, MAX_DATA_BYTES, MAJOR, EncodedBatch, Arrivals, None
+            )
         # In this order, so that who has heard a notification is sent every batch from then on.
         if via == "push":
             self._socket.subscribe(self._data)
@@ -82,16 +84,13 @@ class PublishedWay:
         self._waiter.add(self._handshakes.fileno())
 
     def pump(self, sink: Sink) -> None:
-        woken = self._drained
-        self._drained = self._left is None and not woken and not readable(self._socket)
-        while not self._drained and not sink.full:
-            frames, self._left = self._left, None
+        messages = self._messages
+        woken = messages.drained
+        messages.drained = not messages.left_over and not woken and not readable(self._socket)
+        while not messages.drained and not sink.full:
+            frames = messages.receive()
             if frames is None:
-                try:
-                    frames = receive_two(self._socket)
-                except zmq.Again:
-                    self._drained = True
-                    return
+                return
             self.heard_ns = time.monotonic_ns()
             try:
                 topic, body = decode_published(frames)
@@ -108,26 +107,9 @@ class PublishedWay:
             except PeerError as error:
                 sink.malformed(error)
 
-    def next_body(self) -> Buffer | None:
-        if self._left is not None:
-            return None
-        try:
-            frames = receive_two(self._socket)
-        except zmq.Again:
-            self._drained = True
-            return None
-        self._drained = False
-        if len(frames) == 2 and frames[0] == self._data:
-            return frames[1]
-        self._left = frames
-        return None
-
-    def leave(self, body: Buffer) -> None:
-        self._left = [self._data, body]
-
     @property
     def left_over(self) -> bool:
-        return self._left is not None
+        return self._messages.left_over
 
     def passed(self, batches: int) -> None:
         if batches:
@@ -135,19 +117,20 @@ class PublishedWay:
 
     @property
     def has_more(self) -> bool:
-        self._drained = self._left is None and not readable(self._socket)
-        return not self._drained
+        self._messages.drained = not self._messages.left_over and not readable(self._socket)
+        return not self._messages.drained
 
     def check(self) -> None:
         self._handshakes.check()
 
     def may_sleep(self) -> bool:
-        return self._drained and self._handshakes.may_sleep()
+        return self._messages.drained and self._handshakes.may_sleep()
 
     def close(self) -> None:
         self._waiter.remove(self._handshakes.fileno())
         self._waiter.remove(self._socket.fileno())
         self._handshakes.close()
+        self._messages.close()
         self._socket.close()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from usbcast.waiting import Waiter
 from usbcast.ways import Sink
-from usbcast_schemas.batch import Buffer, EncodedBatch
+from usbcast_schemas.batch import EncodedBatch
 from usbcast_schemas.errors import PeerError, RingUnavailable
 from usbcast_schemas.places import host_id
 from usbcast_schemas.ring import RingReader
@@ -29,7 +29,6 @@ class RingWay:
 
     via = "ring"
     can_fetch = False
-    has_ring = True
     left_over = False
 
     def __init__(self, info: pb.StreamInfo, waiter: Waiter, *, latest: bool, copy: bool = True) -> None:
@@ -134,12 +133,6 @@ class RingWay:
         if batches:
             self._at += batches
             self._refused = 1
-
-    def next_body(self) -> None:
-        """All that comes is in the ring."""
-
-    def leave(self, body: Buffer) -> None:
-        """Nothing was given."""
 
     @property
     def has_more(self) -> bool:

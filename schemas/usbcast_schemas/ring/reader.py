@@ -163,7 +163,7 @@ class RingReader:
         if native.core is None or self._native is None:
             return None
         kind, owner, most_bytes = (EncodedBatch, None, WORTH_BYTES) if copy else (BatchInPlace, self, MAX_BATCH_BYTES)
-        return native.core.Follower(self._native, most_bytes, MAJOR, kind, Arrivals, owner)
+        return native.core.Follower(self._native, b"", most_bytes, MAJOR, kind, Arrivals, owner)
 
     def read(self, slot: Slot) -> Buffer:
         """Copy a batch out; raise RingTorn if the writer has overtaken it meanwhile, or it is damaged for good."""

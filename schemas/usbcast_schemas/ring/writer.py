@@ -6,6 +6,7 @@ import mmap
 import os
 import secrets
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -194,12 +195,13 @@ class RingWriter:
             return None
         return native.core.ShortWay(self._native, kind, CONTRACT, epoch)
 
-    def written(self, count: int) -> list[memoryview]:
-        """The newest `count` batches that are still held, the oldest of them first, in place.
+    def send(self, publish: Callable[[Buffer], object], count: int) -> None:
+        """Call `publish` with each of the newest `count` batches that are still held, the oldest of them first, in place.
 
         To be used before something else is written. Only what `write_run` and the short way wrote is looked for here.
         """
-        return self._native.written(count) if self._native is not None else []
+        if self._native is not None:
+            self._native.send(publish, count)
 
     def wake(self) -> None:
         """Wake the readers that said they would sleep; costs nothing when none did.
