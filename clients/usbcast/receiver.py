@@ -463,6 +463,7 @@ class Receiver:
         if self._way is not None and unchanged and not self._silent:
             return
         if self._way is not None:
+            self._following.follow(None)
             self._way.close()
             self._way = None
         self._way = self._connect(info)

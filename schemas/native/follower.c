@@ -198,8 +198,8 @@ static PyObject *next_message(Follower *self, PyObject *const *args, Py_ssize_t 
 
 PyDoc_STRVAR(follower_next_doc,
 "next() -> EncodedBatch; next(Batch, meaning) -> Batch; None if there is none, or none that is so simple\n\n"
-"The batch in the next slot, or message on the topic, if it holds packets of one size with their arrivals and nothing else, and goes on where the one\n"
-"before it ended. The first one that is taken from until_ns on is the last.");
+"The batch in the next slot, or the next message if it is on the topic, if it holds packets of one size with their arrivals and\n"
+"nothing else, and goes on where the one before it ended. The first one that is taken from until_ns on is the last.");
 
 static PyObject *follower_next(PyObject *object, PyObject *const *args, Py_ssize_t given)
 {

@@ -32,13 +32,13 @@ Make = Callable[[zmq.Socket[bytes]], Messages]
 
 
 @contextlib.contextmanager
-def pair() -> Iterator[tuple[zmq.Socket[bytes], zmq.Socket[bytes]]]:
-    """Two sockets that are connected over TCP."""
+def pair(endpoint: str = "tcp://127.0.0.1:*") -> Iterator[tuple[zmq.Socket[bytes], zmq.Socket[bytes]]]:
+    """Two sockets that are connected. Inside one process what one has sent has come to the other."""
     with zmq.Context.instance().socket(zmq.PAIR) as one, zmq.Context.instance().socket(zmq.PAIR) as other:
         for socket in (one, other):
             socket.linger = 0
             socket.rcvtimeo = 10_000
-        one.bind("tcp://127.0.0.1:*")
+        one.bind(endpoint)
         other.connect(one.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0"))
         one.send(b"hello")
         assert other.recv() == b"hello"
@@ -106,7 +106,7 @@ def test_a_large_frame_stays_where_it_is_as_long_as_it_is_looked_at(make: Make) 
 @pytest.mark.parametrize("make", FORMS)
 def test_messages_of_other_numbers_of_frames_disturb_nothing_behind_them(make: Make) -> None:
     """By pyzmq a message of one frame takes the next one along, which is then of no use either."""
-    with pair() as (one, other):
+    with pair("inproc://numbers-of-frames") as (one, other):
         there = make(other)
         one.send_multipart([b"three", b"frames", b"here"])
         one.send(b"lonely")
