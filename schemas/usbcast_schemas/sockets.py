@@ -80,7 +80,10 @@ class Messages(Protocol):
         """Whether a message that has come is still to be received."""
 
     def send(self, first: Buffer, second: Buffer, /) -> None:
-        """Send a message of two frames without waiting. Raises OSError where the socket does not take it."""
+        """Send a message of two frames without waiting.
+
+        Raises OSError (by pyzmq ZMQError) where the socket does not take it.
+        """
 
     def sender(self, topic: bytes, /) -> Callable[[Buffer], None]:
         """What sends the body that it is called with on `topic`."""
