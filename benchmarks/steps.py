@@ -19,7 +19,7 @@ import zmq
 from benchmarks.harness import SHARED_MEMORY
 from benchmarks.hot_path import HotPath
 from usbcast_schemas.contract import data_topic
-from usbcast_schemas.sockets import messages_of
+from usbcast_schemas.messages import messages_of
 
 SIZES = (1, 64, 512, 4096)
 ROUNDS = 7

@@ -32,6 +32,7 @@ ONLY_IN = {
     "usb": ("usbcast_broker.usb", "usbcast_broker.simulator", "usbcast_broker.sources"),
     "libusb_package": ("usbcast_broker.usb.libusb",),
     "zmq": (
+        "usbcast_schemas.messages",
         "usbcast_schemas.sockets",
         "usbcast_broker.binding",
         "usbcast_broker.gatekeeper",

@@ -33,7 +33,8 @@ from usbcast_broker.outlet import Outlet
 from usbcast_broker.pacer import HEARTBEAT_NS
 from usbcast_broker.pipeline import Line, Publish
 from usbcast_schemas.batch import Buffer
-from usbcast_schemas.sockets import Messages, messages_of, readable, set_up
+from usbcast_schemas.messages import Messages, messages_of
+from usbcast_schemas.sockets import readable, set_up
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class Publisher:
         self._socket: zmq.Socket[bytes] | None = None
         self._messages: Messages | None = None
         self._senders: dict[bytes, Callable[[Buffer], None]] = {}
-        """What sends on each topic of data."""
+        """What sends on each topic."""
         self._audience = Audience()
         self._hears_at_ns = 0
         """From when on it is looked who has come, though nobody wants to be notified."""
@@ -215,6 +216,7 @@ class Publisher:
         return self._sender(outlet.data_topic) if wanted else None
 
     def _sender(self, topic: bytes) -> Callable[[Buffer], None]:
+        """What sends on `topic`. It never blocks: what a slow peer's queue does not take is dropped, which the peer finds out."""
         assert self._messages is not None
         sender = self._senders.get(topic)
         if sender is None:
@@ -285,9 +287,7 @@ class Publisher:
                 self._gatekeeper.talked(DATA, said)
 
     def _send(self, topic: bytes, body: Buffer) -> None:
-        assert self._messages is not None
-        # It never blocks: what a slow peer's queue does not take is dropped, and the peer finds out by sequence.
-        self._messages.send(topic, body)
+        self._sender(topic)(body)
 
     def _rest_until_ns(self) -> int:
         """Until when nothing is due, and nothing can have been left over by a feed's thread."""

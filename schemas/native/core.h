@@ -125,14 +125,6 @@ uint64_t now_ns(void);
 
 /* ---- messages.c ---- */
 
-/* A zmq_msg_t. */
-typedef union {
-    unsigned char bytes[64];
-    void *aligned;
-} Frame;
-
-enum { IN_PLACE_BYTES = 64 * 1024 }; /* from so many on a frame is looked at where libzmq has it, which costs less than a copy */
-
 typedef struct {
     PyObject_HEAD
     void *socket;   /* NULL if it is closed */

@@ -9,14 +9,20 @@
 #include <dlfcn.h>
 #endif
 
-/* As usbcast_schemas/sockets.py, which says why. */
-enum { NOTICE_EACH = 16 };
+/* As usbcast_schemas/messages.py, which says why. */
+enum { NOTICE_EACH = 16, IN_PLACE_BYTES = 64 * 1024 };
 
 PyTypeObject *messages_type, *sender_type;
 
 enum { DONTWAIT = 1, SNDMORE = 2, EVENTS = 15, OLDEST_MAJOR = 4, OLDEST_MINOR = 2 };
 
-/* The functions of zmq.h that are used here; a Frame is its zmq_msg_t. */
+/* A zmq_msg_t. */
+typedef union {
+    unsigned char bytes[64];
+    void *aligned;
+} Frame;
+
+/* The functions of zmq.h that are used here. */
 static struct {
     int (*init)(Frame *);
     int (*init_size)(Frame *, size_t);

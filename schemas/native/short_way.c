@@ -81,7 +81,6 @@ static PyObject *short_open(PyObject *object, PyObject *const *args, Py_ssize_t 
         self->sender = args[7];
     }
     self->told = args[7] != Py_None && !self->sender;
-    self->unsent = 0;
     self->open = run->packet_size != 0;
     Py_RETURN_NONE;
 }

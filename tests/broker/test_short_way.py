@@ -25,9 +25,9 @@ from usbcast_broker.publisher import Publisher
 from usbcast_schemas import native
 from usbcast_schemas.batch import Buffer, decode_batch
 from usbcast_schemas.contract import CONTRACT, HEARTBEAT_S, tail_topic
+from usbcast_schemas.messages import messages_of
 from usbcast_schemas.profile import parse_profile
 from usbcast_schemas.ring import STORES_ARE_ORDERED, RingWriter
-from usbcast_schemas.sockets import messages_of
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 from usbcast_schemas.wire import decode_notification
 
@@ -309,8 +309,11 @@ def test_what_is_larger_than_a_batch_is_cut(ring: RingWriter) -> None:
     assert way.put([_at(1, 24), _at(2, 6)]) == 1, "though soon, it makes full batches"
     assert _sent(way) == [10, 10, 10]
     assert _sent(way) == []
+    assert way.put([_at(60)]) == 1
     way.open(SIZE - 1, SIZE, 0, 0, 0, 0, 2000, None)
     assert way.put([_at(1, 2)]) == 1, "a packet is never cut"
+    assert _sent(way) == [1, 1, 1], "what was not sent before it was opened again is still to be sent"
+    assert way.put([_at(2, 2)]) == 1
     assert _sent(way, 1) == [1]
     assert way.put([_at(2, 2)]) == 1
     way.send(None, 10)

@@ -22,9 +22,9 @@ from usbcast.waiting import Waiter
 from usbcast_schemas import native
 from usbcast_schemas.batch import Arrivals, EncodedBatch, decode_batch, encode_batch
 from usbcast_schemas.contract import MAJOR
+from usbcast_schemas.messages import IN_PLACE_BYTES, Messages, messages_of
 from usbcast_schemas.recycling import WORTH_BYTES
 from usbcast_schemas.ring import STORES_ARE_ORDERED, BatchInPlace, RingReader, RingWriter
-from usbcast_schemas.sockets import IN_PLACE_BYTES, Messages, messages_of
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 pytestmark = [

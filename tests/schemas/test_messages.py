@@ -12,16 +12,10 @@ from typing import Any
 import pytest
 import zmq
 
-from usbcast_schemas import native, sockets
-from usbcast_schemas.sockets import (
-    HIGH_WATER_MARK,
-    IN_PLACE_BYTES,
-    Messages,
-    PyzmqMessages,
-    messages_of,
-    readable,
-    set_up,
-)
+from usbcast_schemas import messages as messages_module
+from usbcast_schemas import native
+from usbcast_schemas.messages import IN_PLACE_BYTES, Messages, PyzmqMessages, messages_of
+from usbcast_schemas.sockets import HIGH_WATER_MARK, readable, set_up
 
 LARGE = bytes(range(256)) * (IN_PLACE_BYTES // 256)
 ENOTSOCK_OF_ZEROMQ = int(zmq.ENOTSOCK)
@@ -63,7 +57,7 @@ def test_where_there_is_a_core_it_finds_the_libzmq_that_pyzmq_has() -> None:
 @pytest.mark.parametrize("core", [None, native.core])
 def test_without_it_pyzmq_does_the_work(core: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "core", core)
-    monkeypatch.setattr(sockets, "_finds_libzmq", lambda _: False)
+    monkeypatch.setattr(messages_module, "_finds_libzmq", lambda _: False)
     with zmq.Context.instance().socket(zmq.PAIR) as socket:
         assert isinstance(messages_of(socket), PyzmqMessages)
 

@@ -16,8 +16,9 @@ from usbcast_schemas import native
 from usbcast_schemas.batch import Arrivals, EncodedBatch, decode_batch
 from usbcast_schemas.contract import MAJOR, data_topic, notify_topic, tail_topic
 from usbcast_schemas.errors import PeerError, UsageError, WireError
+from usbcast_schemas.messages import messages_of
 from usbcast_schemas.places import host_id
-from usbcast_schemas.sockets import as_reached, messages_of, readable, set_up, split_tcp
+from usbcast_schemas.sockets import as_reached, readable, set_up, split_tcp
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 from usbcast_schemas.wire import MAX_DATA_BYTES, decode_notification, decode_published
 
