@@ -11,7 +11,7 @@ from bisect import bisect_right
 from itertools import accumulate
 
 from usbcast_broker.flow import DeviceIdentity, Happening, HostItem, Lost, Packets, StreamItem, Transfer
-from usbcast_schemas.batch import Arrivals, Buffer, encode_parts
+from usbcast_schemas.batch import MAX_PACKETS, MAX_REMARKS, Arrivals, Buffer, encode_parts
 from usbcast_schemas.ring import RingWriter
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
@@ -20,10 +20,6 @@ DEFAULT_MAX_BYTES = 96 * 1024
 
 JOINED_BYTES = 4096
 """Pieces that are smaller than this on average cost less to join than to copy into the ring one by one."""
-
-MAX_PACKETS = 65_536
-MAX_REMARKS = 1_000
-"""Events and losses in one batch."""
 
 
 class Encoded:

@@ -177,7 +177,7 @@ class _Asker:
             frames = socket.recv_multipart()
             returned_monotonic_ns = time.monotonic_ns()
             try:
-                reply, _ = decode_reply(frames)
+                reply = decode_reply(frames).reply
             except PeerError:
                 continue
             if reply.request_id == self._last_id:

@@ -16,6 +16,7 @@ from usbcast_schemas.batch import EncodedBatch
 
 OVERWRITTEN = "overwritten in the ring"
 SKIPPED = "skipped for the newest"
+UNREADABLE = "could not be read"
 NODE_GONE = "the node went away before it was fetched"
 HOLD_BYTES = 64 * 1024 * 1024
 
@@ -87,6 +88,8 @@ class Continuity:
         self._held_bytes = 0
         self._former: deque[int] = deque(maxlen=16)
         self._fetching: Wanted | None = None
+        self._unreadable_at = -1
+        """The batch that was to come next when something came that could not be read."""
         self._joined_at: int | None = None
         """Where the stream stood when an unknown start was joined: what came since is delivered or declared."""
 
@@ -127,6 +130,10 @@ class Continuity:
         if self.epoch is None or self._next_number is None:
             return None
         return self.epoch, self._next_number, self.next_sequence
+
+    def unreadable(self) -> None:
+        """Something came that could not be read: what is missing before the next batch is gone for that reason."""
+        self._unreadable_at = -1 if self._next_number is None else self._next_number
 
     def passed(self, batches: int, packets: int) -> None:
         """So many batches went to the application by themselves, which went on as `expected`: with packets and nothing else."""
@@ -180,7 +187,7 @@ class Continuity:
         if self.first_sequence is None:
             self._begin(gap.first)
         if gap.first > self.next_sequence:
-            self._lose_until(gap.first, *reversed(self._gone))
+            self._lose_until(gap.first, *reversed(self._gone_for()))
         if gap.last >= self.next_sequence:
             self._lose_until(gap.last + 1, gap.stage, gap.reason)
         elif self._next_number is not None and gap.count == 0 and gap.first == self.next_sequence:
@@ -228,12 +235,17 @@ class Continuity:
     def fetching(self, wanted: Wanted) -> None:
         self._fetching = wanted
 
+    @property
+    def under_way(self) -> Wanted | None:
+        """What is being fetched."""
+        return self._fetching
+
     def fetch_failed(self) -> None:
         """No reply came, or an error: the wish stands."""
         self._fetching = None
 
-    def fetched(self, epoch: int, batches: Sequence[EncodedBatch], *, complete: bool) -> None:
-        """The reply to the range that was wanted last."""
+    def fetched(self, epoch: int, batches: Sequence[EncodedBatch], *, complete: bool, unreadable: bool = False) -> None:
+        """The reply to the range that was wanted last; some of its batches could not be read, if it says so."""
         asked, self._fetching = self._fetching, None
         if asked is None or not epoch == self.epoch == asked.epoch:
             return
@@ -241,6 +253,8 @@ class Continuity:
             self._know(batch.end_sequence, batch.number + 1)
             if self._next_number is None or batch.number >= self._next_number:
                 self.fetched_packets += batch.packet_count
+            if unreadable:
+                self.unreadable()
             self._take(batch)
         if complete and self._held and asked.until_sequence is not None:
             # All there is before it has come; what still misses is gone.
@@ -326,7 +340,7 @@ class Continuity:
     def _take(self, batch: EncodedBatch) -> None:
         """Deliver `batch`; of the newest alone, packets that wait for the application are skipped for its packets."""
         if not self._latest:
-            self._accept(batch, *self._gone)
+            self._accept(batch, *self._gone_for())
             return
         if batch.packet_count:
             self._skip_waiting()
@@ -352,6 +366,10 @@ class Continuity:
         self.out.append(Delivery(batch, self._gaps_before(batch, told, reason, stage), skip, told))
         self.next_sequence = batch.end_sequence
         self._next_number = batch.number + 1
+
+    def _gone_for(self) -> tuple[str, str]:
+        """Reason and stage of what is missing before what comes now."""
+        return (UNREADABLE, self._gone[1]) if self._unreadable_at == self._next_number else self._gone
 
     def _begin(self, sequence: int) -> None:
         """The first thing that there is to tell of stands at `sequence`."""

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from usbcast.continuity import Continuity, Wanted
 from usbcast.pace import FetchPace, Patience
-from usbcast_schemas.batch import EncodedBatch
+from usbcast_schemas.batch import MAX_COUNT, EncodedBatch
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 _PATIENCE_NS = 3_000_000_000, 24_000_000_000
@@ -20,6 +20,9 @@ _PATIENCE_NS = 3_000_000_000, 24_000_000_000
 
 _EMPTY_NS = 20_000_000
 """After an answer with nothing in it."""
+
+_UNREADABLE_NS = 1_000_000_000
+"""After an answer without anything behind what could not be read."""
 
 _COMING_NS = 20_000_000
 """What is pushed and has come nearer within this time is not fetched."""
@@ -58,6 +61,8 @@ class Fetching:
         self._at_ns = 0
         self._stood_at: int | None = None
         """The batch that was to come next when a fetch was put off; None where it was not."""
+        self._unreadable = (0, 0)
+        """Of how many batches from this number on came nothing but what could not be read: they are stepped over."""
 
     @property
     def under_way(self) -> bool:
@@ -88,7 +93,7 @@ class Fetching:
                     epoch=wanted.epoch,
                     from_sequence=wanted.from_sequence,
                     until_sequence=wanted.until_sequence,
-                    from_number=wanted.from_number,
+                    from_number=min(MAX_COUNT, wanted.from_number + self._stepped_over(wanted.from_number)),
                     byte_budget=budget_bytes,
                     newest_only=wanted.newest_only,
                 )
@@ -120,23 +125,40 @@ class Fetching:
         """What was asked for is not wanted any more."""
         self._asked = None
 
-    def answered(self, fetched: pb.FetchReply, batches: Sequence[EncodedBatch], now_ns: int, *, pushed: bool) -> None:
-        """The answer has come."""
-        self._asked = None
+    def answered(
+        self,
+        fetched: pb.FetchReply,
+        batches: Sequence[EncodedBatch],
+        now_ns: int,
+        *,
+        pushed: bool,
+        unreadable: int = 0,
+    ) -> None:
+        """The answer has come; so many of its batches could not be read."""
+        wanted, self._asked = self._core.under_way, None
         self._patience.answered()
         size_bytes = sum(len(batch.raw) for batch in batches)
         self._pace.answered(now_ns - self._asked_at_ns, size_bytes)
         if self._gate is not None:
             self._gate.took(size_bytes, now_ns)
-        self._core.fetched(fetched.epoch, batches, complete=fetched.complete)
+        self._core.fetched(fetched.epoch, batches, complete=fetched.complete, unreadable=bool(unreadable))
         self._core.known(fetched.epoch, fetched.next_sequence, fetched.next_number)
         # Of what is newer than a whole answer, most is under way already where it is pushed.
         self._at_ns = now_ns if batches else now_ns + _EMPTY_NS
+        if wanted is not None and not batches:
+            stepped = self._stepped_over(wanted.from_number)
+            self._unreadable = wanted.from_number, stepped + unreadable
+            if (stepped and not unreadable) or (unreadable and wanted.newest_only):
+                self._at_ns = now_ns + _UNREADABLE_NS
         self._stood_at = -1 if fetched.complete and pushed else None
 
     def counts(self, now_ns: int) -> bool:
         """Whether the receiver counts as a subscriber now."""
         return self._gate is None or self._gate.always or bool(self._gate.budget(now_ns))
+
+    def _stepped_over(self, number: int) -> int:
+        """How many batches from `number` on are not asked for again."""
+        return self._unreadable[1] if self._unreadable[0] == number else 0
 
     def _budget(self, now_ns: int) -> int:
         if self._gate is None:

@@ -11,11 +11,10 @@ from usbcast.handshake import Handshakes
 from usbcast.locate import Finder
 from usbcast.requests import dealer
 from usbcast.waiting import Waiter
-from usbcast_schemas.batch import EncodedBatch
 from usbcast_schemas.contract import CONTRACT
 from usbcast_schemas.sockets import readable
 from usbcast_schemas.v1 import usbcast_pb2 as pb
-from usbcast_schemas.wire import decode_reply
+from usbcast_schemas.wire import ReceivedReply, decode_reply
 
 
 class Link:
@@ -55,7 +54,7 @@ class Link:
             self._socket.send(request.SerializeToString(), zmq.DONTWAIT)
         return self._last_id
 
-    def receive(self) -> tuple[pb.Reply, list[EncodedBatch]] | None:
+    def receive(self) -> ReceivedReply | None:
         """The next reply, with the batches it carries; None if none is there. Raises PeerError."""
         if self._socket is None:
             return None

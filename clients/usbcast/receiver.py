@@ -31,7 +31,7 @@ from usbcast.waiting import Waiter
 from usbcast.ways import Way
 from usbcast.ways.published import PublishedWay
 from usbcast.ways.ring import RingWay
-from usbcast_schemas.batch import EncodedBatch
+from usbcast_schemas.batch import MAX_COUNT, EncodedBatch
 from usbcast_schemas.contract import SILENCE_S, check_stream_name
 from usbcast_schemas.errors import NodeUnreachable, PeerError, RingUnavailable, UsageError, VersionMismatch, WireError
 from usbcast_schemas.interfaces import ALL
@@ -69,8 +69,8 @@ def check_wish(stream: str, start: str | int | Position, deliver: str, via: str)
         raise UsageError(f"deliver is {deliver!r}: one of {', '.join(DELIVERS)} is allowed")
     if isinstance(start, Position) or start in ("now", "oldest"):
         return
-    if isinstance(start, bool) or not isinstance(start, int) or start < 0:
-        raise UsageError(f"start is {start!r}: 'now', 'oldest' or a sequence from 0 on is allowed")
+    if isinstance(start, bool) or not isinstance(start, int) or not 0 <= start <= MAX_COUNT:
+        raise UsageError(f"start is {start!r}: 'now', 'oldest' or a sequence from 0 to {MAX_COUNT} is allowed")
 
 
 class Receiver:
@@ -301,6 +301,7 @@ class Receiver:
         self._core.known(epoch, next_sequence, next_number, ended=ended)
 
     def malformed(self, error: Exception) -> None:
+        self._core.unreadable()
         books = self._digest.books
         books.count("malformed")
         if books.counters["malformed"] == 1:
@@ -417,13 +418,15 @@ class Receiver:
                 if received is None:
                     return
                 self._answered_ns = now_ns
-                self._take_reply(*received, now_ns)
+                for error in received.unreadable:
+                    self.malformed(error)
+                self._take_reply(received.reply, received.batches, len(received.unreadable), now_ns)
             except VersionMismatch:
                 raise
             except PeerError as error:
                 self.malformed(error)
 
-    def _take_reply(self, reply: pb.Reply, batches: list[EncodedBatch], now_ns: int) -> None:
+    def _take_reply(self, reply: pb.Reply, batches: list[EncodedBatch], unreadable: int, now_ns: int) -> None:
         kind = reply.WhichOneof("body")
         if kind == "error" and reply.error.code == pb.ErrorReply.CODE_FORBIDDEN:
             raise_error(reply.error)  # also to a report: by the ring way, that may be all there is to be refused
@@ -448,7 +451,7 @@ class Receiver:
                 return
             self._retry_ns = _RETRY_FIRST_NS
             pushed = self._way is not None and self._way.via == "push"
-            self._fetching.answered(reply.fetched, batches, now_ns, pushed=pushed)
+            self._fetching.answered(reply.fetched, batches, now_ns, pushed=pushed, unreadable=unreadable)
 
     def _take_description(self, info: pb.StreamInfo) -> None:
         """Connect, or connect again if the node is another one or was silent."""

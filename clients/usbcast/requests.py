@@ -114,7 +114,9 @@ class NodeClient:
         deadline = time.monotonic() + timeout_s
         self._socket.send(request.SerializeToString())
         while self._await_reply(deadline):
-            reply, batches = decode_reply(self._socket.recv_multipart())
+            reply, batches, unreadable = decode_reply(self._socket.recv_multipart())
+            if unreadable:
+                raise unreadable[0]
             if reply.WhichOneof("body") == "error" and reply.request_id in (self._last_id, 0):
                 raise_error(reply.error)
             if reply.request_id == self._last_id:

@@ -5,6 +5,7 @@
 enum { T_CONTRACT = 0x0D, T_COUNT = 0x15, T_EPOCH = 0x19, T_NUMBER = 0x21, T_FIRST = 0x29, T_SIZE = 0x35 };
 enum { T_COUNTS = 0x42, T_REALTIMES = 0x4A, T_MONOTONICS = 0x52, T_PAYLOAD = 0x7A };
 enum { ONE_ARRIVAL_BYTES = 26 };
+enum { MAX_PACKETS = 65536 }; /* of a batch, as in usbcast_schemas/batch.py */
 
 static PyObject *s_data, *s_realtime_ns, *s_monotonic_ns;
 static PyObject *s_batch[13]; /* the attributes of an EncodedBatch, in the order of its fields */
@@ -133,6 +134,8 @@ Plain plain_layout(const unsigned char *head, const unsigned char *raw, Py_ssize
         head[37] != T_SIZE || get32(head + 1) >> 16 != major || head[HEAD_BYTES] != T_COUNTS)
         return none;
     uint64_t packets = get32(head + 6), packet_size = get32(head + 38), bytes = 0, summed = 0;
+    if (packets > MAX_PACKETS || get64(head + 29) > UINT64_MAX - packets || get64(head + 20) == UINT64_MAX)
+        return none; /* what comes next must have a sequence and a number of 64 bits */
     for (int i = 0; i < 4; i++) { /* no more than 2^28 bytes of counts */
         uint64_t digit = head[HEAD_BYTES + 1 + i];
         bytes |= (digit & 0x7F) << 7 * i;

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 from usbcast_schemas import native
 from usbcast_schemas.contract import CONTRACT, MAJOR, check_contract
 from usbcast_schemas.errors import WireError
+from usbcast_schemas.parsing import parse, read_varint
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 Buffer = bytes | memoryview
@@ -28,9 +29,22 @@ _TAGS = (0x0D, 0x15, 0x19, 0x21, 0x29, 0x35)
 _ONE_ARRIVAL = Struct("<BBIBBqBBq")
 _ENDS, _COUNTS, _REALTIMES, _MONOTONICS, _LOSS, _EVENT, _END = 0x3A, 0x42, 0x4A, 0x52, 0x5A, 0x62, 0x6A
 _HOLE, _PAYLOAD = 0x72, 0x7A
+_AMOUNTS, _REMARKS = "packets or arrivals", "losses and events"
 
 MAX_BATCH_BYTES = 16 * 1024 * 1024
 """No batch is larger: `decode_batch`, which everything from outside goes through, refuses one that is."""
+
+MAX_PACKETS = 65_536
+"""Packets of a batch, and USB transfers that they arrived in."""
+
+MAX_REMARKS = 1_000
+"""Losses and events of a batch together."""
+
+MAX_HOLES = 1_000
+"""Where there are more, those behind are told as one."""
+
+MAX_COUNT = 2**64 - 1
+"""The largest sequence and the largest number that may come next: both are sent as 64 bits."""
 
 
 class Arrivals(NamedTuple):
@@ -141,13 +155,26 @@ def encode_parts(
         parts.append(_column(_MONOTONICS, "q", 8, arrivals.monotonic_ns))
     if losses or events or end is not None or holes:
         ended = () if end is None else (end,)
-        for tag, messages in ((_LOSS, losses), (_EVENT, events), (_END, ended), (_HOLE, holes)):
+        for tag, messages in ((_LOSS, losses), (_EVENT, events), (_END, ended), (_HOLE, _bounded(holes))):
             for message in messages:
                 body = message.SerializeToString(deterministic=True)
                 parts.append(bytes((tag,)) + _varint(len(body)) + body)
     parts.append(_payload_head(sum(map(len, payload))))
     parts += payload
     return parts
+
+
+def _bounded(holes: Sequence[pb.LostRange]) -> Sequence[pb.LostRange]:
+    """`holes`; where they are more than a batch may have, the last ones joined to one."""
+    if len(holes) <= MAX_HOLES:
+        return holes
+    joined = pb.LostRange()
+    joined.CopyFrom(holes[MAX_HOLES - 1])
+    rest, last = holes[MAX_HOLES - 1 :], holes[-1]
+    joined.count = last.first_sequence + last.count - joined.first_sequence
+    joined.batches = sum(hole.batches for hole in rest)
+    joined.on_purpose = all(hole.on_purpose for hole in rest)
+    return [*holes[: MAX_HOLES - 1], joined]
 
 
 def bears_remarks(raw: Buffer) -> bool:
@@ -157,7 +184,7 @@ def bears_remarks(raw: Buffer) -> bool:
             return True  # another layout: who decodes it will see
         at = _HEAD.size
         while (tag := raw[at]) in (_ENDS, _COUNTS, _REALTIMES, _MONOTONICS):
-            length, at = _read_varint(raw, at + 1)
+            length, at = read_varint(raw, at + 1)
             at += length
     except IndexError:
         return True
@@ -196,7 +223,8 @@ def _in_place(raw: Buffer) -> EncodedBatch | None:
             payload_size = count * packet_size
             head = _payload_head(payload_size)
             after = at + len(head)
-            if raw[at:after] == head and after + payload_size == size and packet_size and packets == count:
+            fits = count <= MAX_PACKETS and first <= MAX_COUNT - count and number < MAX_COUNT
+            if fits and raw[at:after] == head and after + payload_size == size and packet_size and packets == count:
                 payload = memoryview(raw)[after:]
                 return EncodedBatch(raw, epoch, number, first, count, packet_size, (), arrivals, (), (), None, payload)
     rest = _Rest(arrivals)
@@ -233,7 +261,7 @@ def _walk(raw: Buffer, at: int, rest: _Rest) -> int | None:
     last_tag = _ENDS
     while True:
         tag = raw[at]
-        length, at = _read_varint(raw, at + 1)
+        length, at = read_varint(raw, at + 1)
         if tag < last_tag or at + length > len(raw):
             return None
         last_tag = tag
@@ -243,14 +271,18 @@ def _walk(raw: Buffer, at: int, rest: _Rest) -> int | None:
             code, width = ("I", 4) if tag in (_ENDS, _COUNTS) else ("q", 8)
             if tag in columns or length % width:
                 return None
+            _check_amount(length // width, MAX_PACKETS, _AMOUNTS)
             columns[tag] = unpack_from(f"<{length // width}{code}", raw, at)
         elif tag == _LOSS:
+            _check_amount(len(rest.losses) + 1, MAX_REMARKS, _REMARKS)
             rest.losses.append(pb.Loss.FromString(bytes(raw[at : at + length])))
         elif tag == _EVENT:
+            _check_amount(len(rest.losses) + len(rest.events) + 1, MAX_REMARKS, _REMARKS)
             rest.events.append(pb.DeviceEvent.FromString(bytes(raw[at : at + length])))
         elif tag == _END and rest.end is None:
             rest.end = pb.StreamEnd.FromString(bytes(raw[at : at + length]))
         elif tag == _HOLE:
+            _check_amount(len(rest.holes) + 1, MAX_HOLES, "holes")
             rest.holes.append(pb.LostRange.FromString(bytes(raw[at : at + length])))
         else:
             return None
@@ -267,13 +299,16 @@ def _walk(raw: Buffer, at: int, rest: _Rest) -> int | None:
 
 def _by_library(raw: Buffer) -> EncodedBatch:
     """The batch as the protobuf library reads it, whatever the order of its fields."""
-    try:
-        message = pb.PacketBatch.FromString(bytes(raw))
-    except DecodeError as error:
-        raise WireError(f"{len(raw)} bytes are not a PacketBatch: the protobuf library says {error}") from None
+    message = parse(pb.PacketBatch, raw, "a PacketBatch")
     if not message.HasField("contract"):
         raise WireError(f"a PacketBatch of {len(raw)} bytes bears no contract version")
     check_contract(message.contract, "a batch")
+    _check_amount(len(message.lost_before) + len(message.events), MAX_REMARKS, _REMARKS)
+    _check_amount(len(message.holes), MAX_HOLES, "holes")
+    for column in (
+        message.packet_ends, message.arrival_packets, message.arrival_realtime_ns, message.arrival_monotonic_ns
+    ):  # fmt: skip
+        _check_amount(len(column), MAX_PACKETS, _AMOUNTS)
     return _checked(
         EncodedBatch(
             raw,
@@ -300,6 +335,12 @@ def _by_library(raw: Buffer) -> EncodedBatch:
 def _checked(batch: EncodedBatch) -> EncodedBatch:
     """The same batch, if its figures agree with each other; else WireError."""
     count, size, ends, arrivals = batch.packet_count, batch.packet_size, batch.packet_ends, batch.arrivals
+    _check_amount(count, MAX_PACKETS, _AMOUNTS)
+    if batch.end_sequence > MAX_COUNT or batch.number >= MAX_COUNT:
+        raise WireError(
+            f"batch {batch.number} holds {count} packets from sequence {batch.first_sequence} on: what comes after it has "
+            "no number or no sequence of 64 bits"
+        )
     if size:
         if ends or count * size != len(batch.payload):
             raise WireError(f"a batch of {count} packets of {size} bytes has a payload of {len(batch.payload)} bytes")
@@ -321,6 +362,11 @@ def _checked(batch: EncodedBatch) -> EncodedBatch:
     if batch.holes:
         _check_holes(batch)
     return batch
+
+
+def _check_amount(there: int, most: int, what: str) -> None:
+    if there > most:
+        raise WireError(f"a batch has more than {most} {what}: at most so many are allowed")
 
 
 def _check_holes(batch: EncodedBatch) -> None:
@@ -354,16 +400,3 @@ def _varint(value: int) -> bytes:
         value >>= 7
     out.append(value)
     return bytes(out)
-
-
-def _read_varint(raw: Buffer, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = raw[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-        if shift > 35:
-            raise IndexError

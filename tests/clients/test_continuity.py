@@ -396,3 +396,31 @@ def test_a_restart_before_the_first_answer_tells_what_came_since_joining() -> No
     assert isinstance(gap, Gap)
     assert (gap.first, gap.last, gap.count) == (4, 9, 6)
     assert isinstance(restart, Restart)
+
+
+def test_of_an_answer_what_could_not_be_read_is_told_for_that_reason() -> None:
+    core = Continuity()
+    core.start(1, 0, 0)
+    core.known(1, 6, 3)
+    wanted = core.wanted()
+    assert wanted is not None
+    core.fetching(wanted)
+    first, _, third = stream([2, 2, 2])
+    core.fetched(1, [first, third], complete=True, unreadable=True)
+    assert [item.gaps for item in core.out if isinstance(item, Delivery)] == [
+        (),
+        (Gap(2, 3, 2, "ring", "could not be read"),),
+    ]
+
+
+def test_what_is_overwritten_later_is_not_told_as_unreadable() -> None:
+    core = Continuity(can_fetch=False)
+    core.start(1, 0, 0)
+    first, second, _, fourth = stream([2, 2, 2, 2])
+    core.live(first)
+    core.unreadable()
+    core.live(second)
+    core.live(fourth)
+    assert [item.gaps for item in core.out if isinstance(item, Delivery)][-1] == (
+        Gap(4, 5, 2, "ring", "overwritten in the ring"),
+    )

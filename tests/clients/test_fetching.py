@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from usbcast.continuity import Continuity
+from usbcast.continuity import Continuity, Delivery
+from usbcast.events import Gap
 from usbcast.fetching import Fetching
 from usbcast.pace import FIRST_BYTES
 from usbcast_schemas.batch import Arrivals, EncodedBatch, decode_batch, encode_batch
@@ -136,3 +137,41 @@ def test_an_empty_answer_is_not_asked_for_again_at_once(core: Continuity) -> Non
     fetching.answered(pb.FetchReply(epoch=7, next_sequence=5, next_number=5), [], 10, pushed=False)
     assert fetching.request("s", 20 * MS, pushed=False) is None
     assert fetching.request("s", 20 * MS + 10, pushed=False) is not None
+
+
+def test_what_cannot_be_read_is_stepped_over_and_told_as_a_gap(core: Continuity) -> None:
+    """Batches 1 and 2 are malformed, each in an answer of its own; 3 and 4 are not."""
+    fetching = Fetching(core)
+    now = 0
+    for number in (1, 2):
+        asked = fetching.request("s", now, pushed=False)
+        assert asked is not None
+        assert (asked.from_number, asked.from_sequence) == (number, 1)
+        fetching.sent(number, now)
+        core.unreadable()
+        told = pb.FetchReply(epoch=7, next_sequence=5, next_number=5, complete=False)
+        fetching.answered(told, [], now, pushed=False, unreadable=1)
+        now += 20 * MS
+    asked = fetching.request("s", now, pushed=False)
+    assert asked is not None
+    assert asked.from_number == 3
+    fetching.sent(3, now)
+    told = pb.FetchReply(epoch=7, next_sequence=5, next_number=5, complete=True)
+    fetching.answered(told, [batch(3), batch(4)], now, pushed=False)
+    first = [core.out.popleft() for _ in range(2)][-1]
+    assert isinstance(first, Delivery)
+    assert first.gaps == (Gap(1, 2, 2, "ring", "could not be read"),)
+    assert core.next_sequence == 5
+
+
+def test_where_nothing_readable_is_left_it_is_asked_for_less_often(core: Continuity) -> None:
+    fetching = Fetching(core)
+    told = pb.FetchReply(epoch=7, next_sequence=5, next_number=5, complete=True)
+    for at, unreadable in ((0, 4), (20 * MS, 0)):
+        assert fetching.request("s", at, pushed=False) is not None
+        fetching.sent(1, at)
+        fetching.answered(told, [], at, pushed=False, unreadable=unreadable)
+    assert fetching.request("s", 1019 * MS, pushed=False) is None
+    asked = fetching.request("s", 1020 * MS, pushed=False)
+    assert asked is not None
+    assert asked.from_number == 5

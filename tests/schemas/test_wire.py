@@ -17,6 +17,7 @@ from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 DESCRIBE = pb.Request(contract=CONTRACT, request_id=1, describe=pb.DescribeRequest()).SerializeToString()
 BATCH = encode_batch(epoch=9, number=0, first_sequence=0, packet_count=0, packet_size=0, payload=[])
+ENDED_WITHOUT_A_BATCH = pb.Notification(contract=CONTRACT, ended=True).SerializeToString()
 
 
 def fetched(count: int, epoch: int = 9) -> bytes:
@@ -45,8 +46,7 @@ def fetched(count: int, epoch: int = 9) -> bytes:
         (wire.decode_reply, [], "no frame"),
         (wire.decode_reply, [fetched(1)], "announces 1 batches and carries 0"),
         (wire.decode_reply, [fetched(1), BATCH, BATCH], "announces 1 batches and carries 2"),
-        (wire.decode_reply, [fetched(1, epoch=8), BATCH], "carries batches of another epoch"),
-        (wire.decode_reply, [fetched(1), b"junk"], "not a PacketBatch"),
+        (wire.decode_notification, ENDED_WITHOUT_A_BATCH, "said to have ended, and to have no batch"),
         (wire.decode_notification, b"\x00", "not a notification"),
     ],
 )
@@ -58,8 +58,21 @@ def test_what_is_wrong_is_said(decode, frames, says: str) -> None:
 def test_what_is_right_is_read() -> None:
     assert wire.decode_published([b"data/x/", b"body"]) == (b"data/x/", b"body")
     assert wire.decode_request([DESCRIBE]).WhichOneof("body") == "describe"
-    reply, batches = wire.decode_reply([fetched(2), BATCH, BATCH])
+    reply, batches, unreadable = wire.decode_reply([fetched(2), BATCH, BATCH])
     assert reply.fetched.batch_count == len(batches) == 2
+    assert unreadable == []
+
+
+@pytest.mark.parametrize(
+    ("epoch", "bad", "says"),
+    [(9, b"junk", "not a PacketBatch"), (9, b"", "bears no contract"), (8, BATCH, "carries batches of another epoch")],
+)
+def test_a_batch_that_cannot_be_read_takes_nothing_else_of_its_reply_with_it(epoch: int, bad: bytes, says: str) -> None:
+    good = encode_batch(epoch=epoch, number=0, first_sequence=0, packet_count=0, packet_size=0, payload=[])
+    received = wire.decode_reply([fetched(3, epoch), good, bad, good])
+    assert [batch.epoch for batch in received.batches] == [epoch, epoch]
+    (error,) = received.unreadable
+    assert says in str(error)
 
 
 @given(st.lists(st.binary(max_size=60), max_size=4))
