@@ -1,11 +1,14 @@
-"""The budget of requests and of what they fetch: one connection gets so much a second, then is told to wait, and then cut.
+"""The budget of each connection: requests a second, bytes fetched, and the processor time that its answers take.
 
-A token bucket for each connection. Who goes on when told to wait runs into debt, and at a bound is cut; for some seconds
-new connections of the same party then begin with little, so that connecting again is no way around it.
+Requests and bytes are a token bucket. A client that goes on after it was told to wait runs into debt, and at a bound is cut; for
+some seconds new connections of the same party then begin with little, so that connecting again is no way around it.
+
+Processor time delays and does not refuse: a connection that has used more than its share is answered later (`turns.py`).
 """
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from enum import Enum
@@ -15,6 +18,9 @@ MAX_ACCOUNTS = 4096
 
 BYTES_PER_REQUEST = 128 * 1024
 """So many bytes fetched count as one request more: 2000 requests a second are 250 MB/s."""
+
+HALF_LIFE_NS = 500_000_000
+"""Processor time that was spent for a connection counts half after so long."""
 
 MAX_PENALTIES = 1000
 PENALTY_NS = 10_000_000_000
@@ -39,6 +45,8 @@ class _Account:
     debt: float
     at_ns: int
     cut: bool = False
+    forgotten_ns: float = -math.inf
+    """When what counts of the work done for it will have come down to 1 ns."""
 
 
 class Budgets:
@@ -75,6 +83,18 @@ class Budgets:
         account = self._accounts.get(connection)
         if account is not None:
             account.tokens -= size_bytes // BYTES_PER_REQUEST
+
+    def worked(self, connection: bytes, work_ns: int, now_ns: int) -> None:
+        """An answer took this much processor time."""
+        account = self._accounts.get(connection)
+        if account is not None:
+            counts_ns = 2 ** ((account.forgotten_ns - now_ns) / HALF_LIFE_NS) + work_ns
+            account.forgotten_ns = now_ns + HALF_LIFE_NS * math.log2(max(1.0, counts_ns))
+
+    def forgotten_ns(self, connection: bytes) -> float:
+        """When what counts of the work done for `connection` will have come down to 1 ns: the later, the more there is."""
+        account = self._accounts.get(connection)
+        return account.forgotten_ns if account is not None else -math.inf
 
     def _open(self, party: str, now_ns: int) -> _Account:
         if self._penalties.get(party, 0) > now_ns:

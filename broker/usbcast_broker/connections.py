@@ -68,6 +68,11 @@ class Connections:
     def __len__(self) -> int:
         return len(self._open)
 
+    def has(self, which: str, fd: int) -> bool:
+        """Whether there is a connection with this descriptor that was not cut."""
+        found = self._open.get((which, fd))
+        return found is not None and not found.cut
+
     def add(self, which: str, fd: int) -> tuple[str, bool]:
         """A peer has connected to the socket `which`: its address, and whether it may stay; if not, it is cut already."""
         self.remove(which, fd)

@@ -141,6 +141,10 @@ class Gatekeeper:
         """End one connection."""
         self._connections.cut(which, fd)
 
+    def has(self, which: str, fd: int) -> bool:
+        """Whether there is a connection with this descriptor."""
+        return self._connections.has(which, fd)
+
     def heard(self, which: str, said: zmq.Frame) -> None:
         """A message came up whole."""
         self._connections.heard(which, int(said.get(zmq.SRCFD)))

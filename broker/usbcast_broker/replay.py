@@ -10,6 +10,10 @@ from usbcast_schemas.ring import RingReader, Slot
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 DEFAULT_BUDGET_BYTES = 4 * 1024 * 1024
+MAX_BATCHES = 1024
+"""Of one answer: with small batches the budget in bytes alone would let a fetch read the whole ring, in some seconds."""
+MAX_LOST = 1000
+"""Missing ranges told by one answer, those of its last batch aside."""
 MAX_BEHIND = 100
 """So many batches are looked at for the newest packet; more happenings in a row than that are a device gone mad."""
 OVERWRITTEN = "overwritten in the ring"
@@ -32,12 +36,11 @@ def fetch(
     from_number: int = 0,
     budget_bytes: int = DEFAULT_BUDGET_BYTES,
 ) -> Fetched:
-    """The held batches of [from_sequence, until_sequence), at least one of them whatever the budget."""
+    """Return the held batches of [from_sequence, until_sequence), at least one of them whatever the budget."""
     batches: list[Buffer] = []
     lost: list[pb.LostRange] = []
-    expected = from_sequence
     spent = 0
-    at = ring.find(from_sequence)
+    at, expected = _start(ring, from_sequence, until_sequence, from_number)
     while True:
         found = ring.slot(at)
         if found is None:
@@ -50,11 +53,9 @@ def fetch(
                 lost += _missing(expected, until_sequence, ring, found)
                 expected = until_sequence
             break
-        if found.number < from_number:
-            at += 1
-            expected = max(expected, found.end_sequence)
-            continue
-        if batches and spent + found.size_bytes > budget_bytes:
+        if batches and (
+            spent + found.size_bytes > budget_bytes or len(batches) >= MAX_BATCHES or len(lost) >= MAX_LOST
+        ):
             return Fetched(batches, lost, complete=False)
         try:
             raw = ring.read(found)
@@ -110,6 +111,18 @@ def newest(
             except RingTorn:
                 break
     return batches[::-1]
+
+
+def _start(ring: RingReader, from_sequence: int, until_sequence: int | None, from_number: int) -> tuple[int, int]:
+    """The first slot to look at, and the sequence expected there. Batches below `from_number` are passed over, not lost."""
+    at = ring.find(from_sequence)
+    if not from_number:
+        return at, from_sequence
+    numbered = ring.first(
+        lambda slot: slot.number >= from_number or (until_sequence is not None and _lies_beyond(slot, until_sequence))
+    )
+    passed = ring.slot(numbered - 1) if numbered > at else None
+    return max(at, numbered), max(from_sequence, passed.end_sequence if passed else 0)
 
 
 def _lies_beyond(slot: Slot, until_sequence: int) -> bool:

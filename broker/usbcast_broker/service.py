@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 
 import zmq
 
@@ -22,6 +24,7 @@ from usbcast_broker.peers import peer_of, property_of
 from usbcast_broker.pipeline import Line
 from usbcast_broker.reading_host import reading_host_of
 from usbcast_broker.refusals import Refusals
+from usbcast_broker.turns import Turns
 from usbcast_broker.undelivered import Undelivered
 from usbcast_schemas.batch import Buffer
 from usbcast_schemas.contract import CONTRACT
@@ -41,6 +44,9 @@ MAX_QUEUED = 16
 
 LOOK_MS = 1000
 """So often its thread goes round though nobody asks anything, so that a watchdog can see that it lives."""
+
+SLICE_NS = 5_000_000
+"""For so long requests are answered before it is looked at what has come meanwhile."""
 
 RETRY_MS = 2
 """An answer that a client had no room for is tried again so soon."""
@@ -64,6 +70,15 @@ class Refused(UsbcastError):
     def __init__(self, code: pb.ErrorReply.Code, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+@dataclass(slots=True, frozen=True)
+class _Asked:
+    """A request, and the connection that it came by."""
+
+    envelope: list[bytes]
+    fd: int
+    request: pb.Request
 
 
 class _Served:
@@ -124,6 +139,7 @@ class ReplayService:
         self.turned_ns: int | None = None
         """When its thread last went round, on the monotonic clock; it does so at least once in LOOK_MS."""
         self._undelivered = Undelivered()
+        self._turns: Turns[_Asked] = Turns(budgets.forgotten_ns)
         self._reports: OrderedDict[tuple[str, str], tuple[float, pb.SubscriptionReport]] = OrderedDict()
         self.problem: BaseException | None = None
         """Why nothing is answered any more, which should never be."""
@@ -203,7 +219,7 @@ class ReplayService:
             self._admitting.wait()
             while not self._stopping:
                 self.turned_ns = time.monotonic_ns()
-                poller.poll(RETRY_MS if self._undelivered else LOOK_MS)
+                poller.poll(self._sleep_ms())
                 for _ in range(self._undelivered.retry(self._try, time.monotonic_ns())):
                     self._refusals.count(TOO_SLOW)
                 self._bell.quiet()
@@ -217,6 +233,7 @@ class ReplayService:
                     except zmq.Again:
                         break
                     self._handle(frames)
+                self._answer_in_turn()
         except BaseException as error:
             self.problem = error
             log.exception("answering has stopped")
@@ -225,37 +242,82 @@ class ReplayService:
             self._gatekeeper.release(socket)
             socket.close(linger=200)
 
+    def _sleep_ms(self) -> int:
+        """How long nothing is to be done, if nobody asks anything."""
+        most = RETRY_MS if self._undelivered else LOOK_MS
+        due_ns = self._turns.due_ns()
+        if due_ns is None:
+            return most
+        left_ms = (due_ns - time.monotonic_ns()) / 1e6
+        return min(most, math.ceil(left_ms)) if left_ms > 0 else 0
+
     def _handle(self, frames: list[zmq.Frame]) -> None:
+        """Take a message: refuse it, carry it out if that is no work, or let it wait for its turn."""
         envelope = [frames[0].bytes]
         self._gatekeeper.heard(REQUESTS, frames[0])
         verdict = self._budgets.spend(envelope[0], peer_of(frames[0]), time.monotonic_ns())
         if verdict in (Verdict.CUT, Verdict.IGNORED):
+            self._turns.forget(envelope[0])
             self._cut(frames[0], verdict)
             return
-        request_id = 0
         try:
             request = decode_request([frame.bytes for frame in frames[1:]])
-            request_id = request.request_id
-            if verdict is Verdict.WAIT:
-                raise Refused(pb.ErrorReply.CODE_BUSY, "these are too many requests a second: ask again later")
-            self._check_rights(frames[0], request)
-            reply, batches = self._answer(envelope, request)
         except PeerError as error:
             reason = "another version" if isinstance(error, VersionMismatch) else "malformed"
             self._refusals.refuse(reason, peer_of(frames[0]), f"what it sends is no request: {error}")
             code = pb.ErrorReply.CODE_VERSION if isinstance(error, VersionMismatch) else pb.ErrorReply.CODE_MALFORMED
-            reply, batches = pb.Reply(error=pb.ErrorReply(code=code, message=str(error))), []
+            self._send(envelope, pb.Reply(error=pb.ErrorReply(code=code, message=str(error))))
+            return
+        try:
+            if verdict is Verdict.WAIT:
+                raise Refused(pb.ErrorReply.CODE_BUSY, "these are too many requests a second: ask again later")
+            self._check_rights(frames[0], request)
+            self._take(_Asked(envelope, int(frames[0].get(zmq.SRCFD)), request))
         except Refused as error:
-            if error.code != pb.ErrorReply.CODE_FORBIDDEN:  # counted and named where it was found
-                self._refusals.count(
-                    pb.ErrorReply.Code.Name(error.code).removeprefix("CODE_").lower().replace("_", " ")
-                )
-            reply, batches = pb.Reply(error=pb.ErrorReply(code=error.code, message=str(error))), []
-        if reply is not None:
-            reply.request_id = request_id
-            if batches:
-                self._budgets.charge(envelope[0], sum(map(len, batches)))
-            self._send(envelope, reply, batches)
+            self._refuse(envelope, request, error)
+
+    def _take(self, asked: _Asked) -> None:
+        """Carry out what is no work; let all else wait for its turn. Raises Refused."""
+        request = asked.request
+        kind = request.WhichOneof("body")
+        if kind == "report":
+            self._note(request.report)
+        elif kind == "command":
+            line = self._stream(request.command.stream).line
+            self._later(asked.envelope, request.request_id, line.feed.command(request.command))
+        else:
+            request.DiscardUnknownFields()  # which may be large
+            stream = getattr(getattr(request, kind or ""), "stream", "")
+            if kind == "fetch" or stream:
+                self._stream(stream)
+            if not self._turns.add(asked.envelope[0], asked):
+                raise Refused(pb.ErrorReply.CODE_BUSY, "too many requests wait for an answer: ask again later")
+
+    def _answer_in_turn(self) -> None:
+        """Answer requests that wait, for some milliseconds."""
+        until_ns = time.monotonic_ns() + SLICE_NS
+        while (now_ns := time.monotonic_ns()) < until_ns:
+            asked = self._turns.next(now_ns)
+            if asked is None:
+                return
+            if not self._gatekeeper.has(REQUESTS, asked.fd):
+                continue  # it has gone, so the work would be in vain
+            began_ns = time.thread_time_ns()
+            try:
+                reply, batches = self._answer(asked.request)
+                reply.request_id = asked.request.request_id
+                self._budgets.charge(asked.envelope[0], sum(map(len, batches)))
+                self._send(asked.envelope, reply, batches)
+            except Refused as error:
+                self._refuse(asked.envelope, asked.request, error)
+            self._budgets.worked(asked.envelope[0], time.thread_time_ns() - began_ns, now_ns)
+
+    def _refuse(self, envelope: list[bytes], request: pb.Request, error: Refused) -> None:
+        if error.code != pb.ErrorReply.CODE_FORBIDDEN:  # counted and named where it was found
+            self._refusals.count(pb.ErrorReply.Code.Name(error.code).removeprefix("CODE_").lower().replace("_", " "))
+        reply = pb.Reply(request_id=request.request_id)
+        reply.error.code, reply.error.message = error.code, str(error)
+        self._send(envelope, reply)
 
     def _cut(self, frame: zmq.Frame, verdict: Verdict) -> None:
         """End the connection of a client that floods; what of it has come already is passed over."""
@@ -273,25 +335,18 @@ class ReplayService:
             self._refusals.refuse(refusal.reason, refusal.who, refusal.sentence)
             raise Refused(pb.ErrorReply.CODE_FORBIDDEN, refusal.sentence)
 
-    def _answer(self, envelope: list[bytes], request: pb.Request) -> tuple[pb.Reply | None, list[Buffer]]:
-        """The reply and its batches; None if it comes later."""
+    def _answer(self, request: pb.Request) -> tuple[pb.Reply, list[Buffer]]:
+        """The reply and its batches. Raises Refused."""
         kind = request.WhichOneof("body")
         if kind == "fetch":
             return self._fetch(request.fetch)
-        if kind == "report":
-            self._note(request.report)
-            return None, []
         if kind == "describe":
             wanted = [self._stream(request.describe.stream)] if request.describe.stream else self._streams.values()
             infos = [self._describe(served.line) for served in wanted]
             return pb.Reply(described=pb.DescribeReply(streams=infos)), []
         if kind == "clock":
             return pb.Reply(clock=self._clock(request.clock)), []
-        if kind == "health":
-            return self._health_reply(), []
-        line = self._stream(request.command.stream).line
-        self._later(envelope, request.request_id, line.feed.command(request.command))
-        return None, []
+        return self._health_reply(), []
 
     def _clock(self, request: pb.ClockRequest) -> pb.ClockReply:
         realtime_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
@@ -356,7 +411,7 @@ class ReplayService:
         except KeyError:
             raise Refused(
                 pb.ErrorReply.CODE_STREAM_UNKNOWN,
-                f"this node has no stream {name!r}; it has {', '.join(sorted(self._streams)) or 'none'}",
+                f"this node has no stream {name[:200]!r}; it has {', '.join(sorted(self._streams)) or 'none'}",
             ) from None
 
     def _note(self, request: pb.ReportRequest) -> None:

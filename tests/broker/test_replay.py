@@ -188,6 +188,65 @@ def test_while_the_writer_overtakes_nothing_is_torn_and_nothing_is_missing_unsai
         model.writer.close()
 
 
+class Counted(RingReader):
+    """Counts the looks at the table."""
+
+    looks = 0
+
+    def slot(self, slot: int) -> Slot | None:
+        self.looks += 1
+        return super().slot(slot)
+
+
+@pytest.fixture(scope="module")
+def many(directory: Path) -> Iterator[Counted]:
+    """A reader of a ring that holds 100,000 batches of one packet."""
+    writer = RingWriter(directory, "many", 7, data_bytes=1 << 25, slots=100_000)
+    raw = encode_batch(
+        epoch=7,
+        number=0,
+        first_sequence=0,
+        packet_count=1,
+        packet_size=4,
+        payload=[b"abcd"],
+        arrivals=Arrivals((1,), (0,), (0,)),
+    )
+    for n in range(100_000):
+        writer.write(raw, number=n, first_sequence=n, packet_count=1)
+    reader = Counted(writer.path, writer.nonce)
+    yield reader
+    reader.close()
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("asked", "count", "complete"),
+    [
+        ({"from_sequence": 0, "from_number": 2**63}, 0, True),
+        ({"from_sequence": 0, "until_sequence": 2**63, "from_number": 2**63}, 0, True),
+        ({"from_sequence": 0, "until_sequence": 5, "from_number": 2**63}, 0, True),
+        ({"from_sequence": 0, "until_sequence": 90_000, "from_number": 89_999}, 1, True),
+        ({"from_sequence": 99_990}, 10, True),
+        ({"from_sequence": 0}, replay.MAX_BATCHES, False),
+        ({"from_sequence": 0, "from_number": 50_000}, replay.MAX_BATCHES, False),
+    ],
+)
+def test_the_work_of_a_fetch_is_bounded(many: Counted, asked: dict[str, int], count: int, complete: bool) -> None:
+    many.looks = 0
+    fetched = replay.fetch(many, **asked)
+    assert (len(fetched.batches), fetched.complete) == (count, complete)
+    assert many.looks < count + 50
+
+
+def test_batches_passed_over_by_number_are_not_lost(ring: Model) -> None:
+    for _ in range(SLOTS + 5):
+        ring.write(2)
+    oldest = ring.held[0]
+    fetched = replay.fetch(ring.reader, from_sequence=0, until_sequence=1000, from_number=oldest.number + 3)
+    assert [decode_batch(raw).number for raw in fetched.batches] == [batch.number for batch in ring.held[3:]]
+    assert fetched.lost == []
+
+
 def test_an_empty_ring(ring: Model) -> None:
     assert replay.fetch(ring.reader, from_sequence=0) == replay.Fetched([], [], complete=True)
     assert replay.fetch(ring.reader, from_sequence=5, until_sequence=9) == replay.Fetched([], [], complete=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -188,13 +189,19 @@ class RingReader:
 
     def find(self, sequence: int) -> int:
         """The number of the oldest held slot that ends after `sequence`, or that holds no packet and stands at or after it."""
+        return self.first(
+            lambda slot: slot.end_sequence > sequence or (slot.packet_count == 0 and slot.first_sequence >= sequence)
+        )
+
+    def first(self, holds: Callable[[Slot], bool]) -> int:
+        """The number of the oldest held slot for which `holds` is true; it must then be true for all newer slots too."""
         low, high = self.tail, self.head
         while low < high:
             middle = (low + high) // 2
             found = self.slot(middle)
             if found is None:  # overwritten meanwhile, so it is older than what is wanted or gone anyway
                 low = max(middle + 1, self.tail)
-            elif found.end_sequence > sequence or (found.packet_count == 0 and found.first_sequence >= sequence):
+            elif holds(found):
                 high = middle
             else:
                 low = middle + 1
