@@ -66,6 +66,7 @@ PURE = (
     "usbcast_schemas.keys",
     "usbcast_schemas.lan",
     "usbcast_schemas.ledger",
+    "usbcast_schemas.printable",
     "usbcast_schemas.profile",
     "usbcast_schemas.wire",
     "usbcast_broker.admission",

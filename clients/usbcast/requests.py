@@ -21,8 +21,9 @@ from usbcast_schemas.errors import (
     StreamUnknown,
     UsageError,
     VersionMismatch,
+    WireError,
 )
-from usbcast_schemas.sockets import set_up, split_tcp
+from usbcast_schemas.sockets import connect, set_up, split_tcp
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 from usbcast_schemas.wire import MAX_DATA_BYTES, decode_reply
 
@@ -44,7 +45,12 @@ def dealer(endpoint: str, keys: Credentials | None) -> tuple[zmq.Socket[bytes], 
     except BaseException:
         socket.close()
         raise
-    socket.connect(endpoint)
+    try:
+        connect(socket, endpoint)
+    except BaseException:
+        handshakes.close()
+        socket.close()
+        raise
     return socket, handshakes
 
 
@@ -88,6 +94,13 @@ class NodeClient:
         """What `stream` is; all streams of the node if empty."""
         reply, _ = self._ask(pb.Request(describe=pb.DescribeRequest(stream=stream)))
         return list(reply.described.streams)
+
+    def describe_stream(self, stream: str) -> pb.StreamInfo:
+        """What `stream` is: the first that the node says of it. Raises WireError if it says nothing."""
+        for info in self.describe(stream):
+            if info.stream == stream:
+                return info
+        raise WireError(f"the node at {self.endpoint} answered without a description of {stream!r}")
 
     def fetch(self, request: pb.FetchRequest) -> tuple[pb.FetchReply, Sequence[EncodedBatch]]:
         reply, batches = self._ask(pb.Request(fetch=request))

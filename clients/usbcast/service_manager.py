@@ -10,6 +10,8 @@ import os
 import socket
 from collections.abc import Mapping
 
+from usbcast_schemas.printable import printable
+
 log = logging.getLogger(__name__)
 
 
@@ -48,7 +50,7 @@ class ServiceManager:
         """How things stand, in one line for people; told if it is another than before."""
         if text != self._status:
             self._status = text
-            self._say(f"STATUS={text.replace(chr(10), ' ')}")
+            self._say(f"STATUS={printable(text.replace(chr(10), chr(32)))}")
 
     def alive(self, monotonic_ns: int) -> None:
         """A sign of life, sent three times within the watchdog's interval."""

@@ -36,9 +36,14 @@ Every message is one sentence for a person: it names the value and the next step
 
 from __future__ import annotations
 
+from usbcast_schemas.printable import printable
+
 
 class UsbcastError(Exception):
-    """Base of everything that usbcast raises on purpose."""
+    """Base of everything that usbcast raises on purpose. Its text is safe to show, also where a peer wrote part of it."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), keep="\n")
 
 
 class UsageError(UsbcastError):

@@ -81,14 +81,42 @@ def encrypt(socket: zmq.Socket[bytes], keys: KeyPair, node: bytes) -> None:
 
 def split_tcp(endpoint: str) -> tuple[str, int] | None:
     """(host, port) of a tcp endpoint, None for an ipc one; raise UsageError for anything else."""
-    if endpoint.startswith("ipc://") and len(endpoint) > len("ipc://"):
+    if endpoint.startswith("ipc://") and len(endpoint) > len("ipc://") and endpoint.isprintable():
         return None
-    found = _TCP.fullmatch(endpoint)
+    found = _TCP.fullmatch(endpoint) if endpoint.isprintable() else None
     if found is None or not 0 <= int(found["port"]) <= 65535:
         raise UsageError(
             f"{endpoint!r} is not an endpoint: write tcp://HOST:PORT or ipc://PATH, say tcp://127.0.0.1:5570"
         )
     return found["host"], int(found["port"])
+
+
+def connect(socket: zmq.Socket[bytes], endpoint: str) -> None:
+    """Have `socket` connect to `endpoint`, without waiting for it. Raises UsageError for what is no address to connect to."""
+    address = connectable(endpoint)
+    try:
+        socket.connect(address)
+    except zmq.ZMQError as error:
+        raise UsageError(
+            f"cannot connect to {endpoint!r}: {error.strerror}; write tcp://HOST:PORT or ipc://PATH"
+        ) from None
+
+
+def connectable(endpoint: str) -> str:
+    """`endpoint` as libzmq knows it, which is ASCII; raise UsageError if nothing could be there."""
+    tcp = split_tcp(endpoint)
+    if tcp is None:
+        return endpoint
+    host, port = tcp
+    if host == "*":
+        raise UsageError(
+            f"{endpoint!r} is where a node listens, and no host to connect to: write the host's name or address, "
+            f"say tcp://127.0.0.1:{port}"
+        )
+    try:
+        return f"tcp://{host.encode('idna').decode()}:{port}"  # a name beyond ASCII has an equivalent in it
+    except UnicodeError:
+        raise UsageError(f"{host!r} cannot be the name of a host: write tcp://HOST:PORT") from None
 
 
 def as_reached(endpoint: str, reached_by: str) -> str:

@@ -9,6 +9,7 @@ from usbcast_schemas.errors import UsageError
 from usbcast_schemas.sockets import (
     HIGH_WATER_MARK,
     as_reached,
+    connectable,
     is_local,
     set_up,
     split_tcp,
@@ -37,6 +38,25 @@ def test_every_socket_has_its_bounds() -> None:
 )
 def test_addresses(endpoint: str, split: tuple[str, int] | None) -> None:
     assert split_tcp(endpoint) == split
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "address"),
+    [
+        ("tcp://lab:5570", "tcp://lab:5570"),
+        ("tcp://[fe80::1%eth0]:1", "tcp://[fe80::1%eth0]:1"),
+        ("tcp://bücher.example:1", "tcp://xn--bcher-kva.example:1"),
+        ("ipc:///tmp/ü", "ipc:///tmp/ü"),
+    ],
+)
+def test_addresses_as_libzmq_knows_them(endpoint: str, address: str) -> None:
+    assert connectable(endpoint) == address
+
+
+@pytest.mark.parametrize("endpoint", ["tcp://*:1", "tcp://" + "é" * 80 + ":1", "tcp://a..b:1", "tcp://a\udce9:1"])
+def test_addresses_that_nobody_can_connect_to(endpoint: str) -> None:
+    with pytest.raises(UsageError, match=r"is where a node listens|cannot be the name of a host|is not an endpoint"):
+        connectable(endpoint)
 
 
 @pytest.mark.parametrize(

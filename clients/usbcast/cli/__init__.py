@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import NoReturn
@@ -9,6 +10,9 @@ from typing import NoReturn
 
 def main() -> NoReturn:
     """Run `usbcast`. Exit codes: 0 all well, 1 something that the user can mend, 2 bad usage."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As stderr always is: what the terminal has no letter for is shown by its number.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         from usbcast.cli.app import run
     except ModuleNotFoundError as error:

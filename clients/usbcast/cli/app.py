@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from importlib.metadata import version
 from typing import Annotated
 
@@ -25,7 +26,7 @@ from usbcast.cli import (
     verify,
     watch,
 )
-from usbcast.cli.output import errors
+from usbcast.cli.output import complain, show_crash
 from usbcast_schemas.errors import UsageError, UsbcastError
 
 app = typer.Typer(
@@ -78,12 +79,15 @@ app.command("command", epilog="Example: usbcast command first-case --type 0xc0 -
 
 def run() -> int:
     """Run the verb that the arguments name; return the exit code."""
+    sys.excepthook = show_crash
     try:
         app()
     except SystemExit as wish:
         return wish.code if isinstance(wish.code, int) else 1
     except UsbcastError as error:
-        errors.print(f"usbcast: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        # What is wrong with a file of the user's is a line for each fault; what a peer said is one line, whatever is in it.
+        for sentence in str(error).split("\n") if isinstance(error, UsageError) else (str(error),):
+            complain(sentence)
         # A wrong profile or setting is something to mend; what was asked for wrongly is bad usage.
         return 2 if type(error) is UsageError else 1
     except BrokenPipeError:

@@ -15,7 +15,7 @@ from rich.table import Table
 from usbcast.cli.attended import Attended
 from usbcast.cli.health import show_stream, stream_as_plain
 from usbcast.cli.options import AsJson
-from usbcast.cli.output import console, emit, errors, show_settings, table
+from usbcast.cli.output import complain, console, emit, show_settings, styled, table
 from usbcast.cli.rates import Rate
 from usbcast.cli.signals import stop_signals
 from usbcast.cli.storing import Wish, check_alone, store
@@ -186,12 +186,12 @@ def _run(node: Node, bridged: Bridge, stopped: threading.Event, attended: Attend
         )
     else:
         names = ", ".join(bridged.streams) or "nothing yet"
-        console.print(f"bridging [bold]{names}[/bold] at {node.endpoint}  (Ctrl-C stops)", highlight=False)
+        console.print(styled("bridging ", (names, "bold"), f" at {node.endpoint}  (Ctrl-C stops)"))
     view = _View(node, bridged) if console.is_terminal and not as_json else None
     with Live(view.table(), console=console, auto_refresh=False) if view else contextlib.nullcontext() as live:
         while not stopped.wait(REFRESH_S):
             if node.problem:
-                errors.print(f"usbcast: {node.problem}", style="red", markup=False)
+                complain(node.problem)
                 return node.problem
             attended.look()
             if view and live:

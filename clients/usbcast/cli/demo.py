@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.live import Live
 
 from usbcast.cli.options import AsJson
-from usbcast.cli.output import console, emit, table
+from usbcast.cli.output import console, emit, styled, table
 from usbcast.cli.rates import Rate
 from usbcast.cli.signals import stop_signals
 from usbcast.demo import FAST, RATES_HZ
@@ -187,17 +187,21 @@ def _show(result: dict[str, Any]) -> None:
                 wrong.append(f"{name} by {found['via']}: {produced:,} sent, {delivered + lost:,} accounted for")
         columns = ("way", "in/s", "out/s", "delivered", "lost", "twice", "late", "refilled", "p50", "p99")
         console.print(table(f"{name}: the device sent {produced:,} packets", columns, rows))
-    console.print(
-        "  lost: declared, by sequence; late: over 50 ms after the device's last one;\n"
+    for line in (
+        "  lost: declared, by sequence; late: over 50 ms after the device's last one;",
         "  p50, p99: lag in ms from the return of the USB read to the application.",
-        style="dim",
-    )
+    ):
+        console.print(line, style="dim")
     for name, stream in result["streams"].items():
         for found in stream["subscribers"]:
             if found.get("slow"):
                 console.print(
-                    f"  The slow one fell behind on [bold]{name}[/bold]: {found.get('refilled', 0):,} packets were refilled "
-                    f"from the ring, and it was told of each of the {found.get('declared_lost', 0):,} that were gone."
+                    styled(
+                        "  The slow one fell behind on ",
+                        (name, "bold"),
+                        f": {found.get('refilled', 0):,} packets were refilled from the ring, and it was told of each of "
+                        f"the {found.get('declared_lost', 0):,} that were gone.",
+                    )
                 )
     if result["balanced"]:
         console.print("  The books balance: sent = delivered + declared lost, for every subscriber.", style="green")

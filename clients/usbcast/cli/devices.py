@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from usbcast.cli.options import AsJson
-from usbcast.cli.output import console, emit, table
+from usbcast.cli.output import console, emit, table, write
 from usbcast_schemas.errors import DeviceMissing, UsageError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _print_rules(names: list[str], group: str, unit: str, as_json: bool) -> None
     if as_json:
         emit({"file": RULES_FILE, "rules": rules})
     else:
-        typer.echo(rules, nl=False)
+        write(rules)
 
 
 def _draft(wanted: str, as_json: bool) -> None:
@@ -98,7 +98,7 @@ def _draft(wanted: str, as_json: bool) -> None:
     if as_json:
         emit({"profile": text})
     else:
-        typer.echo(text, nl=False)
+        write(text)
 
 
 def _held_by(device: FoundDevice) -> str:

@@ -9,11 +9,12 @@ import typer
 
 from usbcast.cli.machine import examine_machine
 from usbcast.cli.options import AsJson, Keys
-from usbcast.cli.output import console, emit
+from usbcast.cli.output import console, emit, styled
 from usbcast.discovery import is_lan, lan_nodes
 from usbcast.doctor.findings import Finding, failed, skipped
 from usbcast.doctor.hops import examine
 from usbcast_schemas.registry import local_nodes
+from usbcast_schemas.sockets import connectable
 
 STYLES = {"ok": "green", "failed": "bold red", "skipped": "dim"}
 
@@ -31,7 +32,7 @@ def doctor(
     well = True
     for subject, findings in _subjects(endpoint, stream, keys):
         if not as_json:
-            console.print(f"[bold]{subject}[/bold]", highlight=False)
+            console.print(styled((subject, "bold")))
         for finding in findings:
             well = well and finding.outcome != "failed"
             _show(subject, finding, as_json)
@@ -55,6 +56,7 @@ def _subjects(endpoint: str | None, stream: str | None, keys: str | None) -> Ite
             says = "no such node is announced on the LAN: is it started with --announce, and does the network pass on multicast?"
             yield endpoint, [failed("announcement", says)]
     else:
+        connectable(endpoint)
         found = [endpoint]
     for address in found:
         yield address, examine(address, stream, keys)
@@ -64,6 +66,5 @@ def _show(subject: str, finding: Finding, as_json: bool) -> None:
     if as_json:
         emit({"event": "finding", "of": subject, "hop": finding.hop, "outcome": finding.outcome, "says": finding.says})
         return
-    style = STYLES[finding.outcome]
-    console.print(f"  [{style}]{finding.outcome:<8}[/{style}]{finding.hop:<14} ", end="", highlight=False)
-    console.print(finding.says, markup=False, highlight=False, soft_wrap=True)
+    outcome = f"{finding.outcome:<8}", STYLES[finding.outcome]
+    console.print(styled("  ", outcome, f"{finding.hop:<14} {finding.says}"), soft_wrap=True)

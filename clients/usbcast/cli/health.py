@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from usbcast.cli.options import AsJson, Endpoint, Keys
-from usbcast.cli.output import console, emit, ledger_table, table
+from usbcast.cli.output import console, emit, ledger_table, styled, table
 from usbcast.locate import endpoints
 from usbcast.requests import NodeClient
 from usbcast_schemas.errors import AccessRefused, NodeUnreachable, RemoteError
@@ -93,10 +93,12 @@ def stream_as_plain(found: pb.StreamHealth) -> dict[str, Any]:
 
 
 def _show(address: str, reply: pb.HealthReply, only: str | None) -> None:
+    refused = f"; refused: {', '.join(f'{n} {why}' for why, n in reply.refused.items())}" if reply.refused else ""
     console.print(
-        f"[bold]node {address}[/bold]  process {reply.node_pid}, {reply.node_memory_bytes / 1e6:.0f} MB"
-        + (f"; refused: {', '.join(f'{n} {why}' for why, n in reply.refused.items())}" if reply.refused else ""),
-        highlight=False,
+        styled(
+            (f"node {address}", "bold"),
+            f"  process {reply.node_pid}, {reply.node_memory_bytes / 1e6:.0f} MB{refused}",
+        )
     )
     for found in reply.streams:
         if only in (None, found.stream):

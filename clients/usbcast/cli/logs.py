@@ -6,11 +6,26 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
+from textwrap import indent
+from typing import Any
 
+from usbcast_schemas.printable import printable
+
+_INDENT = "    "
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
 
-class JournalFormatter(logging.Formatter):
+class SafeFormatter(logging.Formatter):
+    """Nothing that a record quotes can look like another record, or is obeyed by a terminal: see `printable`."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        return indent(printable(super().formatException(ei), keep="\n"), _INDENT)
+
+
+class JournalFormatter(SafeFormatter):
     """Puts `<priority>` before every line, so that a traceback stays one severity (sd-daemon(3))."""
 
     def __init__(self) -> None:
@@ -34,9 +49,9 @@ def set_up(level: int) -> None:
     """Log to stderr from `level` on."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
-        JournalFormatter() if to_journal() else logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        JournalFormatter() if to_journal() else SafeFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     )
     logging.basicConfig(level=level, handlers=[handler])
 
 
-__all__ = ["JournalFormatter", "set_up", "to_journal"]
+__all__ = ["JournalFormatter", "SafeFormatter", "set_up", "to_journal"]

@@ -1,43 +1,89 @@
-"""How the command line speaks: tables for people, one JSON object a line for programs, one sentence for an error."""
+"""How the command line speaks: tables for people, one JSON object a line for programs, one sentence for an error.
+
+Everything that a verb shows goes through here, and here nothing of it is obeyed: no text is markup, and what a terminal would
+take for a command, or would reorder or hide, is escaped. Device strings, names and reasons come from strangers.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
+import traceback
 from collections.abc import Iterable
-from typing import Any
+from types import TracebackType
+from typing import Any, Final
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
 
+from usbcast.cli.fitting import FittingTable
 from usbcast_schemas.ledger import Ledger
+from usbcast_schemas.printable import printable
 
-console = Console()
-errors = Console(stderr=True)
+MAX_CELL: Final = 1000
+"""Characters of one cell of a table; of a longer one the beginning is shown, and how long it is."""
+
+
+class SafeConsole(Console):
+    """A console for text that strangers may have written. Only `styled` gives a part of a line a style of its own."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, markup=False, emoji=False, highlight=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Every str becomes a Text here, before it is measured, so that escapes have their place in the layout."""
+        shown = printable(text)
+        if not self.encoding.startswith("utf"):
+            shown = shown.encode(self.encoding, "backslashreplace").decode(self.encoding)
+        return super().render_str(shown, **{**options, "markup": False, "emoji": False, "highlight": False})
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """What did not come as a str, such as the description of a progress bar, is escaped as late as here."""
+        for segment in super().render(renderable, options):
+            text = printable(segment.text, keep="\n")
+            yield segment if segment.control or text == segment.text else Segment(text, segment.style)
+
+
+console = SafeConsole()
+errors = SafeConsole(stderr=True)
+
+
+def styled(*parts: str | tuple[str, str]) -> Text:
+    """One line of which some parts, given as (text, style), have a style."""
+    return Text.assemble(
+        *(printable(part) if isinstance(part, str) else (printable(part[0]), part[1]) for part in parts)
+    )
 
 
 def emit(value: dict[str, Any]) -> None:
-    """One JSON object on a line of its own, at once."""
-    sys.stdout.write(json.dumps(value) + "\n")
+    """One JSON object on a line of its own, at once; ASCII without control characters."""
+    sys.stdout.write(json.dumps(value).replace("\x7f", "\\u007f") + "\n")
     sys.stdout.flush()
 
 
-def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> Table:
-    """A table whose numbers stand to the right, narrow enough for 80 characters where the values are."""
-    columns = tuple(columns)
-    made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0)
-    made.show_header = any(columns)
-    cells = [[_cell(value) for value in row] for row in rows]
-    for at, name in enumerate(columns):
-        numeric = bool(cells) and all(_is_figure(row[at]) for row in cells)
-        made.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
-    for row in cells:
-        made.add_row(*row)
-    return made
+def write(text: str) -> None:
+    """The content of a file, for the terminal or to be redirected."""
+    sys.stdout.write(printable(text, keep="\n\t"))
+    sys.stdout.flush()
 
 
-def ledger_table(title: str, ledgers: Iterable[Ledger]) -> Table:
+def complain(sentence: str, style: str = "red") -> None:
+    """One sentence on stderr, for the terminal to wrap."""
+    errors.print(f"usbcast: {sentence}", style=style, soft_wrap=True)
+
+
+def show_crash(kind: type[BaseException], error: BaseException, at: TracebackType | None) -> None:
+    """For sys.excepthook: a traceback quotes what came from outside, too."""
+    sys.stderr.write(printable("".join(traceback.format_exception(kind, error, at)), keep="\n"))
+
+
+def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> FittingTable:
+    """A table whose numbers stand to the right; where it is too wide for the terminal, one line for each value."""
+    return FittingTable(title, tuple(columns), [[_cell(value) for value in row] for row in rows])
+
+
+def ledger_table(title: str, ledgers: Iterable[Ledger]) -> FittingTable:
     """The books of one stream, stage by stage."""
     return table(
         title,
@@ -74,8 +120,5 @@ def _cell(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:,.1f}"
-    return str(value)
-
-
-def _is_figure(cell: str) -> bool:
-    return cell.replace(",", "").replace(".", "").replace("-", "").isdigit() or cell in ("", "-")
+    text = str(value)
+    return text if len(text) <= MAX_CELL else f"{text[:MAX_CELL]}… ({len(text):,} characters)"

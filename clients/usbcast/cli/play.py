@@ -16,7 +16,7 @@ from rich.table import Table
 
 from usbcast.cli.attended import Attended
 from usbcast.cli.options import AsJson
-from usbcast.cli.output import console, emit, table
+from usbcast.cli.output import console, emit, styled, table
 from usbcast.cli.signals import stop_signals
 from usbcast_schemas.errors import RecordingError, UsageError
 
@@ -87,7 +87,7 @@ def _follow(node: Node, player: Player, recording: Recording, stopped: threading
     if as_json:
         emit({"event": "serving", "endpoint": node.endpoint, "data": node.data_endpoints, "streams": streams})
     else:
-        console.print(f"playing [bold]{', '.join(streams)}[/bold] at {node.endpoint}  (Ctrl-C stops)", highlight=False)
+        console.print(styled("playing ", (", ".join(streams), "bold"), f" at {node.endpoint}  (Ctrl-C stops)"))
     live = Live(console=console, auto_refresh=False) if console.is_terminal and not as_json else None
     with live or contextlib.nullcontext():
         due_s = 0.0

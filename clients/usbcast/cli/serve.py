@@ -17,7 +17,7 @@ from usbcast.cli import probing
 from usbcast.cli.attended import Attended
 from usbcast.cli.health import show_stream, stream_as_plain
 from usbcast.cli.options import AsJson
-from usbcast.cli.output import console, emit, errors, show_settings, table
+from usbcast.cli.output import complain, console, emit, show_settings, styled, table
 from usbcast.cli.rates import Rate
 from usbcast.cli.signals import stop_signals
 from usbcast_schemas.errors import UsageError
@@ -177,16 +177,16 @@ def _run(
         serving = {"event": "serving", "endpoint": node.endpoint, "data": node.data_endpoints, "streams": streams}
         emit(serving)
     else:
-        console.print(f"serving [bold]{', '.join(streams)}[/bold] at {node.endpoint}  (Ctrl-C stops)", highlight=False)
+        console.print(styled("serving ", (", ".join(streams), "bold"), f" at {node.endpoint}  (Ctrl-C stops)"))
         if len(streams) == 1:
-            console.print(f"  in another terminal:  usbcast watch {streams[0]}", highlight=False)
+            console.print(f"  in another terminal:  usbcast watch {streams[0]}")
     view = _View(node) if console.is_terminal and not as_json else None
     with Live(view.table(), console=console, auto_refresh=False) if view else contextlib.nullcontext() as live:
         while not stopped.wait(REFRESH_S if view or device is None else 0.02):
             if device is not None and device.exhausted.is_set():
                 return "the simulated device has sent all its packets"
             if node.problem:
-                errors.print(f"usbcast: {node.problem}", style="red", markup=False)
+                complain(node.problem)
                 return node.problem
             attended.look()
             if view and live:

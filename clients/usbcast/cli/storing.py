@@ -13,7 +13,7 @@ import typer
 from rich.live import Live
 from rich.table import Table
 
-from usbcast.cli.output import console, emit, errors, table
+from usbcast.cli.output import complain, console, emit, styled, table
 from usbcast.cli.rates import Rate
 from usbcast.cli.signals import stop_signals
 from usbcast.recording.sizes import parse_size
@@ -121,7 +121,7 @@ class _View:
         if self._as_json:
             emit({"event": "warning", "message": sentence})
         else:
-            errors.print(f"usbcast: {sentence}", style="bold yellow", markup=False, highlight=False, soft_wrap=True)
+            complain(sentence, "bold yellow")
 
     def look(self, work: Forwarding) -> None:
         if not self._begun and work.forwarders:
@@ -130,7 +130,7 @@ class _View:
                 emit({"event": "storing", "to": self._to, "streams": list(work.forwarders)})
             else:
                 names = ", ".join(work.forwarders)
-                console.print(f"storing [bold]{names}[/bold] at {self._to}  (Ctrl-C stops)", highlight=False)
+                console.print(styled("storing ", (names, "bold"), f" at {self._to}  (Ctrl-C stops)"))
         if not self._due_s:
             self._manager.ready()
         self._manager.alive(time.monotonic_ns())

@@ -11,7 +11,7 @@ from google.protobuf import json_format
 
 from usbcast.cli.lan import show_lan
 from usbcast.cli.options import AsJson, Endpoint, Keys
-from usbcast.cli.output import console, emit, errors, table
+from usbcast.cli.output import complain, console, emit, table
 from usbcast.discovery import is_lan
 from usbcast.jetstream.address import is_stored
 from usbcast.locate import endpoints, locate
@@ -51,7 +51,7 @@ def list_streams(
     if not found and silent:
         raise silent[0]
     for sentence in silent:
-        errors.print(f"usbcast: {sentence}", markup=False, soft_wrap=True)
+        complain(str(sentence), "")
     if as_json:
         emit({"streams": [_plain(info, address) for address, info in found]})
         return
@@ -93,7 +93,7 @@ def info(
         return
     address = locate(stream, endpoint)
     with NodeClient(address, keys=keys) as node:
-        (described,) = node.describe(stream)
+        described = node.describe_stream(stream)
     if as_json:
         emit(_plain(described, address))
         return

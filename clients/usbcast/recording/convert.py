@@ -20,6 +20,7 @@ from usbcast.recording.entries import hex_epoch
 from usbcast.recording.files import DECODED
 from usbcast.recording.reader import Recording
 from usbcast_schemas.errors import RecordingError, UsageError
+from usbcast_schemas.printable import file_name_part, spreadsheet_head
 
 FORMS = ("parquet", "arrow", "csv", "mcap")
 SUFFIXES = {"parquet": ".parquet", "arrow": ".arrow", "csv": ".csv", "mcap": DECODED}
@@ -94,7 +95,7 @@ def _convert_one(
     progress: Callable[[int], object],
     stack: contextlib.ExitStack,
 ) -> Converted:
-    path = base.with_name(f"{base.name}-{stream}{SUFFIXES[options.form]}")
+    path = base.with_name(f"{base.name}-{file_name_part(stream)}{SUFFIXES[options.form]}")
     columns = Columns(recording.info(stream), options.times)
     sink = _sink(options.form, path, columns)
     stack.enter_context(contextlib.closing(sink))
@@ -127,7 +128,7 @@ class _CsvSink:
         self._columns = columns
         self._file = path.open("w", newline="")
         self._writer = csv.writer(self._file)
-        heads = [f"{c.name} [{c.unit}]" if c.unit else c.name for c in columns.fields] or ["packet"]
+        heads = [spreadsheet_head(f"{c.name} [{c.unit}]" if c.unit else c.name) for c in columns.fields] or ["packet"]
         self._writer.writerow(["epoch", "sequence", "time_ns", *heads])
 
     def write(self, batch: Batch) -> None:

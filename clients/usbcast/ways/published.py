@@ -18,7 +18,7 @@ from usbcast_schemas.contract import MAJOR, data_topic, notify_topic, tail_topic
 from usbcast_schemas.errors import PeerError, UsageError, WireError
 from usbcast_schemas.messages import messages_of
 from usbcast_schemas.places import host_id
-from usbcast_schemas.sockets import as_reached, readable, set_up, split_tcp
+from usbcast_schemas.sockets import as_reached, connect, readable, set_up, split_tcp
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 from usbcast_schemas.wire import MAX_DATA_BYTES, decode_notification, decode_published
 
@@ -76,11 +76,11 @@ class PublishedWay:
             self._socket.close()
             raise
         try:
-            self._socket.connect(endpoint)
-        except zmq.ZMQError as error:
+            connect(self._socket, endpoint)
+        except UsageError as error:
             self._handshakes.close()
             self._socket.close()
-            raise WireError(f"the node at {reached_by} publishes at {endpoint!r}: {error.strerror}") from None
+            raise WireError(f"the node at {reached_by} publishes where nobody can listen: {error}") from None
         self._waiter.add(self._socket.fileno())
         self._waiter.add(self._handshakes.fileno())
 
