@@ -21,7 +21,10 @@ MAX_DATA_BYTES = 64 * 1024 * 1024
 """A client's sockets take no larger message."""
 
 MAX_REQUEST_FIELDS = 16_384
-"""A request, or a notification, has no more fields, at all its levels together."""
+"""A request has no more fields, at all its levels together."""
+
+MAX_NOTIFICATION_BYTES = 4096
+"""A notification is some 80 bytes; it may grow."""
 
 _M = TypeVar("_M", pb.Gap, pb.Notification, pb.Request, pb.Reply, pb.StreamInfo)
 
@@ -34,7 +37,9 @@ def decode_published(frames: Sequence[Buffer]) -> tuple[bytes, Buffer]:
 
 
 def decode_notification(body: Buffer) -> pb.Notification:
-    news = decode_message(pb.Notification, body, "a notification", MAX_REQUEST_FIELDS)
+    if len(body) > MAX_NOTIFICATION_BYTES:
+        raise WireError(f"a notification has {len(body)} bytes: at most {MAX_NOTIFICATION_BYTES} are allowed")
+    news = decode_message(pb.Notification, body, "a notification")
     check_level(news)
     return news
 

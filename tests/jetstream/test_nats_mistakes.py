@@ -20,6 +20,7 @@ from usbcast.jetstream.forwarding import ForwardOptions, forward
 from usbcast.jetstream.listing import stored
 from usbcast.jetstream.store import Retention
 from usbcast_schemas.errors import NodeUnreachable, ServerRefused, StreamUnknown, UsageError, UsbcastError
+from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 
 def refused(url: str, upstream: str, **options: object) -> str:
@@ -218,25 +219,87 @@ def test_commands_do_not_go_through_a_server(server: Server) -> None:
 
 
 @pytest.mark.slow
-def test_rubbish_among_the_messages_is_counted_and_passed_over(server: Server) -> None:
-    async def publish() -> None:
-        import nats
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"\xff rubbish", pb.Gap(contract=2 << 16, epoch=1).SerializeToString()],
+    ids=["empty", "random", "of another version"],
+)
+def test_foreign_messages_are_counted_said_once_and_stepped_over(server: Server, body: bytes) -> None:
+    """By the forwarder, by a reader that is there, and by those that come later, wherever they begin."""
 
-        client = await nats.connect(server.url)
-        for subject in ("usbcast.sim.batch", "usbcast.sim.gap"):
-            await client.jetstream().publish(subject, b"\xff rubbish")
-        await client.close()
+    def counters() -> dict[str, int]:
+        return forwarder.ledger().get("counters", {})
 
     with serving(rate_hz=1000, packets=3000, ends=True) as served:
         with forwarding(server.url, served.endpoint) as forwarder:
             forwarder.wait_stored(100)
-            asyncio.run(publish())
-            # Where the last message is not ours, nothing is stored until somebody has looked at it.
-            eventually(lambda: any("is not of usbcast" in warning for warning in forwarder.warnings))
-            asyncio.run(remove_last(server.url, 2))
+            with usbcast.subscribe("sim", server.url, start=0) as early:
+                assert early.ready(DEADLINE_S)
+                asyncio.run(publish(server.url, ["usbcast.sim.batch", "usbcast.sim.gap"], body))
+                eventually(lambda: counters().get("foreign messages") == 2, "counted")
+                asyncio.run(publish(server.url, ["usbcast.sim.gap"], body))
+                eventually(lambda: counters().get("foreign messages") == 3, "counted again")
+                forwarder.wait_idle()
+                account = take_all(early.events(DEADLINE_S), 0)
+                assert early.ledger.counters["malformed"] == 3
+            assert bytes(account.payload) == served.expected(0, 3000)
+            assert account.lost == 0
+            said = [warning for warning in forwarder.warnings if "another program publishes to" in warning]
+            assert len(said) == 1, forwarder.warnings
+        # The last ones, behind the end, and nobody is there.
+        asyncio.run(publish(server.url, ["usbcast.sim.gap", "usbcast.sim.batch"], body))
+        for start in (0, "oldest", 2000):
+            with usbcast.subscribe("sim", server.url, start=start) as late:
+                begin = start if isinstance(start, int) else 0
+                account = take_all(late.events(DEADLINE_S), begin)
+            assert bytes(account.payload) == served.expected(begin, 3000 - begin)
+        (one,) = stored(server.url)
+        assert (one.info.next_sequence, one.info.ended) == (3000, True)
+        with forwarding(server.url, served.endpoint) as forwarder:  # another one begins behind them
+            eventually(lambda: counters().get("foreign messages") == 2, "counted by another one")
+            assert forwarder.ledger()["in"] == 0
+
+
+@pytest.mark.slow
+def test_foreign_descriptions_and_signs_of_life_are_counted_and_stepped_over(server: Server) -> None:
+    with serving(rate_hz=1000, packets=3000, ends=True) as served, forwarding(server.url, served.endpoint) as forwarder:
+        forwarder.wait_stored(100)
+        with usbcast.subscribe("sim", server.url, start=0) as early:
+            assert early.ready(DEADLINE_S)
+            subjects = ["usbcast.sim.notify", f"usbcast.sim.info.{early.info.epoch:016x}"]
+            asyncio.run(publish(server.url, subjects, b"\xff rubbish"))
             forwarder.wait_idle()
-        with usbcast.subscribe("sim", server.url, start=0) as subscription:
-            assert bytes(take_all(subscription.events(DEADLINE_S), 0).payload) == served.expected(0, 3000)
+            assert bytes(take_all(early.events(DEADLINE_S), 0).payload) == served.expected(0, 3000)
+            assert early.ledger.counters["malformed"] == 2
+        with usbcast.subscribe("sim", server.url, start=0) as late:  # the description that it finds is not one
+            assert bytes(take_all(late.events(DEADLINE_S), 0).payload) == served.expected(0, 3000)
+        assert [one.info.stream for one in stored(server.url)] == ["sim"]
+
+
+def test_more_foreign_messages_than_are_stepped_over(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("usbcast.jetstream.store.MOST_FOREIGN", 3)
+    asyncio.run(make_store(server.url, "sim"))
+    asyncio.run(publish(server.url, ["usbcast.sim.gap"] * 2, b""))
+    with usbcast.subscribe("sim", server.url, start="oldest") as subscription:
+        assert subscription.ready(DEADLINE_S)
+    asyncio.run(publish(server.url, ["usbcast.sim.gap"], b""))
+    with usbcast.subscribe("sim", server.url) as subscription, pytest.raises(ServerRefused) as raised:
+        subscription.ready()
+    assert str(raised.value) == (
+        f"the last 3 messages of usbcast-sim on {server.url} are not of usbcast (a gap of 0 bytes bears no contract "
+        "version): let no other program publish to usbcast.sim.batch and usbcast.sim.gap, and purge it"
+    )
+
+
+async def publish(url: str, subjects: list[str], body: bytes) -> None:
+    """As another program would."""
+    import nats
+
+    client = await nats.connect(url)
+    for subject in subjects:
+        await client.publish(subject, body)
+    await client.flush()
+    await client.close()
 
 
 @pytest.mark.slow
@@ -262,17 +325,6 @@ def test_a_stream_that_somebody_emptied_goes_on_where_it_was(server: Server) -> 
         assert account.begin is not None
         assert account.begin > 0
         assert bytes(account.payload) == served.expected(account.begin, 3000 - account.begin)
-
-
-async def remove_last(url: str, count: int) -> None:
-    import nats
-
-    client = await nats.connect(url)
-    js = client.jetstream()
-    last = (await js.stream_info("usbcast-sim")).state.last_seq
-    for sequence in range(last, last - count, -1):
-        await js.delete_msg("usbcast-sim", sequence)
-    await client.close()
 
 
 def test_what_is_not_installed_is_one_sentence() -> None:

@@ -114,12 +114,9 @@ class OrderedConsumer:
         if headers is not None and "Status" in headers and not message.data:
             await self._take_control(message, headers)
             return
-        tokens = message.reply.split(".")
-        if len(tokens) == _NAMED_IN_REPLY:
-            sequence, delivery, pending = int(tokens[5]), int(tokens[6]), int(tokens[8])
-        elif len(tokens) >= _NAMED_WITH_DOMAIN:
-            sequence, delivery, pending = int(tokens[7]), int(tokens[8]), int(tokens[10])
-        else:
+        try:
+            sequence, delivery, pending = _numbers(message.reply.split("."))
+        except ValueError:
             return  # not from the consumer
         if delivery != self._next_delivery or self.problem.is_set():
             self.problem.set()
@@ -145,3 +142,12 @@ class OrderedConsumer:
             self._owed = to
         else:
             await self._connection.client.publish(to)
+
+
+def _numbers(reply: list[str]) -> tuple[int, int, int]:
+    """A message's sequence on the server, its place among those delivered, and how many are behind it. Raises ValueError."""
+    if len(reply) == _NAMED_IN_REPLY:
+        return int(reply[5]), int(reply[6]), int(reply[8])
+    if len(reply) >= _NAMED_WITH_DOMAIN:
+        return int(reply[7]), int(reply[8]), int(reply[10])
+    raise ValueError

@@ -21,15 +21,19 @@ from usbcast.continuity import Position
 from usbcast.jetstream.address import Address
 from usbcast.jetstream.connection import Connection, Servers
 from usbcast.jetstream.consumer import OrderedConsumer, Received
-from usbcast.jetstream.messages import position_after, read, read_info
+from usbcast.jetstream.messages import StoredGap, position_after, read, read_info
 from usbcast.jetstream.names import Names
 from usbcast.jetstream.seek import seek
 from usbcast.jetstream.store import Standing, Store
-from usbcast_schemas.errors import NodeUnreachable, UsbcastError, WireError
+from usbcast_schemas.batch import EncodedBatch
+from usbcast_schemas.errors import NodeUnreachable, PeerError, UsbcastError
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 from usbcast_schemas.wire import decode_notification
 
 log = logging.getLogger(__name__)
+
+MOST_WAITING_ITEMS = 10_000
+"""Beyond so many, signs of life and complaints are not kept: the next one says the same."""
 
 MOST_WAITING_BYTES = 8 * 1024 * 1024
 """So much may wait for the subscription before the server is no longer asked for more; it may send 32 MiB beyond that."""
@@ -57,7 +61,15 @@ class Failed:
     error: UsbcastError
 
 
-Item = Begun | Failed | Received | pb.StreamInfo | pb.Notification
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A stored message; one that is not of usbcast is told by what is wrong with it."""
+
+    received: Received
+    item: EncodedBatch | StoredGap | PeerError
+
+
+Item = Begun | Failed | Stored | pb.StreamInfo | pb.Notification | PeerError
 
 
 class Courier:
@@ -83,7 +95,8 @@ class Courier:
         self._created: str | None = None
         """Of the JetStream stream that is read; None until reading has begun."""
         self._next_sequence = 0
-        self._last: Received | None = None
+        self._position: Position | None = None
+        """Behind the last message of usbcast that was brought."""
         self._consumer: OrderedConsumer | None = None
         self._loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()
@@ -99,10 +112,10 @@ class Courier:
         if not self._items:
             return None
         item = self._items.popleft()
-        if isinstance(item, Received):
-            before = self._waiting_bytes
-            self._taken_bytes += len(item.body)
-            if before >= MOST_WAITING_BYTES > before - len(item.body):
+        if isinstance(item, Stored):
+            before, size = self._waiting_bytes, len(item.received.body)
+            self._taken_bytes += size
+            if before >= MOST_WAITING_BYTES > before - size:
                 self._call(self._room())
         return item
 
@@ -224,9 +237,9 @@ class Courier:
             if (standing.created, True) == (self._created, standing.last_sequence >= self._next_sequence - 1):
                 return self._next_sequence, None
             # It is not the one that was read: removed and made anew, or set back.
-            if self._last is None:
+            if self._position is None:
                 return standing.first_sequence, None
-            return await seek(store, standing, position_after(read(self._last.subject, self._last.body))), None
+            return await seek(store, standing, self._position), None
         at, start = standing.position, self._start
         if at is not None:
             await self._describe(store, f"{at.epoch:016x}")
@@ -247,15 +260,20 @@ class Courier:
         """To what is not stored, or stored elsewhere: signs of life, and new descriptions."""
 
         async def notified(message: Msg) -> None:
-            with contextlib.suppress(WireError):
-                self._put(decode_notification(message.data))
+            try:
+                self._hear(decode_notification(message.data))
                 self.heard_ns = time.monotonic_ns()
+            except PeerError as error:
+                self._hear(error)
 
         async def described(message: Msg) -> None:
-            with contextlib.suppress(WireError):
+            try:
                 info = read_info(message.data)
-                if f"{info.epoch:016x}" == self._described:
-                    self._put(info)
+            except PeerError as error:
+                self._hear(error)
+                return
+            if f"{info.epoch:016x}" == self._described:
+                self._put(info)
 
         await connection.client.subscribe(self._names.notify, cb=notified)
         await connection.client.subscribe(self._names.info(), cb=described)
@@ -265,22 +283,37 @@ class Courier:
             await self._describe(store, received.epoch)
         self.heard_ns = time.monotonic_ns()
         self._put_bytes += len(received.body)
-        self._put(received)
-        self._next_sequence, self._last = received.sequence + 1, received
+        item: EncodedBatch | StoredGap | PeerError
+        try:
+            item = read(received.subject, received.body)
+            self._position = position_after(item)
+        except PeerError as error:
+            item = error
+        self._put(Stored(received, item))
+        self._next_sequence = received.sequence + 1
         return self._waiting_bytes < MOST_WAITING_BYTES
 
     async def _describe(self, store: Store, epoch: str) -> None:
         """Tell what was said of the stream in `epoch`."""
-        with contextlib.suppress(ValueError):
+        try:
             info = await store.description(int(epoch, 16))
             if info is not None:
                 self._put(info)
+        except PeerError as error:
+            self._hear(error)
+        except ValueError:
+            pass  # it bears no epoch: what is wrong with it is told when it is read
         self._described = epoch
 
     async def _room(self) -> None:
         if self._consumer is not None:
             with contextlib.suppress(Error):
                 await self._consumer.room()
+
+    def _hear(self, item: Item) -> None:
+        """Bring what can be done without while much else waits."""
+        if len(self._items) < MOST_WAITING_ITEMS:
+            self._put(item)
 
     def _put(self, item: Item) -> None:
         self._items.append(item)

@@ -26,7 +26,7 @@ from usbcast.jetstream.connection import Connection, Servers
 from usbcast.jetstream.messages import EPOCH_OVER, Outgoing, batch_message, gap_message
 from usbcast.jetstream.names import CONTRACT_HEADER, CONTRACT_VERSION, Names
 from usbcast.jetstream.publisher import Answer, Publisher
-from usbcast.jetstream.store import Retention, Store
+from usbcast.jetstream.store import Retention, Standing, Store
 from usbcast.jetstream.window import Window
 from usbcast.reception import Reception, receive
 from usbcast_schemas.contract import CONTRACT, HEARTBEAT_S, SILENCE_S
@@ -96,6 +96,8 @@ class Forwarder:
         self._connection: Connection | None = None
         self._created = ""
         """Of the JetStream stream, which tells it from one of the same name."""
+        self._last_seen = 0
+        """The last sequence on the server that was looked at for foreign messages."""
         self._epoch = 0
         self._described: tuple[int, bytes] | None = None
         self._described_epochs: set[int] = set()
@@ -159,6 +161,7 @@ class Forwarder:
         store = Store(connection, self._names)
         self._most_bytes = await store.ensure(self._options.retention, self._tell)
         standing = await store.standing()
+        self._note_foreign(standing)
         at = standing.position
         if at is None and standing.created == self._created:
             at = self._window.position  # it was stored, and its retention or somebody has removed it
@@ -189,6 +192,20 @@ class Forwarder:
                     )
         finally:
             receiver.close()
+
+    def _note_foreign(self, standing: Standing) -> None:
+        """Count the messages that another program has stored behind ours, and say so once."""
+        if standing.created != self._created:
+            self._last_seen = 0
+        new = min(standing.foreign, standing.last_sequence - self._last_seen)
+        self._last_seen = standing.last_sequence
+        if new > 0:
+            if "foreign messages" not in self.ledger.counters:
+                self._warn(
+                    f"stream {self.stream}: another program publishes to {' or '.join(self._names.stored)}; what is not of "
+                    f"usbcast is stepped over ({standing.why_foreign})"
+                )
+            self.ledger.count("foreign messages", new)
 
     async def _pause(self, connection: Connection, seconds: float) -> None:
         with contextlib.suppress(asyncio.TimeoutError):

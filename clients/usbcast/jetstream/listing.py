@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 
 from nats.errors import Error
@@ -13,7 +14,7 @@ from usbcast.jetstream.connection import Servers
 from usbcast.jetstream.names import Names
 from usbcast.jetstream.seek import seek
 from usbcast.jetstream.store import Store
-from usbcast_schemas.errors import NodeUnreachable, StreamUnknown
+from usbcast_schemas.errors import NodeUnreachable, PeerError, StreamUnknown
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 
@@ -60,7 +61,11 @@ async def _one(store: Store) -> Stored:
     names = store.names
     state = await store.connection.ask(store.connection.js.stream_info(names.store), f"the state of {names.store}")
     at = standing.position
-    info = (await store.description(at.epoch) if at else None) or pb.StreamInfo(stream=names.stream)
+    info = None
+    if at is not None:
+        with contextlib.suppress(PeerError):  # anybody may have published it; the rest is known without
+            info = await store.description(at.epoch)
+    info = info or pb.StreamInfo(stream=names.stream)
     info.ClearField("ring")
     info.ClearField("ring_bytes")
     del info.data_endpoints[:]

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
-
-from google.protobuf.message import DecodeError
 
 from usbcast.continuity import Position
 from usbcast.events import STAGES, Gap
 from usbcast.jetstream.names import Names
-from usbcast_schemas.batch import EncodedBatch, decode_batch
-from usbcast_schemas.contract import CONTRACT, check_contract
+from usbcast_schemas.batch import MAX_COUNT, EncodedBatch, decode_batch
+from usbcast_schemas.contract import CONTRACT
 from usbcast_schemas.errors import WireError
 from usbcast_schemas.v1 import usbcast_pb2 as pb
-
-_M = TypeVar("_M", pb.Gap, pb.StreamInfo)
+from usbcast_schemas.wire import MAX_REQUEST_FIELDS, check_level, decode_message
 
 EPOCH_OVER = 2**64 - 1
 """The number behind the last batch of an epoch whose end nobody saw."""
@@ -80,14 +76,18 @@ def gap_message(names: Names, epoch: int, gap: Gap, next_number: int | None) -> 
 
 
 def read(subject: str, body: bytes) -> EncodedBatch | StoredGap:
-    """A stored message; raise WireError or VersionMismatch if it is none of ours."""
+    """A stored message; raise WireError or VersionMismatch if it is not one of ours."""
     kind = subject.rpartition(".")[2]
     if kind == "batch":
         return decode_batch(body)
     if kind != "gap":
         raise WireError(f"a message on the subject {subject[:100]!r} is neither a batch nor a gap")
-    message = _decode(pb.Gap, body, "a gap")
+    message = decode_message(pb.Gap, body, "a gap", MAX_REQUEST_FIELDS)
     lost = message.lost
+    if lost.first_sequence + lost.count > MAX_COUNT:
+        raise WireError(
+            f"a gap of {lost.count} packets from sequence {lost.first_sequence} on does not fit into 64 bits"
+        )
     gap = Gap(
         lost.first_sequence,
         lost.first_sequence + lost.count - 1,
@@ -100,7 +100,9 @@ def read(subject: str, body: bytes) -> EncodedBatch | StoredGap:
 
 def read_info(body: bytes) -> pb.StreamInfo:
     """A stored description; raise WireError or VersionMismatch."""
-    return _decode(pb.StreamInfo, body, "a description")
+    info = decode_message(pb.StreamInfo, body, "a description")
+    check_level(info)
+    return info
 
 
 def position_after(item: EncodedBatch | StoredGap) -> Position:
@@ -108,12 +110,3 @@ def position_after(item: EncodedBatch | StoredGap) -> Position:
     if isinstance(item, StoredGap):
         return Position(item.epoch, item.gap.last + 1, EPOCH_OVER if item.next_number is None else item.next_number)
     return Position(item.epoch, item.end_sequence, item.number + 1)
-
-
-def _decode(kind: type[_M], body: bytes, what: str) -> _M:
-    try:
-        message = kind.FromString(body)
-    except DecodeError as error:
-        raise WireError(f"{len(body)} bytes are not {what}: the protobuf library says {error}") from None
-    check_contract(message.contract, what)
-    return message

@@ -12,13 +12,13 @@ from usbcast.credentials import Credentials
 from usbcast.digest import Digest, Event, Record
 from usbcast.events import Silence
 from usbcast.jetstream.address import Address
-from usbcast.jetstream.consumer import Received
-from usbcast.jetstream.courier import Begun, Courier, Failed, Item
-from usbcast.jetstream.messages import StoredGap, read
+from usbcast.jetstream.courier import Begun, Courier, Failed, Item, Stored
+from usbcast.jetstream.messages import StoredGap
 from usbcast.jetstream.names import Names
 from usbcast.waiting import Waiter
+from usbcast_schemas.batch import EncodedBatch
 from usbcast_schemas.contract import SILENCE_S
-from usbcast_schemas.errors import NodeUnreachable, VersionMismatch, WireError
+from usbcast_schemas.errors import NodeUnreachable, PeerError
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.places import host_id
 from usbcast_schemas.v1 import usbcast_pb2 as pb
@@ -54,12 +54,14 @@ class StoreReceiver:
         self._digest = Digest(self._core, self._clock)
         self._joined = self._silent = self._named_malformed = False
         self._next: Item | None = None
+        self._end: EncodedBatch | None = None
+        """The end of an epoch, until it is known whether anything follows in the store."""
         self._courier = Courier(address, Names(address.prefix, stream), start, latest=self._latest)
         self.waiter.add(self._courier.wake_fd)
         self._courier.start()
 
     def pump(self) -> bool:
-        """Take what has come; return whether `take` has something. Raises StreamUnknown, ServerRefused, VersionMismatch."""
+        """Take what has come; return whether `take` has something. Raises StreamUnknown, ServerRefused."""
         self._courier.awake()
         for _ in range(TURN_ITEMS):
             if len(self._core.out) >= OUT_BATCHES and not self._latest:
@@ -140,8 +142,18 @@ class StoreReceiver:
 
     def _apply(self, item: Item) -> None:
         match item:
-            case Received():
-                self._take_stored(item)
+            case PeerError():
+                self._malformed(item)
+            case Stored(received, PeerError() as error):
+                self._malformed(error)
+                if not received.pending:
+                    self._release_end(is_over=True)
+            case Stored(received, (EncodedBatch() | StoredGap()) as stored):
+                self._release_end(is_over=False)
+                if received.pending and isinstance(stored, EncodedBatch) and stored.end is not None:
+                    self._end = stored
+                else:
+                    self._take_stored(stored)
             case Begun(epoch, sequence, number):
                 self._joined = True
                 if epoch is not None:
@@ -158,22 +170,20 @@ class StoreReceiver:
                 # Of another epoch, it would run ahead of the batches that are still to come of this one.
                 self._core.known(item.epoch, item.next_sequence, item.next_number)
 
-    def _take_stored(self, received: Received) -> None:
-        try:
-            stored = read(received.subject, received.body)
-        except VersionMismatch:
-            raise
-        except WireError as error:
-            self._malformed(error)
-            return
+    def _release_end(self, *, is_over: bool) -> None:
+        """Take the end that waited: it is history if a message of usbcast stands behind it in the store, as a restart does."""
+        batch, self._end = self._end, None
+        if batch is not None:
+            batch.end = batch.end if is_over else None
+            self._take_stored(batch)
+
+    def _take_stored(self, stored: EncodedBatch | StoredGap) -> None:
         if self._core.epoch is None:
             self._join(stored.epoch)
         if isinstance(stored, StoredGap):
             self._core.declared(stored.epoch, stored.gap, stored.next_number)
-            return
-        if received.pending and stored.end is not None:
-            stored.end = None  # it is history: the restart that follows in the store says that this epoch is over
-        self._core.live(stored)
+        else:
+            self._core.live(stored)
 
     def _join(self, epoch: int) -> None:
         start = self._start
@@ -191,7 +201,13 @@ class StoreReceiver:
             self._digest.say(Silence(now_ns - heard_ns))
 
     def _malformed(self, error: Exception) -> None:
+        self._core.unreadable()
         self._digest.books.count("malformed")
         if not self._named_malformed:
             self._named_malformed = True
-            log.warning("stream %s: the server at %s stores what is no message: %s", self.stream, self._address, error)
+            log.warning(
+                "stream %s: the server at %s stores or passes on what is not of usbcast; it is stepped over: %s",
+                self.stream,
+                self._address,
+                error,
+            )

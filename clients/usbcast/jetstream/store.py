@@ -10,10 +10,10 @@ from nats.js.errors import APIError, NotFoundError
 
 from usbcast.continuity import Position
 from usbcast.jetstream.connection import Connection
-from usbcast.jetstream.messages import position_after, read, read_info
+from usbcast.jetstream.messages import StoredGap, position_after, read, read_info
 from usbcast.jetstream.names import Names, stream_of
 from usbcast_schemas.batch import EncodedBatch
-from usbcast_schemas.errors import ServerRefused, StreamUnknown, WireError
+from usbcast_schemas.errors import PeerError, ServerRefused, StreamUnknown
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 DEFAULT_KEEP_S = 7 * 86400.0
@@ -23,6 +23,8 @@ DUPLICATES_S = 120.0
 
 MOST_DESCRIPTIONS = 10_000
 NEWEST_AMONG = 100
+MOST_FOREIGN = 1_000
+"""So many messages that are not of usbcast are stepped over to find the last one that is."""
 _NAME_IN_USE, _STORAGE_EXCEEDED, _NO_PEERS = 10058, (10023, 10028, 10047), (10005, 10074, 10052)
 
 
@@ -43,9 +45,13 @@ class Standing:
     last_sequence: int
     created: str
     position: Position | None
-    """Behind the last message; None if none is left."""
+    """Behind the last message of usbcast; None if none is left."""
     ended: bool
-    """The last message is the end of its epoch."""
+    """That message is the end of its epoch."""
+    foreign: int = 0
+    """How many messages behind it are not of usbcast, of those that were not seen before."""
+    why_foreign: str = ""
+    """What is wrong with the last of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,8 @@ class Store:
         self.connection = connection
         self.names = names
         self._js = connection.js
+        self._foreign = (0, 0)
+        """The messages from one sequence up to the other are known not to be of usbcast."""
 
     async def ensure(self, wanted: Retention, differs: Callable[[str], None]) -> int:
         """Make the streams that are not there; return how large a message may be. `differs` hears what is not as wanted."""
@@ -114,18 +122,40 @@ class Store:
                 f"the server {self.connection.server} has no stream {names.stream!r} below {names.prefix!r}: "
                 + (f"there {'is' if len(known) == 1 else 'are'} {', '.join(known)}" if known else "there is none yet")
             ) from None
-        position, ended = None, False
-        last = await self._last(info.state.last_seq) if info.state.messages else None
-        if last is not None:
-            try:
-                item = read(last.subject or "", last.data or b"")
-            except WireError as error:
+        if not info.state.messages:
+            return Standing(info.state.first_seq, info.state.last_seq, str(info.created), None, ended=False)
+        last, foreign, why = await self._last_readable(info.state.first_seq, info.state.last_seq)
+        position = position_after(last) if last is not None else None
+        ended = isinstance(last, EncodedBatch) and last.end is not None
+        return Standing(info.state.first_seq, info.state.last_seq, str(info.created), position, ended, foreign, why)
+
+    async def _last_readable(self, first: int, last: int) -> tuple[EncodedBatch | StoredGap | None, int, str]:
+        """The last message of usbcast; how many foreign ones behind it are new, and what is wrong with the last of them."""
+        at, foreign, why = last, 0, ""
+        found: EncodedBatch | StoredGap | None = None
+        while at >= first:
+            if self._foreign[0] <= at <= self._foreign[1]:
+                at = self._foreign[0] - 1
+                continue
+            message = await (self._last(at) if at == last else self._message(seq=at))
+            if message is not None:
+                at = message.seq or at
+                try:
+                    found = read(message.subject or "", message.data or b"")
+                    break
+                except PeerError as error:
+                    foreign, why = foreign + 1, why or str(error)
+            elif at == last:
+                break  # none is left
+            if foreign >= MOST_FOREIGN:
+                names = self.names
                 raise ServerRefused(
-                    f"the last message of {names.store} on {self.connection.server} is not of usbcast ({error}): "
-                    "another program publishes to its subjects"
-                ) from None
-            position, ended = position_after(item), isinstance(item, EncodedBatch) and item.end is not None
-        return Standing(info.state.first_seq, info.state.last_seq, str(info.created), position, ended)
+                    f"the last {foreign:,} messages of {names.store} on {self.connection.server} are not of usbcast ({why}): "
+                    f"let no other program publish to {' and '.join(names.stored)}, and purge it"
+                )
+            at -= 1
+        self._foreign = (at + 1, last)
+        return found, foreign, why
 
     async def _last(self, sequence: int) -> RawStreamMsg | None:
         """The message at `sequence`, which is the last; the last before it if that one was removed; None if none is left.
@@ -145,7 +175,7 @@ class Store:
             message = await self._message(seq=sequence)
             try:
                 item = read(message.subject or "", message.data or b"") if message is not None else None
-            except WireError:
+            except PeerError:
                 continue
             if isinstance(item, EncodedBatch) and item.packet_count:
                 return sequence
@@ -172,22 +202,22 @@ class Store:
             sequence = message.seq or sequence
             try:
                 item = read(message.subject or "", message.data or b"")
-            except WireError:
+            except PeerError:
                 sequence += 1
                 continue
             begins = item.first_sequence if isinstance(item, EncodedBatch) else item.gap.first
             return Found(sequence, begins, position_after(item))
 
     async def description(self, epoch: int) -> pb.StreamInfo | None:
-        """What was said of the stream in `epoch`, last."""
+        """What was said of the stream in `epoch`, last. Raises PeerError if that is not a description."""
         names = self.names
         try:
             message = await self.connection.ask(
                 self._js.get_msg(names.descriptions, subject=names.info(epoch)), "a description"
             )
-            return read_info(message.data or b"")
-        except (NotFoundError, WireError):
+        except NotFoundError:
             return None
+        return read_info(message.data or b"")
 
     async def streams(self) -> list[str]:
         """The names of all streams that were described below the prefix."""
