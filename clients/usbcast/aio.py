@@ -14,8 +14,10 @@ from usbcast.commands import Commands
 from usbcast.credentials import Keys
 from usbcast.digest import Event
 from usbcast.events import End
+from usbcast.lifetime import Lifetime
 from usbcast.reception import Reception, receive
-from usbcast.subscription import CONNECT_TIMEOUT_S
+from usbcast.subscription import CONNECT_TIMEOUT_S, FOR_EVER_S
+from usbcast_schemas.errors import UsageError
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
@@ -23,14 +25,28 @@ log = logging.getLogger(__name__)
 
 Listener = Callable[[Event], Awaitable[object] | object]
 
+_TURN_EVENTS = 64
+"""After so many events in a row the other tasks of the loop get their turn, however many there are."""
+
+_LOOK_S = 0.002
+"""How often to look for what another task, or an event that nobody takes, keeps this one from waiting for."""
+
+_TURNS_TO_LEAVE = 100
+"""A reader of the same loop is out after three."""
+
 
 class AsyncSubscription:
-    """One stream, received in an event loop; waits for a descriptor and then takes all there is."""
+    """One stream, received in an event loop; waits for a descriptor and then takes all there is. For one task at a time.
+
+    Once it is closed, whatever would have to ask the node raises SubscriptionClosed.
+    """
 
     def __init__(self, receiver: Reception, endpoint: str | None) -> None:
         self._receiver = receiver
         self._commands = Commands(receiver.stream, endpoint, receiver.keys)
+        self._life = Lifetime(self, receiver.stream, receiver.waiter, receiver.close)
         self._ended = False
+        self._taken = 0
         self._listening: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> AsyncSubscription:
@@ -39,10 +55,19 @@ class AsyncSubscription:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        if self._listening is not None:
-            self._listening.cancel()
-            await asyncio.gather(self._listening, return_exceptions=True)
-        self._receiver.close()
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop receiving; idempotent, from any task or thread. A loop over it ends, and a listener's task is cancelled."""
+        self._life.close()
+        listening = self._listening
+        if listening is not None and listening is not asyncio.current_task():
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
+        for _ in range(_TURNS_TO_LEAVE):
+            if self._life.freed:
+                return
+            await asyncio.sleep(0.001)
 
     async def __aiter__(self) -> AsyncIterator[Batch]:
         async for event in self.events():
@@ -50,30 +75,72 @@ class AsyncSubscription:
                 yield event
 
     async def events(self, timeout_s: float | None = None) -> AsyncIterator[Event]:
-        """Batch, Gap, Restart, DeviceEvent, Silence and, as the last one, End; stops when nothing came for `timeout_s`."""
+        """Batch, Gap, Restart, DeviceEvent, Silence and, as the last one, End; stops when nothing came for `timeout_s`.
+
+        It stops too when it is closed. Raises what `usbcast.Subscription.events` does.
+        """
+        self._check_alone()
         while not self._ended:
-            event = await self.receive(timeout_s)
+            event = await self._receive(timeout_s)
             if event is None:
                 return
             yield event
 
     async def receive(self, timeout_s: float | None = None) -> Event | None:
-        """The next event; None if none comes within `timeout_s`."""
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while True:
-            event = self._receiver.take()
-            if event is not None:
-                self._ended = isinstance(event, End)
-                return event
-            if not await self._progress(deadline):
-                return None
+        """The next event; None if none comes within `timeout_s`, or if it is closed meanwhile. Raises as `events` does."""
+        self._check_alone()
+        return await self._receive(timeout_s)
+
+    async def _receive(self, timeout_s: float | None) -> Event | None:
+        life, receiver = self._life, self._receiver
+        self._taken += 1
+        if self._taken % _TURN_EVENTS == 0:
+            await asyncio.sleep(0)
+        deadline = time.monotonic() + (FOR_EVER_S if timeout_s is None else timeout_s)
+        expired = False
+        life.inside = True
+        try:
+            while not life.over:
+                event = receiver.take()
+                if event is not None:
+                    self._ended = isinstance(event, End)
+                    return event
+                if expired:
+                    return None
+                expired = time.monotonic() >= deadline  # looked at before, so that no time at all is one look
+                await self._progress(deadline)
+        finally:
+            life.inside = False
+            if life.over:
+                life.leave()
+        life.check_process()
+        return None
 
     async def ready(self, timeout_s: float = CONNECT_TIMEOUT_S) -> bool:
-        """Wait until all that comes from now on is delivered or declared; False if that takes longer than `timeout_s`."""
+        """Wait until all that comes from now on is delivered or declared; False if that takes longer than `timeout_s`.
+
+        False too if it is closed meanwhile. Raises StreamUnknown if the node has no such stream, and SubscriptionClosed.
+        """
+        self._life.check()
+        life, receiver = self._life, self._receiver
         deadline = time.monotonic() + timeout_s
-        while not self._receiver.joined:
-            if not await self._progress(deadline):
-                return False
+        while not receiver.joined:
+            if self._is_heard_elsewhere():
+                await asyncio.sleep(_LOOK_S)
+            else:
+                life.inside = True
+                try:
+                    if not life.over:
+                        receiver.pump()
+                        # What waits to be taken is no reason not to sleep.
+                        if not receiver.joined and not await self._sleep(deadline):
+                            await asyncio.sleep(max(0.0, min(_LOOK_S, deadline - time.monotonic())))
+                finally:
+                    life.inside = False
+                    if life.over:
+                        life.leave()
+            if life.over or time.monotonic() >= deadline:
+                return receiver.joined
         return True
 
     @property
@@ -128,14 +195,29 @@ class AsyncSubscription:
     def listen(self, listener: Listener) -> asyncio.Task[None]:
         """Call `listener`, plain or async, with every event until the stream ends, in a task of its own.
 
-        Await the task for the end; it raises what the listener raised. Cancel it to stop.
+        Await the task for the end; it raises what the listener raised. Cancel it to stop. One listener at a time: for several,
+        call them from one. Raises UsageError, SubscriptionClosed.
         """
+        self._check_alone()
         self._listening = asyncio.create_task(self._listen(listener), name="usbcast-listener")
         return self._listening
 
+    def _check_alone(self) -> None:
+        """Raise unless this task may take events."""
+        self._life.check()
+        if self._is_heard_elsewhere():
+            raise UsageError(
+                f"the events of this subscription to {self._receiver.stream!r} go to a listener already: cancel its task first, "
+                "or subscribe a second time"
+            )
+
+    def _is_heard_elsewhere(self) -> bool:
+        listening = self._listening
+        return listening is not None and not listening.done() and listening is not asyncio.current_task()
+
     async def _listen(self, listener: Listener) -> None:
         try:
-            async for event in self.events():
+            while not self._ended and (event := await self._receive(None)) is not None:
                 answer = listener(event)
                 if isinstance(answer, Awaitable):
                     await answer
@@ -143,23 +225,22 @@ class AsyncSubscription:
             log.error("the listener has stopped: %s", error, exc_info=error)
             raise
 
-    async def _progress(self, deadline: float | None) -> bool:
+    async def _progress(self, deadline: float) -> None:
+        """Take what has come, or wait until something comes or is due, at most until `deadline`."""
         receiver = self._receiver
-        rest_s = receiver.doze_s()
-        dozes = rest_s > 0
-        if not dozes:
-            if receiver.pump():
-                return True
-            rest_s = receiver.rest_s()
-        if deadline is not None:
-            left_s = deadline - time.monotonic()
-            if left_s <= 0:
-                return False
-            rest_s = min(rest_s, left_s)
-        if dozes or (rest_s > 0 and receiver.may_sleep()):
-            await self._wait(rest_s)
-        else:
+        doze_s = min(receiver.doze_s(), deadline - time.monotonic())
+        if doze_s > 0:
+            await self._wait(doze_s)
+        elif not receiver.pump() and not await self._sleep(deadline):
             await asyncio.sleep(0)
+
+    async def _sleep(self, deadline: float) -> bool:
+        """Wait until something comes or is due, at most until `deadline`; False if there is no waiting now."""
+        receiver = self._receiver
+        rest_s = min(receiver.rest_s(), deadline - time.monotonic())
+        if rest_s <= 0 or not receiver.may_sleep():
+            return False
+        await self._wait(rest_s)
         return True
 
     async def _wait(self, timeout_s: float) -> None:

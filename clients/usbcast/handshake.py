@@ -7,8 +7,7 @@ greeting, which says how it wants to be spoken to, tells which of these it is.
 
 from __future__ import annotations
 
-import contextlib
-import socket as posix
+import math
 import time
 from itertools import count
 
@@ -16,9 +15,10 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from usbcast.credentials import Credentials
+from usbcast.greeting import Probe
 from usbcast_schemas.errors import AccessRefused
 from usbcast_schemas.keys import short_text
-from usbcast_schemas.sockets import encrypt, readable, split_tcp
+from usbcast_schemas.sockets import encrypt, readable
 
 _EVENTS = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED
@@ -26,14 +26,10 @@ _EVENTS = (
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 )
-_GREETING_BYTES = 64
-_LOOKED_AT_S = 0.1
-"""So that a node has the time to see whose connection it is, before it has a reason to end it."""
-
-_VERSION = 11
-_MECHANISM = slice(12, 32)
-_PROBE_S = 2.0
 _PROBE_AGAIN_S = 0.2
+_STEP_S = 0.02
+"""How often to look what has come of a probe."""
+
 _FAILURES = 2
 """A node that goes away in the middle of a handshake looks like one with another key, but not twice in a row."""
 
@@ -52,6 +48,9 @@ class Handshakes:
         self._failures = 0
         self._quiet = False
         """Whether nothing was there when it was looked last, so that what comes is said by the descriptor."""
+        self._is_unexplained = False
+        """Whether a handshake has failed for a reason that is not known yet."""
+        self._probe: Probe | None = None
         self._probe_at_s = 0.0
         if keys is not None:
             self._node_key = keys.node_key(reached_by)
@@ -74,26 +73,55 @@ class Handshakes:
         return self._monitor
 
     def check(self) -> None:
-        """Look at what has happened. Raises AccessRefused as soon as it is clear that this will not do."""
+        """Look at what has happened. Raises AccessRefused as soon as it is clear that this will not do. Never waits."""
         self._quiet = False
-        if not self._failures and self.may_sleep():
-            return
-        self._quiet = False
+        if self._is_unexplained or not self.may_sleep():
+            self._quiet = False
+            self._hear()
+        if self._is_unexplained:
+            self._explain()
+
+    @property
+    def rest_s(self) -> float:
+        """How long `check` has nothing to do, if nothing comes."""
+        if not self._is_unexplained:
+            return math.inf
+        return _STEP_S if self._probe is not None else max(0.0, self._probe_at_s - time.monotonic())
+
+    def _hear(self) -> None:
+        """Take what libzmq says of the handshakes."""
         while True:
             try:
                 frames = self._monitor.recv_multipart(zmq.DONTWAIT)
             except zmq.Again:
-                break
+                return
             event = parse_monitor_message(frames)
             if event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._failures = 0
+                self._give_up_probe()
             elif event["event"] == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                 raise AccessRefused(self._refused())
             else:
                 self._failures += 1
-        if self._failures and time.monotonic() >= self._probe_at_s:
+                self._is_unexplained = True
+
+    def _explain(self) -> None:
+        """Ask the node how it wants to be spoken to; say nothing if it is not there, or just went away."""
+        if self._probe is None:
+            if time.monotonic() < self._probe_at_s:
+                return
             self._probe_at_s = time.monotonic() + _PROBE_AGAIN_S
-            self._diagnose()
+            self._probe = Probe(self._endpoint, "NULL" if self._keys is None else "CURVE")
+        mechanism = self._probe.look()
+        if mechanism is not None:
+            self._give_up_probe()
+            self._judge(mechanism)
+
+    def _give_up_probe(self) -> None:
+        self._is_unexplained = False
+        if self._probe is not None:
+            self._probe.close()
+            self._probe = None
 
     def may_sleep(self) -> bool:
         if not self._quiet:
@@ -102,12 +130,12 @@ class Handshakes:
 
     def close(self) -> None:
         """Stop watching. A monitor that loses its reader first stops libzmq for good."""
+        self._give_up_probe()
         self._socket.disable_monitor()
         self._monitor.close()
 
-    def _diagnose(self) -> None:
-        """Ask the node how it wants to be spoken to; say nothing if it is not there, or just went away."""
-        mechanism = greeted(self._endpoint, "NULL" if self._keys is None else "CURVE")
+    def _judge(self, mechanism: str) -> None:
+        """Raise AccessRefused if what the node wants explains the failures."""
         at = self._reached_by
         if mechanism == "CURVE" and self._keys is None:
             raise AccessRefused(
@@ -133,41 +161,3 @@ class Handshakes:
             f"the node at {self._reached_by} does not let in your key {short_text(own.public, own.name)}: it was never allowed "
             f"there, or was revoked; ask the owner of the node to run: {self._keys.ask_to_be_let_in()}"
         )
-
-
-def greeted(endpoint: str, mechanism: str) -> str:
-    """The security mechanism that the node at `endpoint` wants: NULL, CURVE, or other; empty if no ZMTP is spoken there.
-
-    `mechanism` is what it is greeted with. A node that wants another is waited for, so that it notices and says so too: of
-    two libzmq that do not agree, the one that hears first hangs up, and the other never learns why. ZMTP 3.x: the first 64
-    bytes of either side are its greeting, 20 of them the name of the mechanism (https://rfc.zeromq.org/spec/23/). Waits two
-    seconds at most.
-    """
-    tcp = split_tcp(endpoint)
-    deadline = time.monotonic() + _PROBE_S
-    with contextlib.suppress(OSError):
-        if tcp is None:
-            peer = posix.socket(posix.AF_UNIX)
-            peer.settimeout(_PROBE_S)
-            peer.connect(endpoint.removeprefix("ipc://"))
-        else:
-            peer = posix.create_connection((tcp[0].strip("[]"), tcp[1]), _PROBE_S)
-        with peer:
-            peer.settimeout(_PROBE_S)
-            greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00" + mechanism.encode().ljust(20, b"\0") + bytes(32)
-            peer.sendall(greeting[:_VERSION])  # enough to hear the whole of the node's; more might make it hang up
-            said = b""
-            while len(said) < _GREETING_BYTES and time.monotonic() < deadline:
-                more = peer.recv(_GREETING_BYTES - len(said))
-                if not more:
-                    break
-                said += more
-            wanted = said[_MECHANISM].rstrip(b"\0").decode("ascii", "replace")
-            if wanted != mechanism:
-                time.sleep(_LOOKED_AT_S)
-            peer.sendall(greeting[_VERSION:])
-            while wanted != mechanism and time.monotonic() < deadline and peer.recv(4096):
-                pass
-        if len(said) == _GREETING_BYTES and said[0] == 0xFF and said[9] & 1:
-            return wanted
-    return ""

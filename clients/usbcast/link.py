@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 
 import zmq
 
@@ -68,6 +69,11 @@ class Link:
         """Raise AccessRefused if the node does not let this client in."""
         if self._handshakes is not None:
             self._handshakes.check()
+
+    @property
+    def rest_s(self) -> float:
+        """How long `check` has nothing to do, if nothing comes."""
+        return self._handshakes.rest_s if self._handshakes is not None else math.inf
 
     def may_sleep(self) -> bool:
         """Whether nothing has come meanwhile."""

@@ -7,6 +7,7 @@ calling thread, `aio` in an event loop.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 import socket as host
@@ -45,6 +46,9 @@ VIAS = ("auto", "push", "notify", "ring")
 DELIVERS = ("all", "latest")
 OUT_BATCHES = 64
 """How many batches may wait for the application before no more are taken from the way."""
+
+TURN_REPLIES = 100
+"""Whatever a node sends without being asked, whoever waits looks at the time again after so many."""
 
 _SILENCE_NS = int(SILENCE_S * 1e9)
 _DESCRIBE_NS = 1_500_000_000, 4_000_000_000
@@ -160,7 +164,8 @@ class Receiver:
         self._watch(now_ns)
         self._ask(now_ns)
         self._link_is_quiet = False
-        calm = not (self._describing or self._fetching.under_way or self._silent) and self._describe_at_ns is None
+        busy = self._describing or self._fetching.under_way or self._silent or self._check_rest_s() < math.inf
+        calm = not busy and self._describe_at_ns is None
         self._house.done(now_ns, calm=calm, until_ns=min(self._report_at_ns, self._heard_ns() + _SILENCE_NS))
         return self._follow_on() or bool(self._digest)
 
@@ -253,11 +258,15 @@ class Receiver:
         fetch_at_ns = self._fetching.due_ns()
         if fetch_at_ns is not None:
             due.append(fetch_at_ns)
-        rest_ns = min(due, default=0) - time.monotonic_ns()
-        if rest_ns > 0:
-            return rest_ns / 1e9
+        rest_s = min((min(due, default=0) - time.monotonic_ns()) / 1e9, self._check_rest_s())
+        if rest_s > 0:
+            return rest_s
         self._house.called = True
         return 0.0
+
+    def _check_rest_s(self) -> float:
+        """How long nobody's `check` has anything to do."""
+        return min(self._link.rest_s, self._way.rest_s if self._way is not None else math.inf)
 
     def ledger(self) -> Ledger:
         """The books of this subscription as of now."""
@@ -412,7 +421,7 @@ class Receiver:
         self._link.send(pb.Request(report=pb.ReportRequest(stream=self.stream, report=report)))
 
     def _take_replies(self, now_ns: int) -> None:
-        while True:
+        for _ in range(TURN_REPLIES):
             try:
                 received = self._link.receive()
                 if received is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -79,6 +81,7 @@ class NodeClient:
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._handshakes.socket, zmq.POLLIN)
         self._last_id = 0
+        self._pid = os.getpid()
 
     def __enter__(self) -> NodeClient:
         return self
@@ -120,12 +123,20 @@ class NodeClient:
         return self._ask(pb.Request(clock=request))[0].clock
 
     def _ask(self, request: pb.Request, timeout_s: float | None = None) -> tuple[pb.Reply, Sequence[EncodedBatch]]:
+        if self._pid != os.getpid():
+            raise UsageError(
+                f"this client of {self.endpoint} belongs to process {self._pid}, and process {os.getpid()} was forked from it: "
+                "make one here"
+            )
         self._last_id += 1
         request.contract = CONTRACT
         request.request_id = self._last_id
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + timeout_s
-        self._socket.send(request.SerializeToString())
+        with contextlib.suppress(
+            zmq.Again
+        ):  # a full queue means that the node takes nothing; then no answer comes in time
+            self._socket.send(request.SerializeToString(), zmq.DONTWAIT)
         while self._await_reply(deadline):
             reply, batches, unreadable = decode_reply(self._socket.recv_multipart())
             if unreadable:
@@ -140,11 +151,11 @@ class NodeClient:
         )
 
     def _await_reply(self, deadline: float) -> bool:
-        """Wait until a reply is there; False if the time is up. Raises AccessRefused."""
-        while True:
-            ready = dict(self._poller.poll(max(0, int((deadline - time.monotonic()) * 1000))))
+        """Wait until a reply is there; False if the time is up, whatever else has come. Raises AccessRefused."""
+        while time.monotonic() < deadline:
+            rest_s = min(deadline - time.monotonic(), self._handshakes.rest_s)
+            ready = dict(self._poller.poll(max(0, int(rest_s * 1000))))
             if self._socket in ready:
                 return True
             self._handshakes.check()
-            if time.monotonic() >= deadline:
-                return False
+        return False

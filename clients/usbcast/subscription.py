@@ -13,8 +13,9 @@ from usbcast.clocks import ClockOffset
 from usbcast.commands import Commands
 from usbcast.digest import Event
 from usbcast.events import End
+from usbcast.lifetime import Lifetime
 from usbcast.reception import Reception
-from usbcast_schemas.errors import NodeUnreachable
+from usbcast_schemas.errors import NodeUnreachable, UsageError
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
@@ -25,19 +26,23 @@ Listener = Callable[[Event], object]
 CONNECT_TIMEOUT_S = 10.0
 FOR_EVER_S = 1e9
 
+_LOOK_S = 0.002
+"""How often to look for what another thread, or an event that nobody takes, keeps this one from waiting for."""
+
 
 class Subscription:
-    """One stream, received. A context manager; for one thread at a time (`command` may be called from any).
+    """One stream, received. A context manager; for one thread at a time (`close` and `command` may be called from any).
 
-    It connects, and after an interruption connects again, by itself and for ever.
+    It connects, and after an interruption connects again, by itself and for ever. Once it is closed, whatever would have to
+    ask the node raises SubscriptionClosed; `info`, `ledger` and the like go on telling what was known.
     """
 
     def __init__(self, receiver: Reception, endpoint: str | None) -> None:
         self._receiver = receiver
         self._endpoint = endpoint
         self._commands = Commands(receiver.stream, endpoint, receiver.keys)
+        self._life = Lifetime(self, receiver.stream, receiver.waiter, receiver.close)
         self._ended = False
-        self._closed = False
         self._listening: Listening | None = None
 
     def __enter__(self) -> Subscription:
@@ -47,15 +52,13 @@ class Subscription:
         self.close()
 
     def close(self) -> None:
-        """Stop receiving; idempotent. A listener is stopped first."""
+        """Stop receiving; idempotent, from any thread. A loop over it ends, and a listener's last call is waited for."""
+        self._life.close()
         if self._listening is not None:
             self._listening.stop()
-        if not self._closed:
-            self._closed = True
-            self._receiver.close()
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches, until the stream ends. What lies between them is in their `gaps`."""
+        """The batches, until the stream ends or is closed. What lies between them is in their `gaps`."""
         for event in self.events():
             if isinstance(event, Batch):
                 yield event
@@ -63,63 +66,116 @@ class Subscription:
     def events(self, timeout_s: float | None = None) -> Iterator[Event]:
         """Batch, Gap, Restart, DeviceEvent, Silence and, as the last one, End.
 
-        With `timeout_s`, stops when nothing came for so long. Raises StreamUnknown, VersionMismatch, RingUnavailable, and
-        AccessRefused where the node does not let this client in, or not any more.
+        With `timeout_s`, stops when nothing came for so long. Raises StreamUnknown, VersionMismatch, RingUnavailable,
+        AccessRefused where the node does not let this client in, or not any more, and SubscriptionClosed if it was closed
+        before the loop began.
         """
-        take = self._receiver.take
+        self._check_alone()
+        life, take = self._life, self._receiver.take
         while not self._ended:
-            event = None if self._closed else take()
-            if event is None:
-                event = self._wait(timeout_s)
+            life.inside = True
+            try:
+                event = None if life.over else take()
                 if event is None:
-                    return
+                    event = self._wait(timeout_s)
+            finally:
+                life.inside = False
+                if life.over:
+                    life.leave()
+            if event is None:
+                life.check_process()
+                return
             if isinstance(event, End):
                 self._ended = True
             yield event
 
     def receive(self, timeout_s: float | None = None) -> Event | None:
-        """The next event; None if none comes within `timeout_s`."""
-        event = None if self._closed else self._receiver.take()
-        if event is None:
-            event = self._wait(timeout_s)
+        """The next event; None if none comes within `timeout_s`, or if it is closed meanwhile. Raises as `events` does."""
+        self._check_alone()
+        return self._receive(timeout_s)
+
+    def _receive(self, timeout_s: float | None) -> Event | None:
+        life = self._life
+        life.inside = True
+        try:
+            event = None if life.over else self._receiver.take()
+            if event is None:
+                event = self._wait(timeout_s)
+        finally:
+            life.inside = False
+            if life.over:
+                life.leave()
         if event is not None:
             self._ended = isinstance(event, End)
         return event
 
     def _wait(self, timeout_s: float | None) -> Event | None:
-        """The next event, though there is none yet; None if none comes within `timeout_s`."""
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while not self._closed:
-            left_s = FOR_EVER_S if deadline is None else deadline - time.monotonic()
-            event: Event | None = self._receiver.wait(left_s)
+        """The next event, though there is none yet; None if none comes within `timeout_s`, or it is over."""
+        deadline = time.monotonic() + (FOR_EVER_S if timeout_s is None else timeout_s)
+        life, receiver = self._life, self._receiver
+        while not life.over:
+            event: Event | None = receiver.wait(deadline - time.monotonic())
             if event is not None:
                 return event
-            if not self._progress(deadline):
+            if not receiver.pump() and self._sleep(deadline) and not receiver.follows:
+                receiver.pump()
+            event = receiver.take()
+            if event is not None:
+                return event
+            if time.monotonic() >= deadline:
                 return None
-            event = self._receiver.take()
-            if event is not None:
-                return event
         return None
 
     def ready(self, timeout_s: float = CONNECT_TIMEOUT_S) -> bool:
         """Wait until all that comes from now on is delivered or declared; False if that takes longer than `timeout_s`.
 
-        Raises StreamUnknown if the node has no such stream.
+        False too if it is closed meanwhile. Raises StreamUnknown if the node has no such stream, and SubscriptionClosed.
         """
-        deadline = time.monotonic() + timeout_s
-        while not self._receiver.joined:
-            if not self._progress(deadline):
-                return False
-        return True
+        self._life.check()
+        return self._await(lambda: self._receiver.joined, timeout_s)
 
     @property
     def info(self) -> pb.StreamInfo:
-        """What the node says of the stream; connects first. Raises NodeUnreachable after 10 s without an answer."""
-        deadline = time.monotonic() + CONNECT_TIMEOUT_S
-        while self._receiver.info is None:
-            if not self._progress(deadline):
+        """What the node says of the stream; connects first.
+
+        Raises NodeUnreachable after 10 s without an answer, and SubscriptionClosed if it had not connected when it was closed.
+        """
+        if self._receiver.info is None:
+            self._life.check()
+            if not self._await(lambda: self._receiver.info is not None, CONNECT_TIMEOUT_S):
+                self._life.check()
                 raise self.unreachable()
+        assert self._receiver.info is not None
         return self._receiver.info
+
+    def _await(self, reached: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait until `reached`, and take no event meanwhile; False if it is not within `timeout_s`, or it is over."""
+        deadline = time.monotonic() + timeout_s
+        life, receiver = self._life, self._receiver
+        while not reached():
+            if self._is_heard_elsewhere():
+                time.sleep(_LOOK_S)
+            else:
+                life.inside = True
+                try:
+                    if not life.over:
+                        receiver.pump()
+                        # What waits to be taken is no reason not to sleep; where it keeps the receiver from sleeping, this does.
+                        if not reached() and not self._sleep(deadline):
+                            time.sleep(max(0.0, min(_LOOK_S, deadline - time.monotonic())))
+                finally:
+                    life.inside = False
+                    if life.over:
+                        life.leave()
+            if life.over or time.monotonic() >= deadline:
+                return reached()
+        return True
+
+    def _sleep(self, deadline: float) -> bool:
+        """Wait until something comes or is due, at most until `deadline`; whether something has come."""
+        receiver = self._receiver
+        rest_s = min(receiver.rest_s(), deadline - time.monotonic())
+        return rest_s > 0 and receiver.may_sleep() and receiver.waiter.wait(rest_s)
 
     def unreachable(self) -> NodeUnreachable:
         """What to raise when nothing was heard for as long as one is ready to wait: it says what is known of the reason."""
@@ -176,24 +232,25 @@ class Subscription:
         return self._commands.write(endpoint, data, timeout_s=timeout_s)
 
     def listen(self, listener: Listener) -> Listening:
-        """Call `listener` with every event, from a thread of its own, until the stream ends or the result is stopped."""
-        self._listening = Listening(self, listener)
+        """Call `listener` with every event, from a thread of its own, until the stream ends or the result is stopped.
+
+        One listener at a time: for several, call them from one. Raises UsageError, SubscriptionClosed.
+        """
+        self._check_alone()
+        self._listening = Listening(self._receive, self._life, listener)
         return self._listening
 
-    def _progress(self, deadline: float | None) -> bool:
-        """Pump and, if there was nothing, wait once; False if the deadline has passed."""
-        receiver = self._receiver
-        if receiver.pump():
-            return True
-        rest_s = receiver.rest_s()
-        if deadline is not None:
-            left_s = deadline - time.monotonic()
-            if left_s <= 0:
-                return False
-            rest_s = min(rest_s, left_s)
-        if rest_s > 0 and receiver.may_sleep() and receiver.waiter.wait(rest_s) and not receiver.follows:
-            receiver.pump()
-        return True
+    def _check_alone(self) -> None:
+        """Raise unless this thread may take events."""
+        self._life.check()
+        if self._is_heard_elsewhere():
+            raise UsageError(
+                f"the events of this subscription to {self._receiver.stream!r} go to a listener already: stop that one first, "
+                "or subscribe a second time"
+            )
+
+    def _is_heard_elsewhere(self) -> bool:
+        return self._listening is not None and self._listening.is_elsewhere
 
 
 class Listening:
@@ -201,14 +258,20 @@ class Listening:
 
     _TURN_S = 0.1
 
-    def __init__(self, subscription: Subscription, listener: Listener) -> None:
-        self._subscription = subscription
+    def __init__(self, receive: Callable[[float | None], Event | None], life: Lifetime, listener: Listener) -> None:
+        self._receive = receive
+        self._life = life
         self._listener = listener
         self._stop = threading.Event()
         self.error: BaseException | None = None
         """What the listener or the subscription raised; it ended the listening."""
         self._thread = threading.Thread(target=self._run, name="usbcast-listener", daemon=True)
         self._thread.start()
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether another thread than this one takes the events."""
+        return self._thread.is_alive() and self._thread is not threading.current_thread()
 
     def stop(self) -> None:
         """Stop calling; return when the last call is over."""
@@ -225,8 +288,8 @@ class Listening:
 
     def _run(self) -> None:
         try:
-            while not self._stop.is_set():
-                event = self._subscription.receive(self._TURN_S)
+            while not self._stop.is_set() and not self._life.over:
+                event = self._receive(self._TURN_S)
                 if event is not None:
                     self._listener(event)
                     if isinstance(event, End):

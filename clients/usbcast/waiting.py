@@ -6,6 +6,7 @@ others. Linux has epoll for that, macOS and the BSDs kqueue. Elsewhere rings are
 
 from __future__ import annotations
 
+import os
 import select
 import sys
 
@@ -16,6 +17,8 @@ if sys.platform == "linux":
 
         def __init__(self) -> None:
             self._epoll = select.epoll()
+            self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self.add(self._wake_fd)
 
         def fileno(self) -> int:
             return self._epoll.fileno()
@@ -35,8 +38,13 @@ if sys.platform == "linux":
             """Wait until there may be something; False if the time is up."""
             return bool(self._epoll.poll(timeout_s if timeout_s > 0 else 0.0))
 
+        def wake(self) -> None:
+            """End the wait that another thread is in, and every later one."""
+            os.eventfd_write(self._wake_fd, 1)
+
         def close(self) -> None:
             self._epoll.close()
+            os.close(self._wake_fd)
 
 else:
 
@@ -45,6 +53,8 @@ else:
 
         def __init__(self) -> None:
             self._kqueue = select.kqueue()
+            self._wake_fd, self._wake_write_fd = os.pipe()
+            self.add(self._wake_fd)
 
         def fileno(self) -> int:
             return self._kqueue.fileno()
@@ -64,8 +74,14 @@ else:
             """Wait until there may be something; False if the time is up."""
             return bool(self._kqueue.control(None, 16, max(0.0, timeout_s)))
 
+        def wake(self) -> None:
+            """End the wait that another thread is in, and every later one."""
+            os.write(self._wake_write_fd, b"\0")
+
         def close(self) -> None:
             self._kqueue.close()
+            os.close(self._wake_fd)
+            os.close(self._wake_write_fd)
 
         def _change(self, fd: int, flags: int) -> None:
             self._kqueue.control([select.kevent(fd, select.KQ_FILTER_READ, flags)], 0, 0)

@@ -12,6 +12,8 @@
 /* As usbcast_schemas/messages.py, which says why. */
 enum { NOTICE_EACH = 16, IN_PLACE_BYTES = 64 * 1024 };
 
+enum { MOST_INTERRUPTIONS = 1000 }; /* of one call, which waits for nothing: no process gets so many signals meanwhile */
+
 PyTypeObject *messages_type, *sender_type;
 
 enum { DONTWAIT = 1, SNDMORE = 2, EVENTS = 15, OLDEST_MAJOR = 4, OLDEST_MINOR = 2 };
@@ -163,6 +165,20 @@ static void messages_dealloc(PyObject *object)
     Py_DECREF(type);
 }
 
+/* Whether a call that failed is to be made again: it was interrupted by a signal, whose handler has then run. -1 with an exception
+ * if that raised one, or if there is no end to it: in a forked process libzmq says so of each of its parent's sockets. */
+static int is_interrupted(int *times)
+{
+    if (zmq.error() != EINTR)
+        return 0;
+    if (PyErr_CheckSignals() < 0)
+        return -1;
+    if (++*times < MOST_INTERRUPTIONS)
+        return 1;
+    failed();
+    return -1;
+}
+
 static int is_open(Messages *self)
 {
     if (self->socket == NULL)
@@ -170,17 +186,25 @@ static int is_open(Messages *self)
     return self->socket != NULL;
 }
 
+/* 0, or -1 with an exception. */
 static int send_frame(Messages *self, const void *bytes, Py_ssize_t size, int flags)
 {
     Frame frame;
-    if (zmq.init_size(&frame, (size_t)size) < 0)
+    if (zmq.init_size(&frame, (size_t)size) < 0) {
+        failed();
         return -1;
+    }
     memcpy(zmq.data(&frame), bytes, (size_t)size);
-    while (zmq.send(&frame, self->socket, flags) < 0)
-        if (zmq.error() != EINTR) {
-            zmq.close(&frame);
-            return -1;
-        }
+    int times = 0;
+    while (zmq.send(&frame, self->socket, flags) < 0) {
+        int again = is_interrupted(&times);
+        if (again > 0)
+            continue;
+        if (again == 0)
+            failed();
+        zmq.close(&frame);
+        return -1;
+    }
     return 0;
 }
 
@@ -189,10 +213,8 @@ static int send_message(Messages *self, const Py_buffer *first, const void *byte
 {
     if (!is_open(self))
         return -1;
-    if (send_frame(self, first->buf, first->len, DONTWAIT | SNDMORE) < 0 || send_frame(self, bytes, size, DONTWAIT) < 0) {
-        failed();
+    if (send_frame(self, first->buf, first->len, DONTWAIT | SNDMORE) < 0 || send_frame(self, bytes, size, DONTWAIT) < 0)
         return -1;
-    }
     if (++self->sent % NOTICE_EACH == 0) {
         int events;
         size_t room = sizeof events;
@@ -204,15 +226,17 @@ static int send_message(Messages *self, const Py_buffer *first, const void *byte
 /* The next frame: 1; 0 if none has come, -1 with an exception. */
 static int receive_frame(Messages *self, Frame *frame)
 {
+    int times = 0;
     zmq.init(frame);
-    while (zmq.recv(frame, self->socket, DONTWAIT) < 0)
-        if (zmq.error() != EINTR) {
-            int nothing = zmq.error() == EAGAIN;
-            if (!nothing)
-                failed();
-            zmq.close(frame);
-            return nothing ? 0 : -1;
-        }
+    while (zmq.recv(frame, self->socket, DONTWAIT) < 0) {
+        int again = is_interrupted(&times), nothing = again == 0 && zmq.error() == EAGAIN;
+        if (again > 0)
+            continue;
+        if (again == 0 && !nothing)
+            failed();
+        zmq.close(frame);
+        return nothing ? 0 : -1;
+    }
     return 1;
 }
 
@@ -264,11 +288,11 @@ static int receive_pair(Messages *self, Frame *frames)
 }
 
 /* The second frame of the next message, if its first is `topic`, it has two, and `fits` says so of the second; NULL without an
- * exception otherwise: then what has come is left. */
+ * exception otherwise: then what has come is left. Of what is closed nothing comes. */
 PyObject *receive_message(Messages *self, const Py_buffer *topic, int (*fits)(void *, const unsigned char *, Py_ssize_t), void *about)
 {
     Frame frames[2];
-    if (!is_open(self) || self->left || receive_pair(self, frames) <= 0)
+    if (self->socket == NULL || self->left || receive_pair(self, frames) <= 0)
         return NULL;
     int wanted = zmq.size(&frames[0]) == (size_t)topic->len && memcmp(zmq.data(&frames[0]), topic->buf, (size_t)topic->len) == 0;
     if (!wanted || !fits(about, zmq.data(&frames[1]), (Py_ssize_t)zmq.size(&frames[1]))) {

@@ -4,7 +4,8 @@
     ├── UsageError            you asked for something that cannot be
     │   ├── ProfileError      a device profile is wrong: key, value, what is allowed
     │   ├── ConfigError       a setting is wrong
-    │   └── KeysError         keys are missing, malformed, or open to others
+    │   ├── KeysError         keys are missing, malformed, or open to others
+    │   └── SubscriptionClosed  it was closed, and something was asked of it
     ├── DeviceError           the device, or the way to it
     │   ├── LibusbMissing     no libusb on this machine
     │   ├── DeviceMissing     not plugged in
@@ -60,6 +61,10 @@ class ConfigError(UsageError):
 
 class KeysError(UsageError):
     """Keys are missing, malformed, or open to others."""
+
+
+class SubscriptionClosed(UsageError):
+    """The subscription was closed before, and something was asked of it."""
 
 
 class DeviceError(UsbcastError):

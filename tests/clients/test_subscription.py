@@ -135,14 +135,6 @@ def test_iterating_ends_with_the_stream() -> None:
         assert list(subscription.events(0.1)) == []
 
 
-def test_closing_ends_everything_and_may_be_done_twice(served: Served) -> None:
-    subscription = served.subscribe("push")
-    assert subscription.ready()
-    subscription.close()
-    subscription.close()
-    assert subscription.receive(0.1) is None
-
-
 def test_a_break_out_of_the_loop_and_a_new_loop_go_on(served: Served) -> None:
     with served.subscribe("ring", start=0) as subscription:
         first = next(iter(subscription))

@@ -6,6 +6,7 @@ import asyncio
 import time
 
 import pytest
+from closing import FORMS, close_often
 from forwarded import forwarding, lost, plain, records
 from nodes import DEADLINE_S, Account, End, Restart, Silence, check_books, serving, small, take_all, take_until
 from servers import Server
@@ -196,3 +197,11 @@ def test_no_silence_while_the_device_says_nothing(server: Server) -> None:
             until = time.monotonic() + 4
             while time.monotonic() < until:
                 assert subscription.receive(0.2) is None
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_reader_whose_subscription_is_closed_ends_at_once_and_cleanly(server: Server, form: str) -> None:
+    with serving(rate_hz=2000) as served, forwarding(server.url, served.endpoint) as forwarder:
+        forwarder.wait_stored(100)
+        told = close_often(server.url, "nats", form, 8)
+    assert (told.ended, told.wrong) == (8, [])

@@ -57,6 +57,10 @@ class Way(Protocol):
     def check(self) -> None:
         """Raise AccessRefused if the node does not let this client in."""
 
+    @property
+    def rest_s(self) -> float:
+        """How long `check` has nothing to do, if nothing comes."""
+
     def may_sleep(self) -> bool:
         """Ask to be woken; False if something has come meanwhile."""
 

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from usbcast_schemas._native import Follower
 
 
+TURN_MESSAGES = 1000
+"""Of what makes nothing to take, as rubbish, any number may come; so many, and whoever waits looks at the time again."""
+
+
 class PublishedWay:
     """via="push" subscribes to data and to notifications once it rests (a lost tail is noticed by them), via="notify" to all."""
 
@@ -88,7 +92,9 @@ class PublishedWay:
         messages = self._messages
         woken = messages.drained
         messages.drained = not messages.left_over and not woken and not readable(self._socket)
-        while not messages.drained and not sink.full:
+        for _ in range(TURN_MESSAGES):
+            if messages.drained or sink.full:
+                return
             frames = messages.receive()
             if frames is None:
                 return
@@ -123,6 +129,10 @@ class PublishedWay:
 
     def check(self) -> None:
         self._handshakes.check()
+
+    @property
+    def rest_s(self) -> float:
+        return self._handshakes.rest_s
 
     def may_sleep(self) -> bool:
         return self._messages.drained and self._handshakes.may_sleep()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from pathlib import Path
@@ -29,6 +30,7 @@ class RingWay:
 
     via = "ring"
     can_fetch = False
+    rest_s = math.inf
     left_over = False
 
     def __init__(self, info: pb.StreamInfo, waiter: Waiter, *, latest: bool, copy: bool = True) -> None:
