@@ -25,7 +25,7 @@ class Gap:
 
     From stage "ring" on, `first` to `last` are their sequences, both included. What was lost earlier never had sequences:
     then `first` is that of the packet behind the loss, `last` is `first - 1`, and `count` packets are missing between them
-    (0 where only `size_bytes` is known; more than `count`, perhaps, where `at_least`).
+    (0 where only `size_bytes` is known; more than `count`, perhaps, where `at_least`: 0 and `at_least` is an unknown number).
     """
 
     first: int

@@ -48,6 +48,9 @@ def numbers_of(item: Packets) -> list[int]:
     return [struct.unpack_from("<I", item.payload, i * item.packet_size)[0] for i in range(item.count)]
 
 
+UNKNOWN = ("device", "the device began to count anew", "at least 0", 0)
+
+
 def told(items: Iterable[StreamItem]) -> list[object]:
     """Counters of packets; losses as (stage, reason, packets, bytes); events as kind and detail."""
     found: list[object] = []
@@ -56,8 +59,8 @@ def told(items: Iterable[StreamItem]) -> list[object]:
             found += numbers_of(item)
         elif isinstance(item, Lost):
             stage = pb.Stage.Name(item.stage).removeprefix("STAGE_").lower()
-            assert not item.at_least
-            found.append((stage, item.reason, item.packets, item.size_bytes))
+            packets = f"at least {item.packets}" if item.at_least else item.packets
+            found.append((stage, item.reason, packets, item.size_bytes))
         else:
             found.append((KIND.Kind.Name(item.kind).removeprefix("KIND_").lower(), item.detail))
     return found
@@ -189,7 +192,7 @@ JOINED = "joined in mid-packet"
                 ("host", "queue full", 0, 224),
                 ("host", "queue full", 2, 0),
                 ("detached", ""),
-                ("device", "counter", 2, 0),
+                ("device", "counter", "at least 2", 0),
                 5,
             ],
             id="lost in the host's queue before an unplug, counting on",
@@ -201,7 +204,7 @@ JOINED = "joined in mid-packet"
                 happened(KIND.KIND_DETACHED, 10),
                 transfer(P[0], 60),
             ],
-            [9, ("host", "queue full", 0, 224), ("host", "queue full", 2, 0), ("detached", ""), 0],
+            [9, ("host", "queue full", 0, 224), ("host", "queue full", 2, 0), ("detached", ""), UNKNOWN, 0],
             id="lost in the host's queue before an unplug, counting anew",
         ),
         pytest.param(
@@ -227,19 +230,42 @@ JOINED = "joined in mid-packet"
                 resynchronised(100, "detached"),
                 ("detached", ""),
                 ("attached", ""),
-                ("device", "counter", 4, 0),
+                ("device", "counter", "at least 4", 0),
                 5,
             ],
+            id="replugged, counting on or anew",
+        ),
+        pytest.param(
+            [
+                transfer(P[0] + P[1][:100]),
+                happened(KIND.KIND_DETACHED, 10),
+                happened(KIND.KIND_ATTACHED, 20),
+                transfer(P[5], 30),
+            ],
+            [
+                0,
+                ("framing", "detached", 0, 100),
+                resynchronised(100, "detached"),
+                ("detached", ""),
+                ("attached", ""),
+                ("device", "counter", "at least 4", 0),
+                5,
+            ],
+            id="replugged, further than in that time",
+        ),
+        pytest.param(
+            [transfer(packet(1000)), happened(KIND.KIND_DETACHED, 10), transfer(packet(1005), 60)],
+            [1000, ("detached", ""), ("device", "counter", 4, 0), 1005],
             id="replugged, counting on",
         ),
         pytest.param(
             [transfer(P[9]), happened(KIND.KIND_DETACHED), happened(KIND.KIND_ATTACHED), transfer(P[0] + P[2], 500)],
-            [9, ("detached", ""), ("attached", ""), 0, ("device", "counter", 1, 0), 2],
+            [9, ("detached", ""), ("attached", ""), UNKNOWN, 0, ("device", "counter", 1, 0), 2],
             id="replugged, counting anew",
         ),
         pytest.param(
             [transfer(P[9]), happened(KIND.KIND_DETACHED), transfer(packet(5000), 500)],
-            [9, ("detached", ""), 5000],
+            [9, ("detached", ""), ("device", "counter", "at least 4990", 0), 5000],
             id="replugged, counting from elsewhere",
         ),
         pytest.param(

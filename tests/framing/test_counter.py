@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from usbcast_broker.flow import Lost, Packets
 from usbcast_broker.framing import CounterTracker
+from usbcast_broker.framing.counter import ANEW, REASON
 from usbcast_schemas.profile import Counter
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
@@ -32,8 +33,9 @@ def told(parts: Sequence[Packets | Lost], width: int, byte_order: Any = "little"
     found: list[int | str] = []
     for part in parts:
         if isinstance(part, Lost):
-            assert (part.stage, part.reason, part.size_bytes) == (pb.STAGE_DEVICE, "counter", 0)
-            found.append(f"{'>=' if part.at_least else ''}{part.packets}")
+            assert (part.stage, part.size_bytes) == (pb.STAGE_DEVICE, 0)
+            assert part.reason in (REASON, ANEW)
+            found.append(f"{'>=' if part.at_least else ''}{part.packets}{' anew' if part.reason == ANEW else ''}")
             continue
         start = 0
         for i in range(part.count):
@@ -68,11 +70,11 @@ Story = list[Any]
         pytest.param({"width": 1, "wrap": 2}, [(0, [0, 1, 1, 0])], [0, 1, "1", 1, 0], {}, id="a bit that toggles"),
         pytest.param({}, [(0, [7, 7, 7, 8])], [7, 7, 7, 8], {"repeated": 2}, id="the same again"),
         pytest.param({"width": 1}, [(0, [7, 7]), (1, [8])], [7, 7, 8], {"repeated": 1}, id="the same, short counter"),
-        pytest.param({}, [(0, [50_000, 0, 1])], [50_000, 0, 1], {"renumbered": 1}, id="began anew by itself"),
+        pytest.param({}, [(0, [50_000, 0, 1])], [50_000, ">=0 anew", 0, 1], {"renumbered": 1}, id="began anew by itself"),
         pytest.param(
             {"rate_hz": 100.0},
             [(0, [3_000_000_000]), (10, [0, 1])],
-            [3_000_000_000, 0, 1],
+            [3_000_000_000, ">=0 anew", 0, 1],
             {"renumbered": 1},
             id="further than the device can have come",
         ),
@@ -120,21 +122,109 @@ Story = list[Any]
         ),
         pytest.param({"width": 1}, [(0, [0]), (1, [5])], [0, ">=4", 5], {}, id="no rate known yet, short counter"),
         pytest.param(
-            {"rate_hz": 100.0}, [(0, [10]), "restart", (2000, [100])], [10, "89", 100], {}, id="away, went on counting"
+            {},
+            [(0, [9]), (100, [0]), (1050, [9]), (1101, [0, 9])],
+            [9, ">=0 anew", 0, "8", 9, ">=0 anew", 0, "8", 9],
+            {"renumbered": 2},
+            id="anew once more, a second later",
+        ),
+        pytest.param(
+            {},
+            [(0, [9]), (100, [0]), (101, [9]), (102, [0, 9])],
+            [9, ">=0 anew", 0, "8", 9, 0, "8", 9],
+            {"renumbered": 2},
+            id="anew again and again is told once a second",
+        ),
+        pytest.param(
+            {"rate_hz": 100.0},
+            [(0, [1000]), "restart", (2000, [1100])],
+            [1000, "99", 1100],
+            {},
+            id="away, went on counting",
+        ),
+        pytest.param(
+            {"rate_hz": 100.0},
+            [(0, [10]), "restart", (2000, [100])],
+            [10, ">=89", 100],
+            {},
+            id="away, went on counting or began anew",
         ),
         pytest.param(
             {"rate_hz": 100.0},
             [(0, [500]), "restart", (2000, [0, 1, 3])],
-            [500, 0, 1, "1", 3],
+            [500, ">=0 anew", 0, 1, "1", 3],
             {"renumbered": 1},
             id="away, began anew",
         ),
         pytest.param(
             {"rate_hz": 100.0},
-            [(0, [10]), "restart", (2000, [5000])],
-            [10, 5000],
+            [(0, [500]), "restart", (2000, [40, 41])],
+            [500, ">=40 anew", 40, 41],
             {"renumbered": 1},
-            id="away, cannot have come so far",
+            id="away, began anew and came to 40",
+        ),
+        pytest.param(
+            {"rate_hz": 100.0},
+            [(0, [10]), "restart", (2000, [3_000_000_000])],
+            [10, ">=0 anew", 3_000_000_000],
+            {"renumbered": 1},
+            id="away, began anew anywhere",
+        ),
+        pytest.param(
+            {"rate_hz": 100.0},
+            [(0, [10]), "restart", (2000, [5000])],
+            [10, ">=4989", 5000],
+            {},
+            id="away, further than the time explains",
+        ),
+        pytest.param(
+            {"rate_hz": 2000.0},
+            [(0, range(1000)), (600, range(1000, 1400)), "restart", (700, [2200])],
+            [*range(1400), "800", 2200],
+            {},
+            id="away behind a backlog: what the device had stored",
+        ),
+        pytest.param(
+            {"rate_hz": 2000.0},
+            [(0, [4999]), (2, [5000]), "restart", (100, [5800])],
+            [4999, 5000, ">=799", 5800],
+            {},
+            id="away without a backlog: further than the time explains",
+        ),
+        pytest.param(
+            {"rate_hz": 100.0},
+            [(0, [900]), "restart", "restart", (2000, [1000])],
+            [900, "99", 1000],
+            {},
+            id="away twice",
+        ),
+        pytest.param(
+            {"rate_hz": 100.0},
+            [(0, [900]), "restart", (100, [900])],
+            [900, 900],
+            {"repeated": 1},
+            id="away, the same again",
+        ),
+        pytest.param(
+            {"rate_hz": 100.0, "width": 1},
+            [(0, [200]), "restart", (1000, [100])],
+            [200, ">=100", 100],
+            {},
+            id="away, a short counter on or anew",
+        ),
+        pytest.param(
+            {"rate_hz": 100.0, "width": 1},
+            [(0, [100]), "restart", (900, [200])],
+            [100, "99", 200],
+            {},
+            id="away, a short counter went on",
+        ),
+        pytest.param(
+            {"rate_hz": 100.0, "width": 1},
+            [(0, [0]), "restart", (900, [0])],
+            [0, ">=0", 0],
+            {},
+            id="away, the same again or anew",
         ),
         pytest.param(
             {"rate_hz": 100.0}, [(0, [10]), "restart", (2000, [11])], [10, 11], {}, id="away, nothing missing"
@@ -142,9 +232,16 @@ Story = list[Any]
         pytest.param(
             {"width": 1, "rate_hz": 100.0},
             [(0, [10]), "restart", (9000, [30])],
-            [10, 30],
-            {"renumbered": 1},
+            [10, ">=19", 30],
+            {},
             id="away for longer than a wrap",
+        ),
+        pytest.param(
+            {"width": 1, "rate_hz": 100.0},
+            [(0, [10]), "restart", (9000, [11])],
+            [10, ">=0", 11],
+            {},
+            id="away for longer than a wrap, nothing missing or a whole wrap",
         ),
         pytest.param({}, ["restart", (0, [9])], [9], {}, id="away before the first"),
     ],

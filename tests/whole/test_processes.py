@@ -84,6 +84,30 @@ def test_a_killed_node_comes_back_and_eight_subscribers_go_on(private_directorie
 
 
 @pytest.mark.slow
+def test_a_device_that_is_reset_behind_a_backlog_loses_nothing_unsaid(tmp_path: Path) -> None:
+    """The node stands still as on a busy machine; what it reads then is old, and the reset empties the device."""
+    faults = tmp_path / "faults.toml"
+    faults.write_text('[[fault]]\nkind = "overflow"\nat_packet = 6000\ncount = 20\n')
+    options = ("--rate", "2000", "--packet-size", "16", "--packets", "9000", "--faults", str(faults))
+    with all_killed() as programs:
+        node, endpoint = serve(*options, "--bind", "tcp://127.0.0.1:0")
+        programs.append(node)
+        reader = follow(endpoint, "ring", "--start", "0")
+        programs.append(reader)
+        with NodeClient(endpoint) as client:
+            eventually(lambda: describe(client).next_sequence > 5400)
+        node.signal(signal.SIGSTOP)
+        time.sleep(0.6)  # the backlog itself
+        node.signal(signal.SIGCONT)
+        done = reader.hear("done")
+        assert done["ended"]
+        assert (done["first_counter"], done["unsaid"], done["twice"]) == (0, 0, 0)
+        assert done["lost_earlier"] > 0
+        assert done["delivered"] + done["lost_earlier"] == done["last_counter"] + 1
+        assert node.finish() == 0
+
+
+@pytest.mark.slow
 def test_sixteen_subscribers_get_every_packet() -> None:
     with all_killed() as programs:
         node, endpoint = serve("--rate", "1000", "--bind", "tcp://127.0.0.1:0")

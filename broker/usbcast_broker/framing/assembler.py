@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Final, cast
 
 from usbcast_broker.flow import Discarded, Framed, Happening, HostItem, Lost, Packets, StreamItem, Transfer
-from usbcast_broker.framing.counter import REASON, CounterTracker
+from usbcast_broker.framing.counter import CounterTracker
 from usbcast_broker.framing.methods import make_framer
 from usbcast_broker.framing.stripper import StatusStripper
 from usbcast_schemas.ledger import Ledger
@@ -167,7 +167,7 @@ class Assembler:
             items += self._told() if counted else [*self._told(), *self._sized()]
         for part in parts:
             if isinstance(part, Lost):
-                self._lose(REASON, part.packets)
+                self._lose(part.reason, part.packets)
         self._close_gap()
         items += parts
         return items
@@ -187,8 +187,8 @@ class Assembler:
                 items[0] = replace(told, packets=here, at_least=at_least)
             else:
                 items.append(Lost(self._gap_stage, self._gap_reason, packets=here, at_least=at_least))
-        if rest:
-            self._lose(REASON, rest)
+        if rest or not jump.packets:  # one of unknown size is told as well
+            self._lose(jump.reason, rest)
             items.append(replace(jump, packets=rest))
         return items
 
@@ -202,8 +202,9 @@ class Assembler:
         return [Lost(self._gap_stage, self._gap_reason, packets=packets)]
 
     def _lose(self, reason: str, packets: int) -> None:
-        self.device.enter(packets)
-        self.device.lose(reason, packets)
+        if packets:
+            self.device.enter(packets)
+            self.device.lose(reason, packets)
 
     def _told(self) -> list[StreamItem]:
         """What was thrown away since the last time, as items of the stream."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from usbcast_schemas.profile import Counter
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 REASON: Final = "counter"
+ANEW: Final = "the device began to count anew"
+"""The reason of a loss whose size the counter cannot tell."""
 
 UNKNOWN_RATE_HZ: Final = 1e7
 """Assumed until a second of packets was measured: a bus of 10 Gbit/s has no room for more packets of 100 bytes."""
@@ -27,18 +29,32 @@ ENVELOPE_FACTOR: Final = 10.0
 ENVELOPE_PACKETS: Final = 1000.0
 """A step further than ten times what the rate gives in the time elapsed and a minute more is no loss."""
 
+TOLD_NS: Final = 1_000_000_000
+"""A device that begins to count anew again and again is told of once in this time; `counters` has every time."""
+
 _WINDOW_NS: Final = 1_000_000_000
 _VECTOR_FROM: Final = 24
 """Packets from which on numpy is faster than a loop."""
+
+
+class _Claim(NamedTuple):
+    """Packets lost before the packet at `index`."""
+
+    index: int
+    packets: int
+    at_least: bool
+    reason: str = REASON
 
 
 class CounterTracker:
     """Splits packets where the counter jumped, and puts there what was lost.
 
     A step forward is a loss of exactly that many packets; "at least" that many where the time since the packets before
-    would have allowed the device another whole wrap. No loss, but counted in `counters`: the same value once more
-    ("repeated"), and a step back, or further than the device can have come, or after `restart` one that the time elapsed
-    does not explain ("renumbered": it began to count anew).
+    would have allowed the device another whole wrap. The same value once more is no loss, and counted as "repeated". After
+    a step back, or further than the device can have come, it began to count anew ("renumbered"): a loss of at least 0.
+
+    After `restart` the device may have gone on counting, or have begun anew at 0. The loss is exact where only the first
+    can be, and the time away explains it. Else it is "at least" what each explanation that can be has in common.
     """
 
     def __init__(self, counter: Counter, nominal_rate_hz: float = 0.0, counters: dict[str, int] | None = None) -> None:
@@ -50,8 +66,14 @@ class CounterTracker:
         self._whole = self._wrap == 1 << (8 * counter.width)
         self._dtype = np.dtype(f"{'<' if counter.byte_order == 'little' else '>'}u{counter.width}")
         self._expected: int | None = None
-        self._restarted = False
+        self._before: int | None = None
+        """What was expected before the device was away, until the first packet after that."""
+        self._first: tuple[int, int] | None = None
+        """Index and counter of the packet that nothing was expected of."""
         self._seen_ns = 0
+        self._told_ns: int | None = None
+        self._stored_s = 0.0
+        """Time in which packets may have been sent that had not come with the last ones: the device had stored them."""
         self._rate_hz = nominal_rate_hz
         self._window_since_ns: int | None = None
         self._window_packets = 0
@@ -59,51 +81,95 @@ class CounterTracker:
     @property
     def following(self) -> bool:
         """Whether there was a packet before, so that the next one shows what is missing between them."""
-        return self._expected is not None
+        return self._expected is not None or self._before is not None
 
     def skip(self, packets: int) -> None:
         """So many packets behind the last one are accounted for otherwise."""
         if self._expected is not None:
             self._expected = (self._expected + packets) % self._wrap
+        elif self._before is not None:
+            self._before = (self._before + packets) % self._wrap
 
     def restart(self) -> None:
         """The device was away: it may have begun to count anew."""
-        self._restarted = True
+        if self._expected is not None:
+            self._before, self._expected = self._expected, None
 
     def track(self, packets: Packets, monotonic_ns: int) -> tuple[Packets | Lost, ...]:
         """The packets as they are, or in parts, with a Lost before each part that does not follow on what came before."""
-        elapsed_s = max(0, monotonic_ns - self._seen_ns) / 1e9 if self._expected is not None else 0.0
+        elapsed_s = max(0, monotonic_ns - self._seen_ns) / 1e9 if self.following else 0.0
         self._seen_ns = monotonic_ns
-        restarted, self._restarted = self._restarted, False
-        possible = (self._rate_hz or UNKNOWN_RATE_HZ) * RATE_MARGIN * elapsed_s
-        claims = [
-            (index, step)
-            for index, step in self._steps(packets)
-            if self._is_loss(step, possible, elapsed_s, restarted=restarted and index == 0)
-        ]
-        lost = sum(step for _, step in claims)
-        wrap_hidden = not restarted and possible - packets.count - lost >= self._wrap
-        if wrap_hidden and not claims and self._rate_hz:
-            self._count("silences that could hide a wrap")
+        self._first = None
+        steps = self._steps(packets)
+        returned = self._before is not None and self._first is not None
+        wrap_hidden = False
+        if returned:
+            claims = [*self._claim_of_absence(elapsed_s + self._stored_s), *self._claims(steps, elapsed_s, monotonic_ns)]
+        else:
+            claims = self._claims(steps, elapsed_s, monotonic_ns)
+            missing = sum(claim.packets for claim in claims)
+            wrap_hidden = self._possible(elapsed_s) - packets.count - missing >= self._wrap
+            if wrap_hidden and not claims and self._rate_hz:
+                self._count("silences that could hide a wrap")
+        lost = sum(claim.packets for claim in claims)
+        if self._rate_hz:
+            stored_s = self._stored_s + elapsed_s - (packets.count + lost) * RATE_MARGIN / self._rate_hz
+            self._stored_s = min(max(0.0, stored_s), ENVELOPE_S)
         # A wrong claim must not make the device seem fast, so a loss counts here for no more than what came.
         self._measure(packets.count + min(lost, packets.count), monotonic_ns)
         return tuple(_split(packets, claims, at_least=wrap_hidden)) if claims else (packets,)
 
-    def _is_loss(self, step: int, possible: float, elapsed_s: float, *, restarted: bool) -> bool:
-        if step == self._wrap - 1 and self._wrap > 2:
+    def _possible(self, elapsed_s: float) -> float:
+        """Packets that the device can have sent in this time."""
+        return (self._rate_hz or UNKNOWN_RATE_HZ) * RATE_MARGIN * elapsed_s
+
+    def _is_forward(self, step: int, elapsed_s: float) -> bool:
+        """Whether the device can have come so far by counting on."""
+        if self._wrap <= SHORT_WRAP:
+            return True
+        envelope = ENVELOPE_FACTOR * (self._rate_hz or UNKNOWN_RATE_HZ) * (elapsed_s + ENVELOPE_S) + ENVELOPE_PACKETS
+        return step <= min(envelope, self._wrap // 2)
+
+    def _claims(self, steps: Iterable[tuple[int, int]], elapsed_s: float, monotonic_ns: int) -> list[_Claim]:
+        claims = []
+        for index, step in steps:
+            if step == self._wrap - 1 and self._wrap > 2:
+                self._count("repeated")
+            elif self._is_forward(step, elapsed_s):
+                claims.append(_Claim(index, step, at_least=False))
+            else:
+                self._count("renumbered")
+                if self._told_ns is None or monotonic_ns - self._told_ns >= TOLD_NS:
+                    self._told_ns = monotonic_ns
+                    claims.append(_Claim(index, 0, at_least=True, reason=ANEW))
+        return claims
+
+    def _claim_of_absence(self, away_s: float) -> list[_Claim]:
+        """What is missing between the last packet before the device was away and the first one after."""
+        assert self._before is not None and self._first is not None
+        (index, value), before = self._first, self._before
+        self._before = None
+        step = (value - before) % self._wrap
+        possible = self._possible(away_s)
+        may_have_wrapped = possible >= self._wrap
+        may_be_anew = value <= possible
+        is_repeated = step == self._wrap - 1 and self._wrap > 2
+        if not step and not may_have_wrapped:
+            return []
+        if is_repeated and not may_have_wrapped and not may_be_anew:
             self._count("repeated")
-            return False
-        if restarted:
-            loss = step <= possible < self._wrap
-        elif self._wrap <= SHORT_WRAP:
-            loss = True
+            return []
+        explained = [0] if is_repeated else []
+        counted_on = self._is_forward(step, away_s)
+        if counted_on:
+            explained.append(step)
         else:
-            rate_hz = self._rate_hz or UNKNOWN_RATE_HZ
-            envelope = ENVELOPE_FACTOR * rate_hz * (elapsed_s + ENVELOPE_S) + ENVELOPE_PACKETS
-            loss = step <= min(envelope, self._wrap // 2)
-        if not loss:
             self._count("renumbered")
-        return loss
+        if may_be_anew:
+            explained.append(value)
+        exact = counted_on and len(explained) == 1 and step <= possible and not may_have_wrapped
+        reason = REASON if counted_on else ANEW
+        return [_Claim(index, min(explained, default=0), at_least=not exact, reason=reason)]
 
     def _steps(self, packets: Packets) -> Iterable[tuple[int, int]]:
         """(index of a packet, how far its counter is beyond the expected one) wherever it is not the expected one."""
@@ -111,7 +177,9 @@ class CounterTracker:
             return self._steps_of_many(packets)
         steps = []
         for index, value in self._values(packets):
-            if self._expected is not None and value != self._expected:
+            if self._expected is None:
+                self._first = index, value
+            elif value != self._expected:
                 steps.append((index, (value - self._expected) % self._wrap))
             self._expected = (value + 1) % self._wrap
         return steps
@@ -146,7 +214,9 @@ class CounterTracker:
             ahead = values[1:] >= expected
             inside = np.where(ahead, values[1:] - expected, values[1:] + (np.uint64(wrap) - expected))
         steps = [(int(i) + 1, int(inside[i])) for i in np.flatnonzero(inside)]
-        if self._expected is not None and int(values[0]) != self._expected:
+        if self._expected is None:
+            self._first = 0, int(values[0])
+        elif int(values[0]) != self._expected:
             steps.insert(0, (0, (int(values[0]) - self._expected) % wrap))
         self._expected = (int(values[-1]) + 1) % wrap
         return steps
@@ -166,13 +236,13 @@ class CounterTracker:
         self.counters[what] = self.counters.get(what, 0) + n
 
 
-def _split(packets: Packets, claims: list[tuple[int, int]], *, at_least: bool) -> Iterator[Packets | Lost]:
+def _split(packets: Packets, claims: list[_Claim], *, at_least: bool) -> Iterator[Packets | Lost]:
     done = 0
-    for index, step in claims:
-        if index > done:
-            yield _part(packets, done, index)
-        yield Lost(pb.STAGE_DEVICE, REASON, packets=step, at_least=at_least)
-        done = index
+    for claim in claims:
+        if claim.index > done:
+            yield _part(packets, done, claim.index)
+        yield Lost(pb.STAGE_DEVICE, claim.reason, packets=claim.packets, at_least=at_least or claim.at_least)
+        done = claim.index
     yield _part(packets, done, packets.count)
 
 

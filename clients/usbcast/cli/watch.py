@@ -154,9 +154,9 @@ def describe(event: Event) -> str:
     match event:
         case Gap(first=first, last=last, count=count, stage=stage, reason=reason):
             which = f"{first:,} to {last:,}" if last >= first else f"before {first:,}"
-            much = (
-                f"{'at least ' if event.at_least else ''}{count:,} packets" if count else f"{event.size_bytes:,} bytes"
-            )
+            much = f"{'at least ' if event.at_least else ''}{count:,} packets"
+            if not count:
+                much = f"{event.size_bytes:,} bytes" if event.size_bytes else "an unknown number of packets"
             return f"lost {much} ({which}) at stage {stage}: {reason}"
         case Restart(old_epoch=old, new_epoch=new):
             return f"restart: epoch {old:016x} is over, {new:016x} began"
