@@ -70,7 +70,9 @@ Story = list[Any]
         pytest.param({"width": 1, "wrap": 2}, [(0, [0, 1, 1, 0])], [0, 1, "1", 1, 0], {}, id="a bit that toggles"),
         pytest.param({}, [(0, [7, 7, 7, 8])], [7, 7, 7, 8], {"repeated": 2}, id="the same again"),
         pytest.param({"width": 1}, [(0, [7, 7]), (1, [8])], [7, 7, 8], {"repeated": 1}, id="the same, short counter"),
-        pytest.param({}, [(0, [50_000, 0, 1])], [50_000, ">=0 anew", 0, 1], {"renumbered": 1}, id="began anew by itself"),
+        pytest.param(
+            {}, [(0, [50_000, 0, 1])], [50_000, ">=0 anew", 0, 1], {"renumbered": 1}, id="began anew by itself"
+        ),
         pytest.param(
             {"rate_hz": 100.0},
             [(0, [3_000_000_000]), (10, [0, 1])],

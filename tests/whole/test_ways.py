@@ -311,7 +311,9 @@ def test_a_device_that_was_unplugged_and_came_back(via: str) -> None:
                 parts[-1] += what
         assert parts == [0, 200, 0, 200, 0, 200]
         anew = "the device began to count anew"
-        assert account.gaps == [Gap(400, 399, 0, "device", anew, at_least=True)], "nobody knows how many were lost there"
+        assert account.gaps == [Gap(400, 399, 0, "device", anew, at_least=True)], (
+            "nobody knows how many were lost there"
+        )
         assert check_packets(account.payload, SIZE) == [*range(400), *range(200)]
         times = [event.monotonic_ns for event in account.of(DeviceEvent)]
         assert times == sorted(times)

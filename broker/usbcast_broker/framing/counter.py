@@ -38,9 +38,9 @@ _VECTOR_FROM: Final = 24
 
 
 class _Claim(NamedTuple):
-    """Packets lost before the packet at `index`."""
+    """Packets lost before the packet at `at`."""
 
-    index: int
+    at: int
     packets: int
     at_least: bool
     reason: str = REASON
@@ -104,7 +104,10 @@ class CounterTracker:
         returned = self._before is not None and self._first is not None
         wrap_hidden = False
         if returned:
-            claims = [*self._claim_of_absence(elapsed_s + self._stored_s), *self._claims(steps, elapsed_s, monotonic_ns)]
+            claims = [
+                *self._claim_of_absence(elapsed_s + self._stored_s),
+                *self._claims(steps, elapsed_s, monotonic_ns),
+            ]
         else:
             claims = self._claims(steps, elapsed_s, monotonic_ns)
             missing = sum(claim.packets for claim in claims)
@@ -146,7 +149,8 @@ class CounterTracker:
 
     def _claim_of_absence(self, away_s: float) -> list[_Claim]:
         """What is missing between the last packet before the device was away and the first one after."""
-        assert self._before is not None and self._first is not None
+        assert self._before is not None
+        assert self._first is not None
         (index, value), before = self._first, self._before
         self._before = None
         step = (value - before) % self._wrap
@@ -239,10 +243,10 @@ class CounterTracker:
 def _split(packets: Packets, claims: list[_Claim], *, at_least: bool) -> Iterator[Packets | Lost]:
     done = 0
     for claim in claims:
-        if claim.index > done:
-            yield _part(packets, done, claim.index)
+        if claim.at > done:
+            yield _part(packets, done, claim.at)
         yield Lost(pb.STAGE_DEVICE, claim.reason, packets=claim.packets, at_least=at_least or claim.at_least)
-        done = claim.index
+        done = claim.at
     yield _part(packets, done, packets.count)
 
 

@@ -15,11 +15,12 @@ def main() -> NoReturn:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         from usbcast.cli.app import run
+        from usbcast.cli.nonwaiting import nonwaiting
     except ModuleNotFoundError as error:
         sys.stderr.write(f"usbcast: {error.name} is not installed: pip install 'usbcast[cli,node]'\n")
         sys.exit(1)
-    code = run()
+    with nonwaiting("stderr"):
+        code = run()
     sys.stdout.flush()
     # Threads of libraries must not hold up the end once all has been closed.
-    sys.stderr.flush()
     os._exit(code)

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from usbcast.cli.attended import Attended
 from usbcast.cli.health import show_stream, stream_as_plain
+from usbcast.cli.nonwaiting import nonwaiting
 from usbcast.cli.options import AsJson
 from usbcast.cli.output import complain, console, emit, show_settings, styled, table
 from usbcast.cli.rates import Rate
@@ -149,7 +150,7 @@ def bridge(
         read_choices(tables, choice, str(config)),
         upstream_keys,
     )
-    with stop_signals() as stopped, Node(settings) as node:
+    with nonwaiting("stdout"), stop_signals() as stopped, Node(settings) as node:
         bridged = Bridge(node, options)
         with contextlib.closing(_Stopping(bridged)):
             bridged.connect(wait=wait)

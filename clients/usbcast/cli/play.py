@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.table import Table
 
 from usbcast.cli.attended import Attended
+from usbcast.cli.nonwaiting import nonwaiting
 from usbcast.cli.options import AsJson
 from usbcast.cli.output import console, emit, styled, table
 from usbcast.cli.signals import stop_signals
@@ -66,20 +67,21 @@ def play(
         speed, loop, _moment("--from", start, recording), _moment("--to", until, recording), original_times, step
     )
     settings, _ = load_settings(None, {"bind": bind, "keys": keys, "ring_size": ring_size, "linger_s": linger_s})
-    with stop_signals() as stopped, Node(settings) as node:
-        player = Player(node, recording, options, tuple(stream or ()))
-        node.start()
-        if step:
-            threading.Thread(target=_step_by_lines, args=(player,), name="usbcast-steps", daemon=True).start()
-        _follow(node, player, recording, stopped, as_json)
-        reason = "playing was stopped" if stopped.is_set() else "the recording is over"
-        node.stop(reason, linger_s=0.1 if stopped.is_set() else settings.linger_s)
-    if player.error is not None:
-        raise RecordingError(f"playing has stopped: {player.error}")
-    if as_json:
-        emit({"event": "ended", "reason": reason, "passes": player.passes})
-    else:
-        console.print(reason)
+    with nonwaiting("stdout"):
+        with stop_signals() as stopped, Node(settings) as node:
+            player = Player(node, recording, options, tuple(stream or ()))
+            node.start()
+            if step:
+                threading.Thread(target=_step_by_lines, args=(player,), name="usbcast-steps", daemon=True).start()
+            _follow(node, player, recording, stopped, as_json)
+            reason = "playing was stopped" if stopped.is_set() else "the recording is over"
+            node.stop(reason, linger_s=0.1 if stopped.is_set() else settings.linger_s)
+        if player.error is not None:
+            raise RecordingError(f"playing has stopped: {player.error}")
+        if as_json:
+            emit({"event": "ended", "reason": reason, "passes": player.passes})
+        else:
+            console.print(reason)
 
 
 def _follow(node: Node, player: Player, recording: Recording, stopped: threading.Event, as_json: bool) -> None:

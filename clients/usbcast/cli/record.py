@@ -15,6 +15,7 @@ import typer
 from rich.console import Group
 from rich.live import Live
 
+from usbcast.cli.nonwaiting import nonwaiting
 from usbcast.cli.options import AsJson, Endpoint, Keys
 from usbcast.cli.output import console, emit, errors, table
 from usbcast.cli.rates import Rate
@@ -125,9 +126,10 @@ def record(
     recorder = Recorder(options, begin, view.tell)
     # Only one that waits for triggers is to be found by them: to another, the signal would say nothing.
     found_by_triggers = contextlib.closing(Registered(base)) if options.armed else contextlib.nullcontext()
-    with _signals(recorder), found_by_triggers, view.showing(recorder):
-        recorder.run(view.look)
-    view.farewell(recorder)
+    with nonwaiting("stdout"):
+        with _signals(recorder), found_by_triggers, view.showing(recorder):
+            recorder.run(view.look)
+        view.farewell(recorder)
     if recorder.store.paused or recorder.refused:
         raise typer.Exit(1)
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from usbcast.cli import probing
 from usbcast.cli.attended import Attended
 from usbcast.cli.health import show_stream, stream_as_plain
+from usbcast.cli.nonwaiting import nonwaiting
 from usbcast.cli.options import AsJson
 from usbcast.cli.output import complain, console, emit, show_settings, styled, table
 from usbcast.cli.rates import Rate
@@ -123,7 +124,7 @@ def serve(
         with stop_signals() as stopped:
             probing.run(_probed(profiles or [], simulation), stopped, as_json)
         return
-    with stop_signals() as stopped, Node(settings) as node:
+    with nonwaiting("stdout"), stop_signals() as stopped, Node(settings) as node:
         device = _add(node, profiles or [], simulation, stream, wait=wait)
         node.start()
         attended = Attended(node)

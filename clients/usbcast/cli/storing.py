@@ -13,6 +13,7 @@ import typer
 from rich.live import Live
 from rich.table import Table
 
+from usbcast.cli.nonwaiting import nonwaiting
 from usbcast.cli.output import complain, console, emit, styled, table
 from usbcast.cli.rates import Rate
 from usbcast.cli.signals import stop_signals
@@ -75,9 +76,10 @@ def store(wish: Wish, as_json: bool) -> None:
     upstream = wish.upstreams[0] if wish.upstreams else None
     options = ForwardOptions(address, upstream, wish.start, wish.via, retention, wish.wait, wish.upstream_keys)
     view = _View(str(address), as_json)
-    with stop_signals() as stopped, view.showing():
-        done = forward(wish.streams, options, stopped, warn=view.warn, look=view.look)
-    view.farewell(done)
+    with nonwaiting("stdout"):
+        with stop_signals() as stopped, view.showing():
+            done = forward(wish.streams, options, stopped, warn=view.warn, look=view.look)
+        view.farewell(done)
     if any(one.ledger.discrepancy() for one in done.forwarders.values()):
         raise typer.Exit(1)
 
