@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from usbcast_schemas.batch import Arrivals, encode_batch
 from usbcast_schemas.errors import ConfigError, RingTorn, RingUnavailable
 from usbcast_schemas.ring import HEADER_BYTES, RingReader, RingWriter, Slot, sweep
 
@@ -112,6 +113,57 @@ def _write_for(directory: str, seconds: float, ready) -> None:
         number += 1
     ready.send(number)
     ready.recv()
+    ring.close()
+
+
+class LateWords:
+    """Shows the words of some slots as they were before, for a number of looks, as a weakly ordered machine may."""
+
+    def __init__(self, words: memoryview, before: dict[int, int], looks: int) -> None:
+        self._words = words
+        self._before = before
+        self._left = looks
+
+    def __getitem__(self, at: int | slice) -> object:
+        if isinstance(at, slice):
+            self._left -= 1
+            found = list(self._words[at])
+            if self._left > 0:
+                for word, value in self._before.items():
+                    if at.start <= word < at.stop:
+                        found[word - at.start] = value
+            return found
+        return self._words[at]
+
+    def release(self) -> None:
+        self._words.release()
+
+
+@pytest.mark.parametrize("shown", [False, True], ids=["no word shows yet", "the slot shows, its other words do not"])
+def test_a_slot_whose_words_show_late_is_not_taken_for_what_it_held_before(tmp_path: Path, shown: bool) -> None:
+    def one_packet(number: int) -> bytes:
+        return encode_batch(
+            epoch=1,
+            number=number,
+            first_sequence=number,
+            packet_count=1,
+            packet_size=8,
+            payload=[bytes(8)],
+            arrivals=Arrivals([1], [1], [1]),
+        )
+
+    ring = RingWriter(tmp_path, "s", 1, data_bytes=4096, slots=2, checksums=True)
+    reader = RingReader(ring.path, ring.nonce)
+    for number in range(2):
+        ring.write(one_packet(number), number=number, first_sequence=number, packet_count=1)
+    for slot in range(2):
+        assert reader.take(slot).number == slot
+    first = HEADER_BYTES // 8
+    before = {first + word: reader._words[first + word] for word in range(int(shown), 6)}
+    ring.write(one_packet(2), number=2, first_sequence=2, packet_count=1)
+    reader._words = LateWords(reader._words, before, looks=20)
+    assert reader.take(2).number == 2
+    reader.close()
     ring.close()
 
 

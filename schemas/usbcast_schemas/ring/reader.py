@@ -47,7 +47,7 @@ SKIPPED_LOOKED_AT = 2048
 """Of the batches that are skipped for the newest, so many are looked at for what they say of the device: some 10 ms."""
 
 SETTLING_READS = 1000
-"""Where stores may show late, the bytes of a slot may come after it; what is still wrong after so many looks stays so."""
+"""On weakly ordered CPUs a slot can be visible before its words and bytes; what is wrong after so many looks is damaged."""
 
 
 @dataclass(slots=True, eq=False)
@@ -93,6 +93,8 @@ class RingReader:
         self._words = memoryview(self._map)[: self._data_at].cast("Q")
         self._large = RecycledBuffers()
         self._is_closed = False
+        self._taken = (-1, -1)
+        """Slot and batch number of the newest batch that was taken."""
         self._kept_from: int | None = None
         """The oldest slot of a ring to which nobody writes any more."""
         plain = STORES_ARE_ORDERED and not self._checksums
@@ -137,13 +139,31 @@ class RingReader:
             taken = self._native.take(WORTH_BYTES, MAJOR, EncodedBatch, Arrivals, slot)
             if taken is not None:
                 return taken if isinstance(taken, EncodedBatch) else decode_batch(taken)
-        found = self.slot(slot)
-        if found is None:
-            return None
-        try:
-            return decode_batch(self.read(found))
-        except RingTorn:
-            return None
+        for _ in range(SETTLING_READS if self._checksums else 1):
+            found = self.slot(slot)
+            if found is not None:
+                with contextlib.suppress(RingTorn):
+                    batch = decode_batch(self.read(found, looks=1))
+                    if not self._checksums or self._is_new(slot, batch.number):
+                        return batch
+            elif not self._words[TAIL] <= slot < self._words[HEAD]:
+                return None
+            if not STORES_ARE_ORDERED:
+                fence()
+        return None
+
+    def _is_new(self, slot: int, number: int) -> bool:
+        """Whether batch `number` can be what `slot` holds, and not what it held before: numbers grow with the slots.
+
+        All words and bytes of a slot may still be those of the batch that was there before, whole and with its checksum
+        (docs/model/ring.pml finds that). Only the batch's own number tells.
+        """
+        taken_slot, taken_number = self._taken
+        if slot > taken_slot:
+            if number <= taken_number:
+                return False
+            self._taken = slot, number
+        return True
 
     def holds(self, slot: int) -> bool:
         """Whether `slot` has not been overwritten, nor begun to be.
@@ -166,11 +186,11 @@ class RingReader:
         kind, owner, most_bytes = (EncodedBatch, None, WORTH_BYTES) if copy else (BatchInPlace, self, MAX_BATCH_BYTES)
         return native.core.Follower(self._native, b"", most_bytes, MAJOR, kind, Arrivals, owner)
 
-    def read(self, slot: Slot) -> Buffer:
-        """Copy a batch out; raise RingTorn if the writer has overtaken it meanwhile, or it is damaged for good."""
+    def read(self, slot: Slot, *, looks: int = SETTLING_READS) -> Buffer:
+        """Copy a batch out; raise RingTorn if the writer has overtaken it meanwhile, or its checksum stays wrong."""
         offset = self._data_at + slot.position % self.data_bytes
         words = self._words
-        for _ in range(SETTLING_READS):
+        for _ in range(looks):
             if slot.size_bytes < WORTH_BYTES:
                 raw: Buffer = self._map[offset : offset + slot.size_bytes]
             else:
