@@ -51,7 +51,10 @@ def recover(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make cut and damaged files whole: every complete batch stays, what is gone is declared in the file."""
+    """Make cut and damaged files whole: every complete batch stays, what is gone is declared in the file.
+
+    Exits with 1 if nothing could be saved of one of them.
+    """
     from usbcast.recording.files import resolve
     from usbcast.recording.recover import recover as run
     from usbcast_schemas.errors import UsageError
@@ -59,9 +62,11 @@ def recover(
     paths = resolve(files)
     if output is not None and len(paths) > 1:
         raise UsageError(f"--output names one file, and there are {len(paths)} to recover")
+    in_vain = False
     for path in paths:
         with progress_bar(path.stat().st_size, f"recovering {path.name}", quiet=as_json) as bar:
             made = run(path, output, partial(_stand_at, bar))
+        in_vain |= made.in_vain
         if as_json:
             emit(made.to_json())
         elif made.was_whole:
@@ -71,6 +76,15 @@ def recover(
                 f"{made.path}: {made.packets:,} packets in {made.batches:,} batches saved, {made.lost:,} declared lost",
                 markup=False, highlight=False, soft_wrap=True,
             )  # fmt: skip
+        for sentence in made.unknown if not as_json else ():
+            errors.print(f"usbcast: {sentence}", style="red", markup=False, highlight=False, soft_wrap=True)
+        if made.in_vain and not as_json:
+            errors.print(
+                f"usbcast: nothing that was recorded could be saved of {path}",
+                style="red", markup=False, highlight=False, soft_wrap=True,
+            )  # fmt: skip
+    if in_vain:
+        raise typer.Exit(1)
 
 
 def progress_bar(total_bytes: int, what: str, *, quiet: bool) -> Progress:

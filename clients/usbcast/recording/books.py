@@ -11,6 +11,7 @@ from typing import Any
 
 from usbcast.clocks import ClockOffset
 from usbcast.events import STAGES
+from usbcast.recording.contents import Contents
 from usbcast.recording.entries import STAGE, Item, Remark, clock_of, gap_of, hex_epoch
 from usbcast_schemas.batch import EncodedBatch
 
@@ -204,6 +205,12 @@ class Books:
                 self._restart(remark)
             case "close":
                 self._close(remark)
+            case "contents":
+                self._contents(remark)
+            case "unknown":
+                self.problem(f"{remark.stream}: {fields['reason']}")
+            case "damaged":
+                self.note(str(fields["reason"]))
             case "dropped":
                 if int(fields["before"]) > self._dropped_before:
                     self._dropped_before = int(fields["before"])
@@ -258,6 +265,11 @@ class Books:
         books = self._of(remark.stream, int(fields["epoch"], 16))
         sequence, number = int(fields["next_sequence"]), int(fields["next_number"])
         if books.first is None:
+            if self._before_open:
+                self.problem(
+                    f"{_who(books)}: {self._where} goes on at {sequence:,}, and nothing is left of what stood before: "
+                    f"{self._before_open}"
+                )
             books.first = books.next_sequence = sequence
             books.next_number = number
             return
@@ -303,6 +315,23 @@ class Books:
             until = int(said["next_sequence"])
             if books.first is not None and until > books.next_sequence:
                 self._missing(books, until, f"before the end of {self._where}")
+
+    def _contents(self, remark: Remark) -> None:
+        """The file says what it covers up to here."""
+        for stream, runs in Contents.from_fields(remark.fields).runs.items():
+            for run in runs:
+                books = self._of(stream, run.epoch)
+                if books.first is None:
+                    books.first = books.next_sequence = run.first
+                if run.first < books.first:
+                    books.missing += books.first - run.first
+                    self.problem(
+                        f"{_who(books)}: {books.first - run.first:,} packets ({run.first:,} to {books.first - 1:,}) are missing "
+                        f"at the beginning of {self._where}, and nothing declares them lost"
+                    )
+                    books.first = run.first
+                if run.until > books.next_sequence:
+                    self._missing(books, run.until, f"in {self._where}")
 
     def _missing(self, books: EpochBooks, until: int, where: str) -> None:
         count = until - books.next_sequence

@@ -80,6 +80,11 @@ def convert(
             f"--to is {options.form!r}: {', '.join(FORMS)} are allowed; there is no maintained writer of XDF"
         )
     chosen = streams or tuple(recording.streams)
+    if not chosen:
+        raise RecordingError(
+            f"there is nothing to convert: {recording.segments[0].path.name} holds no stream "
+            "(`usbcast verify` says what is wrong with it)"
+        )
     try:
         with contextlib.ExitStack() as stack:
             return [_convert_one(recording, base, stream, options, progress, stack) for stream in chosen]

@@ -15,6 +15,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from usbcast.clocks import ClockOffset
 from usbcast.continuity import Position
 from usbcast.events import Gap, Restart, Silence
+from usbcast.recording.contents import Contents, Run
 from usbcast_schemas.batch import EncodedBatch, decode_batch
 from usbcast_schemas.errors import WireError
 from usbcast_schemas.v1 import usbcast_pb2 as pb
@@ -27,6 +28,10 @@ SEGMENT = "usbcast.segment"
 
 RECORDING = "recording"
 """Topic of the remarks about the recording as a whole."""
+
+BATCH_SCHEMA = "usbcast_schemas.v1.PacketBatch"
+INFO_SCHEMA = "usbcast_schemas.v1.StreamInfo"
+REMARK_SCHEMA_NAME = "usbcast.Remark"
 
 STAGE = "recording"
 """The stage of what the recorder itself did not get into the file."""
@@ -81,6 +86,11 @@ class Channel:
     schema: str
     metadata: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def stream(self) -> str:
+        """The stream that it is about; empty for one about the recording as a whole."""
+        return dict(self.metadata).get("stream", "")
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -90,6 +100,10 @@ class Entry:
     time_ns: int
     sequence: int
     data: bytes | memoryview
+    run: Run | None = None
+    """What it adds to the contents of the file."""
+    info: pb.StreamInfo | None = None
+    """The description that it is."""
 
 
 Item = EncodedBatch | pb.StreamInfo | Remark
@@ -98,9 +112,7 @@ Item = EncodedBatch | pb.StreamInfo | Remark
 
 def batch_entry(stream: str, batch: EncodedBatch) -> Entry:
     """The batch as it came. Its time is that of the arrival of its last packet, or of what it tells; else 0."""
-    channel = Channel(
-        f"{stream}/batches", "protobuf", "usbcast_schemas.v1.PacketBatch", stream_epoch(stream, batch.epoch)
-    )
+    channel = Channel(f"{stream}/batches", "protobuf", BATCH_SCHEMA, stream_epoch(stream, batch.epoch))
     if batch.arrivals.realtime_ns:
         time_ns = batch.arrivals.realtime_ns[-1]
     elif batch.events:
@@ -108,18 +120,36 @@ def batch_entry(stream: str, batch: EncodedBatch) -> Entry:
     else:
         time_ns = batch.end.realtime_ns if batch.end is not None else 0
     raw = batch.raw if isinstance(batch.raw, bytes) else bytes(batch.raw)
-    return Entry(channel, time_ns, batch.number & 0xFFFFFFFF, raw)
+    return Entry(channel, time_ns, batch.number & 0xFFFFFFFF, raw, run_of(batch))
 
 
 def info_entry(info: pb.StreamInfo, time_ns: int) -> Entry:
-    channel = Channel(f"{info.stream}/info", "protobuf", "usbcast_schemas.v1.StreamInfo", (("stream", info.stream),))
-    return Entry(channel, time_ns, 0, info.SerializeToString(deterministic=True))
+    channel = Channel(f"{info.stream}/info", "protobuf", INFO_SCHEMA, (("stream", info.stream),))
+    return Entry(channel, time_ns, 0, info.SerializeToString(deterministic=True), None, info)
 
 
 def remark_entry(remark: Remark) -> Entry:
     topic = f"{remark.stream}/remarks" if remark.stream else RECORDING
-    channel = Channel(topic, "json", "usbcast.Remark", (("stream", remark.stream),) if remark.stream else ())
-    return Entry(channel, remark.time_ns, 0, remark.encode())
+    channel = Channel(topic, "json", REMARK_SCHEMA_NAME, (("stream", remark.stream),) if remark.stream else ())
+    return Entry(channel, remark.time_ns, 0, remark.encode(), run_of(remark))
+
+
+def run_of(item: Item) -> Run | None:
+    """The sequences and batch numbers that an item covers; None for one that covers nothing."""
+    if isinstance(item, EncodedBatch):
+        return Run(item.epoch, item.first_sequence, item.end_sequence, item.first_number, item.number + 1)
+    if not isinstance(item, Remark):
+        return None
+    fields = item.fields
+    if item.kind == "gap":
+        gap = gap_of(item)
+        return Run(int(fields["epoch"], 16), gap.first, gap.last + 1)
+    if item.kind == "restart":
+        return Run(int(fields["epoch"], 16), 0, 0, 0, 0)
+    if item.kind == "begin" and "epoch" in fields:
+        sequence, number = int(fields["next_sequence"]), int(fields["next_number"])
+        return Run(int(fields["epoch"], 16), sequence, sequence, number, number)
+    return None
 
 
 def stream_epoch(stream: str, epoch: int) -> tuple[tuple[str, str], ...]:
@@ -128,11 +158,11 @@ def stream_epoch(stream: str, epoch: int) -> tuple[tuple[str, str], ...]:
 
 def decode_entry(schema: str, data: bytes) -> Item | None:
     """The item that a message is, by the name of its schema; None for one of another program. Raises WireError."""
-    if schema == "usbcast_schemas.v1.PacketBatch":
+    if schema == BATCH_SCHEMA:
         return decode_batch(data)
-    if schema == "usbcast.Remark":
+    if schema == REMARK_SCHEMA_NAME:
         return Remark.decode(data)
-    if schema == "usbcast_schemas.v1.StreamInfo":
+    if schema == INFO_SCHEMA:
         try:
             return pb.StreamInfo.FromString(data)
         except Exception as error:  # noqa: BLE001 - the library's DecodeError has several homes
@@ -142,7 +172,7 @@ def decode_entry(schema: str, data: bytes) -> Item | None:
 
 def schema_of(name: str) -> tuple[str, bytes]:
     """Encoding and data of a schema by its name, as MCAP's registry wants them."""
-    if name == "usbcast.Remark":
+    if name == REMARK_SCHEMA_NAME:
         return "jsonschema", json.dumps(REMARK_SCHEMA).encode()
     files = FileDescriptorSet()
     pb.DESCRIPTOR.CopyToProto(files.file.add())
@@ -151,6 +181,24 @@ def schema_of(name: str) -> tuple[str, bytes]:
 
 def hex_epoch(epoch: int) -> str:
     return f"{epoch:016x}"
+
+
+# Remarks about a file
+
+
+def contents_remark(contents: Contents, recording: str, segment: int, time_ns: int) -> Remark:
+    """What the file covers up to here, and which file it is."""
+    return Remark("contents", time_ns, "", {"recording": recording, "segment": segment, **contents.to_fields()})
+
+
+def damaged_remark(reason: str, time_ns: int) -> Remark:
+    """The file was recovered, and this could not be read of it."""
+    return Remark("damaged", time_ns, "", {"reason": reason})
+
+
+def unknown_remark(stream: str, epoch: int, first: int, reason: str, time_ns: int) -> Remark:
+    """Nobody can say what of `stream` stood before sequence `first`, as it was damaged."""
+    return Remark("unknown", time_ns, stream, {"epoch": hex_epoch(epoch), "first": first, "reason": reason})
 
 
 # Remarks about streams

@@ -1,12 +1,13 @@
 """Reading one file of a recording, whatever state it is in: finished, still being written, cut off, or damaged.
 
-The file is walked record by record from its beginning, so nothing depends on its index; the index helps only to find the
-way again behind a damaged place. What cannot be read is told with its offset, never passed over in silence.
+The file is walked record by record from its beginning, so nothing depends on its index. Behind a damaged place the walk goes
+on at the next thing that looks like a chunk. What cannot be read is told with its offset, never passed over in silence.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -19,13 +20,14 @@ import zstandard
 from mcap.data_stream import ReadDataStream
 from mcap.exceptions import McapError
 from mcap.opcode import Opcode
-from mcap.reader import SeekingReader
+from mcap.records import Attachment, Chunk, DataEnd, Footer, Message, Metadata, Schema
 from mcap.records import Channel as ChannelRecord
-from mcap.records import Chunk, DataEnd, Footer, Message, Metadata, Schema
 from mcap.stream_reader import breakup_chunk
 from mcap.writer import MCAP0_MAGIC
 
-from usbcast.recording.entries import SEGMENT, Channel, Item, decode_entry
+from usbcast.recording.contents import Contents
+from usbcast.recording.copies import MAX_BYTES, NAME, Copies, is_sound
+from usbcast.recording.entries import SEGMENT, Channel, Item, Remark, decode_entry
 from usbcast.recording.segment import PART, Head
 from usbcast_schemas.errors import PeerError, RecordingError
 
@@ -34,7 +36,17 @@ DECODED = ".decoded.mcap"
 
 MAX_CHUNK_BYTES = 1 << 30
 _HEADER = struct.Struct("<BQ")
-_TIMES = struct.Struct("<QQ")
+_CHUNK = struct.Struct("<BQQQQII")
+"""The fixed part of a chunk's record: kind, length, two times, size, checksum, and the length of the compression's name."""
+
+_CHUNK_FIXED_BYTES = 40
+_LENGTH = struct.Struct("<Q")
+_COMPRESSIONS = {0: b"", 3: b"lz4", 4: b"zstd"}
+_CHUNK_PATTERN = re.compile(
+    rb"(?=\x06.{7}\x00.{28}(?:\x00\x00\x00\x00|\x03\x00\x00\x00lz4|\x04\x00\x00\x00zstd))", re.DOTALL
+)
+_CHUNK_HEAD_BYTES = _CHUNK.size + 4 + _LENGTH.size
+_WINDOW_BYTES = 1 << 20
 _FOOTER_BYTES = 9 + 20
 _LAST_OPCODE = max(Opcode)
 _UNREADABLE = (McapError, ValueError, struct.error, zstandard.ZstdError, RuntimeError, MemoryError, KeyError, PeerError)
@@ -73,7 +85,7 @@ class Stored:
 
     @property
     def stream(self) -> str:
-        return dict(self.channel.metadata).get("stream", "")
+        return self.channel.stream
 
 
 @dataclass(slots=True)
@@ -90,8 +102,14 @@ class SegmentFile:
     """Offset and checksum of the record that ends the data."""
     footer: tuple[int, int, int] | None = None
     """Offset of the footer, where the index begins (0: none), and the checksum over it."""
-    schemas: dict[int, Schema] = field(default_factory=dict)
-    channels: dict[int, ChannelRecord] = field(default_factory=dict)
+    copies: Copies = field(default_factory=Copies)
+    channels: dict[int, Channel] = field(default_factory=dict)
+    """As the chunks that were read say, whose checksums were right."""
+    _schemas: dict[int, str] = field(default_factory=dict)
+    index_channels: dict[int, ChannelRecord] = field(default_factory=dict)
+    """As the index says; believed where nothing better is there."""
+    index_schemas: dict[int, str] = field(default_factory=dict)
+    _contents: Contents | None = None
 
     @property
     def is_part(self) -> bool:
@@ -126,6 +144,32 @@ class SegmentFile:
             except _UNREADABLE:
                 return ()
 
+    def known_channels(self) -> list[Channel]:
+        """The channels that are known so far."""
+        index = [
+            _channel(record, self.index_schemas[record.schema_id])
+            for record in self.index_channels.values()
+            if record.schema_id in self.index_schemas
+        ]
+        return [*self.channels.values(), *self.copies.channels.values(), *index]
+
+    def contents(self) -> Contents | None:
+        """What the file says it covers, by its last readable chunk; None where it does not say it, as older ones do not."""
+        if self._contents is None:
+            for chunk in reversed(range(len(self.chunks))):
+                items = [stored.item for stored in self.first_stored(chunk)]
+                told = [i for i in items if isinstance(i, Remark) and i.kind == "contents"]
+                if told:
+                    self._contents = Contents.from_fields(told[-1].fields)
+                if items:
+                    break
+        return self._contents
+
+    def look_everywhere(self) -> None:
+        """Find the chunks without believing the lengths of the records between them."""
+        with self.path.open("rb") as file:
+            self.chunks = list(_scan(file, 0, self.size_bytes))
+
     def check_sums(self) -> list[Damage]:
         """Read the whole file and compare the checksums of data and index."""
         found = []
@@ -155,9 +199,11 @@ class SegmentFile:
         found = []
         for record in breakup_chunk(chunk, validate_crc=True):
             if isinstance(record, Schema):
-                self.schemas[record.id] = record
+                self._schemas[record.id] = record.name
             elif isinstance(record, ChannelRecord):
-                self.channels[record.id] = record
+                schema = self._schemas.get(record.schema_id) or self.index_schemas.get(record.schema_id)
+                if schema is not None:
+                    self.channels[record.id] = _channel(record, schema)
             elif isinstance(record, Message):
                 channel = self._channel(record.channel_id)
                 item = decode_entry(channel.schema, record.data)
@@ -168,12 +214,18 @@ class SegmentFile:
         return found
 
     def _channel(self, number: int) -> Channel:
-        try:
-            known = self.channels[number]
-            schema = self.schemas[known.schema_id].name if known.schema_id else ""
-        except KeyError:
-            raise ValueError(f"its channel {number} is described nowhere") from None
-        return Channel(known.topic, known.message_encoding, schema, tuple(known.metadata.items()))
+        known = self.channels.get(number) or self.copies.channels.get(number)
+        if known is None:
+            try:
+                record = self.index_channels[number]
+                known = _channel(record, self.index_schemas[record.schema_id])
+            except KeyError:
+                raise ValueError(f"its channel {number} is described nowhere") from None
+        return known
+
+
+def _channel(record: ChannelRecord, schema: str) -> Channel:
+    return Channel(record.topic, record.message_encoding, schema, tuple(record.metadata.items()))
 
 
 def walk(path: Path) -> SegmentFile:
@@ -187,89 +239,133 @@ def walk(path: Path) -> SegmentFile:
 
 def _walk(path: Path, file: IO[bytes]) -> SegmentFile:
     size = os.fstat(file.fileno()).st_size
-    if file.read(len(MCAP0_MAGIC)) != MCAP0_MAGIC:
-        raise RecordingError(f"{path} is no MCAP file: it does not begin as one")
     found = SegmentFile(path, Head("", -1, 0, ""), size_bytes=size)
     at = len(MCAP0_MAGIC)
-    while at < size:
-        file.seek(at)
-        header = file.read(_HEADER.size)
-        broken = ""
-        if len(header) < _HEADER.size:
-            broken = "the file is cut off in a record"
-        else:
-            opcode, length = _HEADER.unpack(header)
-            end = at + _HEADER.size + length
-            if not 0 < opcode <= _LAST_OPCODE:
-                broken = f"there is no kind {opcode} of record"
-            elif end > size:
-                broken = "the file is cut off in a record"
-            else:
-                try:
-                    ended = _note(found, file, opcode, at, length)
-                except _UNREADABLE as error:
-                    broken = f"a record is unreadable: {error}"
-        if broken:
-            found.damages.append(Damage(at, broken))
-            onward = _find_way(path, found, at)
+    if file.read(at) != MCAP0_MAGIC:
+        first = next(_scan(file, 0, size), None)
+        if first is None:
+            raise RecordingError(f"{path} is not an MCAP file: it does not begin as one")
+        found.damages.append(Damage(0, "the file does not begin as an MCAP file does"))
+        at = first.offset
+    while at < size and not found.finished:
+        try:
+            at = _note(found, file, at)
+        except _UNREADABLE as error:
+            found.damages.append(Damage(at, str(error)))
+            behind = found.chunks[-1].offset + found.chunks[-1].size_bytes if found.chunks else 0
+            onward = next(_scan(file, behind, size), None)
             if onward is None:
                 break
-            at = onward
-            continue
-        at = end
-        if ended:
-            file.seek(at)
-            found.finished = file.read() == MCAP0_MAGIC
-            if not found.finished:
-                found.damages.append(Damage(at, "the file does not end as an MCAP file does"))
-            break
+            at = onward.offset
     if not found.finished and not found.damages and not found.is_part:
         found.damages.append(Damage(at, "the file has no end: it was cut off"))
-    if found.head.index < 0 and not found.damages:
-        raise RecordingError(f"{path} was not written by `usbcast record`: it says nothing of a segment")
+    _check_head(found)
     return found
 
 
-def _note(found: SegmentFile, file: IO[bytes], opcode: int, at: int, length: int) -> bool:
-    """Take down what one record says; True if it is the last one."""
+def _check_head(found: SegmentFile) -> None:
+    """Believe the copy of the head, which has a checksum, more than the head."""
+    if found.copies.head:
+        head = Head.from_metadata(found.copies.head)
+        if found.head.index >= 0 and found.head != head:
+            found.damages.append(Damage(len(MCAP0_MAGIC), "the head of the file is damaged; its copy is right"))
+        found.head = head
+    if found.head.index < 0 and not found.damages:
+        raise RecordingError(f"{found.path} was not written by `usbcast record`: it does not say which segment it is")
+
+
+def _note(found: SegmentFile, file: IO[bytes], at: int) -> int:
+    """Take down what the record at `at` says; return where the next one begins. Raises one of _UNREADABLE."""
+    file.seek(at)
+    head = file.read(_CHUNK_HEAD_BYTES)
+    if len(head) < _HEADER.size:
+        raise ValueError("the file is cut off in a record")
+    opcode, length = _HEADER.unpack_from(head)
+    end = at + _HEADER.size + length
+    if not 0 < opcode <= _LAST_OPCODE:
+        raise ValueError(f"there is no kind {opcode} of record")
+    if end > found.size_bytes:
+        raise ValueError("the file is cut off in a record")
     if opcode == Opcode.CHUNK:
-        start_ns, end_ns = _TIMES.unpack(file.read(_TIMES.size))
-        found.chunks.append(ChunkRef(at, _HEADER.size + length, start_ns, end_ns))
+        ref = _chunk_in(head, 0, at, found.size_bytes)
+        if ref is None:
+            raise ValueError("the beginning of a chunk is damaged")
+        if ref.end_ns < ref.start_ns or (found.chunks and ref.start_ns < found.chunks[-1].start_ns):
+            found.damages.append(Damage(at, "the times of a chunk are out of order"))
+        found.chunks.append(ref)
+    elif opcode == Opcode.ATTACHMENT:
+        _note_attachment(found, file, at, length)
     elif opcode in (Opcode.METADATA, Opcode.SCHEMA, Opcode.CHANNEL, Opcode.DATA_END, Opcode.FOOTER):
-        stream = ReadDataStream(BytesIO(file.read(length)))
-        if opcode == Opcode.METADATA:
-            metadata = Metadata.read(stream)
-            if metadata.name == SEGMENT:
-                found.head = Head.from_metadata(metadata.metadata)
-        elif opcode == Opcode.SCHEMA:
-            schema = Schema.read(stream)
-            found.schemas[schema.id] = schema
-        elif opcode == Opcode.CHANNEL:
-            channel = ChannelRecord.read(stream)
-            found.channels[channel.id] = channel
-        elif opcode == Opcode.DATA_END:
-            found.data_end = (at, DataEnd.read(stream).data_section_crc)
-        else:
-            footer = Footer.read(stream)
-            found.footer = (at, footer.summary_start, footer.summary_crc)
-            return True
-    return False
+        file.seek(at + _HEADER.size)
+        _note_record(found, ReadDataStream(BytesIO(file.read(length))), opcode, at)
+    if opcode == Opcode.FOOTER:
+        file.seek(end)
+        if file.read() != MCAP0_MAGIC:
+            raise ValueError("the file does not end as an MCAP file does")
+        found.finished = True
+    return int(end)
 
 
-def _find_way(path: Path, found: SegmentFile, at: int) -> int | None:
-    """Where the next chunk behind a damaged place begins, as the index of a finished file says."""
-    try:
-        with path.open("rb") as file:
-            summary = SeekingReader(file).get_summary()
-    except (*_UNREADABLE, OSError):
+def _note_record(found: SegmentFile, stream: ReadDataStream, opcode: int, at: int) -> None:
+    if opcode == Opcode.METADATA:
+        metadata = Metadata.read(stream)
+        if metadata.name == SEGMENT:
+            found.head = Head.from_metadata(metadata.metadata)
+    elif opcode == Opcode.SCHEMA:
+        schema = Schema.read(stream)
+        found.index_schemas[schema.id] = schema.name
+    elif opcode == Opcode.CHANNEL:
+        channel = ChannelRecord.read(stream)
+        found.index_channels[channel.id] = channel
+    elif opcode == Opcode.DATA_END:
+        found.data_end = (at, DataEnd.read(stream).data_section_crc)
+    else:
+        footer = Footer.read(stream)
+        found.footer = (at, footer.summary_start, footer.summary_crc)
+
+
+def _note_attachment(found: SegmentFile, file: IO[bytes], at: int, length: int) -> None:
+    if length > MAX_BYTES:
+        return
+    file.seek(at + _HEADER.size)
+    record = file.read(length)
+    if not is_sound(record):
+        found.damages.append(Damage(at, "the copy of the descriptions is damaged"))
+        return
+    attachment = Attachment.read(ReadDataStream(BytesIO(record)))
+    if attachment.name == NAME:
+        found.copies.take(attachment.data)
+
+
+def _scan(file: IO[bytes], at: int, size: int) -> Iterator[ChunkRef]:
+    """What looks like a chunk, from `at` on."""
+    while at < size:
+        file.seek(at)
+        window = file.read(_WINDOW_BYTES + _CHUNK_HEAD_BYTES)
+        onward = at + _WINDOW_BYTES
+        for place in _CHUNK_PATTERN.finditer(window):
+            ref = _chunk_in(window, place.start(), at + place.start(), size)
+            if ref is not None and place.start() < _WINDOW_BYTES:
+                yield ref
+                onward = ref.offset + ref.size_bytes
+                break
+        at = onward
+
+
+def _chunk_in(data: bytes, place: int, offset: int, size: int) -> ChunkRef | None:
+    """The chunk whose record begins at `place` in `data`, which is `offset` in a file of `size` bytes; None if that is none."""
+    if len(data) < place + _CHUNK.size:
         return None
-    if summary is None:
+    opcode, length, start_ns, end_ns, _, _, named = _CHUNK.unpack_from(data, place)
+    inner = place + _CHUNK.size + named
+    if opcode != Opcode.CHUNK or data[place + _CHUNK.size : inner] != _COMPRESSIONS.get(named):
         return None
-    found.schemas.update(summary.schemas)
-    found.channels.update(summary.channels)
-    return min(
-        (index.chunk_start_offset for index in summary.chunk_indexes if index.chunk_start_offset > at), default=None
-    )
+    if len(data) < inner + _LENGTH.size or offset + _HEADER.size + length > size:
+        return None
+    (packed_bytes,) = _LENGTH.unpack_from(data, inner)
+    if length != _CHUNK_FIXED_BYTES + named + packed_bytes:
+        return None
+    return ChunkRef(offset, _HEADER.size + length, start_ns, end_ns)
 
 
 def _crc(path: Path, begin: int, end: int) -> int:

@@ -17,8 +17,9 @@ from usbcast.digest import Event
 from usbcast.events import End, Gap, Silence, device_event, gap_of_loss
 from usbcast.layout import Layout
 from usbcast.recording.books import Books
-from usbcast.recording.entries import Remark, clock_of, gap_of, restart_of
+from usbcast.recording.entries import BATCH_SCHEMA, Item, Remark, clock_of, gap_of, restart_of
 from usbcast.recording.files import Damage, SegmentFile, Stored, resolve, walk
+from usbcast.recording.holes import Holes
 from usbcast_schemas.batch import EncodedBatch
 from usbcast_schemas.errors import RecordingError, UsageError
 from usbcast_schemas.v1 import usbcast_pb2 as pb
@@ -97,10 +98,7 @@ class Recording:
     def stored(self, *, start_ns: int | None = None, until_ns: int | None = None) -> Iterator[Stored]:
         """Every entry of every stream, in order, from the chunk that holds `start_ns` on; before `until_ns`."""
         for segment in self.segments:
-            first = 0
-            if start_ns is not None:
-                first = next((at for at, c in enumerate(segment.chunks) if c.end_ns >= start_ns), len(segment.chunks))
-            for stored in self._stored_of(segment, first):
+            for stored in self._stored_of(segment, _first_chunk(segment, start_ns)):
                 if until_ns is not None and stored.log_time_ns >= until_ns:
                     return
                 if start_ns is None or stored.log_time_ns >= start_ns:
@@ -118,6 +116,7 @@ class Recording:
     ) -> Iterator[Event]:
         """What a subscription to `stream` yielded. Bounds by time keep batches whole that the bound cuts in two.
 
+        What damage took from the files is a Gap of stage "recording" between the batches; `damages` says where it is.
         Sequences are of `epoch`, by default the first one of the stream in this recording.
         """
         reading = _Reading(self.info(stream))
@@ -125,10 +124,9 @@ class Recording:
             for remark in self._clock_before(stream, start_ns):
                 list(reading.remark(remark))
         by_sequence = start_sequence is not None or until_sequence is not None
-        for stored in self.stored(start_ns=start_ns, until_ns=until_ns):
-            if stored.stream != stream:
+        for of, item in self._mended(start_ns, until_ns):
+            if of != stream:
                 continue
-            item = stored.item
             if isinstance(item, EncodedBatch):
                 epoch = item.epoch if epoch is None else epoch
                 if by_sequence:
@@ -175,25 +173,80 @@ class Recording:
             if stored.stream == stream and isinstance(stored.item, Remark) and stored.item.kind == "clock":
                 yield stored.item
 
+    def _mended(self, start_ns: int | None, until_ns: int | None) -> Iterator[tuple[str, Item]]:
+        """Every entry with its stream as `stored` gives them, and between them remarks about what is missing."""
+        holes = Holes(anywhere=start_ns is not None)
+        at_ns = 0
+        for segment in self.segments:
+            told = 0
+            before = len(self.damages)
+            holes.segment(segment.contents)
+            for damage in segment.damages:
+                holes.damage(_near(segment, damage))
+            for stored in self._stored_of(segment, _first_chunk(segment, start_ns)):
+                if until_ns is not None and stored.log_time_ns >= until_ns:
+                    return
+                for _, damage in self.damages[before + told :]:
+                    told += 1
+                    holes.damage(_near(segment, damage))
+                for remark in holes.before(stored.stream, stored.item, at_ns):
+                    yield remark.stream, remark
+                at_ns = stored.log_time_ns
+                holes.take(stored.stream, stored.item)
+                if start_ns is None or at_ns >= start_ns:
+                    yield stored.stream, stored.item
+            for _, damage in self.damages[before + told :]:
+                holes.damage(_near(segment, damage))
+            for remark in holes.rest(at_ns):
+                yield remark.stream, remark
+
     def _stored_of(self, segment: SegmentFile, first_chunk: int) -> Iterator[Stored]:
         damages: list[Damage] = []
-        yield from segment.stored(first_chunk, damages)
+        for stored in segment.stored(first_chunk, damages):
+            self._note(segment, damages)
+            yield stored
+        self._note(segment, damages)
+
+    def _note(self, segment: SegmentFile, damages: list[Damage]) -> None:
         self.damages += [(segment.path, damage) for damage in damages]
+        damages.clear()
 
     def _described(self) -> dict[str, pb.StreamInfo]:
         """The last description of each stream; those of a new stream may stand anywhere in a segment."""
         if self._infos is None:
             self._infos = {}
+            with_batches: set[str] = set()
             for segment in self.segments:
-                names = {c.metadata.get("stream", "") for c in segment.channels.values()} - {""}
                 heads = segment.first_stored(0) if segment.chunks else ()
                 found = {s.item.stream: s.item for s in heads if isinstance(s.item, pb.StreamInfo)}
+                names = {channel.stream for channel in segment.known_channels()} - {""}
                 if not names or names - found.keys():
                     for stored in segment.stored():
                         if isinstance(stored.item, pb.StreamInfo):
                             found[stored.item.stream] = stored.item
-                self._infos |= found
+                with_batches |= {c.stream for c in segment.known_channels() if c.schema == BATCH_SCHEMA}
+                copies = {info.stream: info for info in segment.copies.descriptions}
+                self._infos |= copies | found
+            for stream in with_batches - self._infos.keys():
+                self._infos[stream] = pb.StreamInfo(stream=stream)
+                self._undescribed(stream)
         return self._infos
+
+    def _undescribed(self, stream: str) -> None:
+        sentence = f"the description of stream {stream!r} is gone: its packets are read as bytes without fields"
+        self.damages.append((self.segments[0].path, Damage(0, sentence)))
+
+
+def _first_chunk(segment: SegmentFile, start_ns: int | None) -> int:
+    """The chunk to begin with: one earlier than the times of the chunks say, as a damaged one may tell a wrong time."""
+    if start_ns is None:
+        return 0
+    ends = (at for at, chunk in enumerate(segment.chunks) if chunk.end_ns >= start_ns)
+    return max(0, next(ends, len(segment.chunks)) - 1)
+
+
+def _near(segment: SegmentFile, damage: Damage) -> str:
+    return f"{segment.path.name} was damaged near byte {damage.offset:,}"
 
 
 class _Reading:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from usbcast.continuity import Position
-from usbcast.events import Gap
-from usbcast.recording.entries import STAGE, Entry, Remark, gap_remark, remark_entry
-from usbcast.recording.files import Damage, SegmentFile, walk
-from usbcast.recording.positions import Positions
+from usbcast.recording.entries import Entry, Item, Remark, damaged_remark, gap_of, info_entry, remark_entry, run_of
+from usbcast.recording.files import Damage, SegmentFile, Stored, walk
+from usbcast.recording.holes import Holes
 from usbcast.recording.segment import PART, Head, Segment
 from usbcast_schemas.batch import EncodedBatch
 from usbcast_schemas.errors import RecordingError
+from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 DAMAGED = ".damaged"
 _SYNC_ENTRIES = 2000
@@ -30,10 +30,18 @@ class Recovered:
     packets: int
     lost: int
     """Packets known to be gone, and declared; what came after a cut is not known."""
+    unknown: tuple[str, ...]
+    """Sentences about what is gone, and nobody can say how much it was."""
     damages: tuple[Damage, ...]
     was_whole: bool
-    positions: Positions
+    positions: dict[str, Position]
     """Where each stream stands at the end."""
+    dropped_before: int = 0
+
+    @property
+    def in_vain(self) -> bool:
+        """Nothing that was recorded could be saved."""
+        return not self.was_whole and not self.batches
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -41,6 +49,7 @@ class Recovered:
             "batches": self.batches,
             "packets": self.packets,
             "lost": self.lost,
+            "unknown": list(self.unknown),
             "damages": [{"offset": damage.offset, "what": damage.what} for damage in self.damages],
             "was_whole": self.was_whole,
         }
@@ -81,16 +90,17 @@ def _copy(
 ) -> Recovered:
     unfinished = target.with_name(target.name + ".recovering")
     unfinished.with_name(unfinished.name + PART).unlink(missing_ok=True)
+    source.look_everywhere()
     damages = list(source.damages)
     segment = Segment(unfinished, head, compression)
     try:
-        copied = _Copy(segment, damages)
+        copied = _Copy(segment, source, damages)
         for at, stored in enumerate(source.stored(damages=damages)):
-            copied.take(stored.stream, Entry(stored.channel, stored.time_ns, stored.sequence, stored.data), stored.item)
+            copied.take(stored)
             if at % _SYNC_ENTRIES == 0:
                 segment.sync()
                 progress(segment.size_bytes)
-        copied.end(path.name, closed=copied.closed)
+        copied.end()
         segment.finish()
     except BaseException:
         segment.discard()
@@ -101,64 +111,94 @@ def _copy(
     unfinished.replace(target)
     if take_name and source.is_part:
         path.unlink()
-    return Recovered(target, copied.batches, copied.packets, copied.lost, tuple(damages), False, copied.positions)
+    holes = copied.holes
+    return Recovered(
+        target, copied.batches, copied.packets, copied.lost, tuple(holes.unknown), tuple(damages), False,
+        holes.positions, holes.dropped_before,
+    )  # fmt: skip
 
 
 class _Copy:
-    """Passes entries on, and declares the holes between them."""
+    """Passes entries on, and declares what is missing between them."""
 
-    def __init__(self, segment: Segment, damages: list[Damage]) -> None:
-        self.positions = Positions()
+    def __init__(self, segment: Segment, source: SegmentFile, damages: list[Damage]) -> None:
+        self.holes = Holes()
         self.batches = self.packets = self.lost = 0
-        self.closed = False
+        self._closed = False
         self._segment = segment
+        self._name = source.path.name
         self._damages = damages
+        self._told = 0
         self._last_ns = 0
+        self._described: set[tuple[str, int]] = set()
+        self._copies = source.copies
+        self.holes.segment(source.contents)
+        self._note_damage()
 
-    def take(self, stream: str, entry: Entry, item: Any) -> None:
-        hole = self.positions.hole_before(stream, item)
-        if hole is not None:
-            self._declare(stream, hole[0], hole[1])
-        if isinstance(item, Remark) and item.kind == "close":
-            self._before_close(item)
+    def take(self, stored: Stored) -> None:
+        self._note_damage()
+        stream, item = stored.stream, stored.item
+        for remark in self.holes.before(stream, item, self._last_ns):
+            self._declare(remark)
         if isinstance(item, EncodedBatch):
             self.batches += 1
             self.packets += item.packet_count
-        self.positions.take(stream, item)
-        self._last_ns = entry.time_ns
-        self._segment.add(entry)
+        elif isinstance(item, Remark):
+            self._closed |= item.kind == "close"
+        self._last_ns = stored.log_time_ns
+        self.holes.take(stream, item)
+        if not (isinstance(item, Remark) and item.kind == "contents"):  # the new file makes its own
+            self._describe(stream, item)
+            info = item if isinstance(item, pb.StreamInfo) else None
+            self._add(Entry(stored.channel, stored.time_ns, stored.sequence, stored.data, run_of(item), info))
 
-    def end(self, name: str, *, closed: bool) -> None:
-        """Say that the file was recovered; what followed a cut is unknown."""
-        if closed:
-            return
+    def end(self) -> None:
+        """Declare what is missing at the end, and say that the file was recovered; what followed a cut is unknown."""
+        self._note_damage()
+        for copy in self._copies.descriptions:
+            if (copy.stream, copy.epoch) not in self._described:
+                self._add(info_entry(copy, self._last_ns))
+        if not self._closed:
+            for remark in self.holes.rest(self._last_ns):
+                self._declare(remark)
         what = "; ".join(f"at byte {damage.offset:,}: {damage.what}" for damage in self._damages[:5])
-        reason = f"{name} ended before its time" + (f" ({what})" if what else ", the recorder was killed")
-        self._segment.add(remark_entry(Remark("recovered", time.time_ns(), "", {"reason": reason})))
+        if not self._closed:
+            reason = f"{self._name} ended before its time" + (f" ({what})" if what else ", the recorder was killed")
+            self._add(remark_entry(Remark("recovered", time.time_ns(), "", {"reason": reason})))
+        elif what:
+            reason = f"{self._name} was damaged ({what}): remarks and device events that stood there are gone"
+            self._add(remark_entry(damaged_remark(reason, time.time_ns())))
 
-    def _before_close(self, close: Remark) -> None:
-        self.closed = True
-        for stream, said in close.fields["streams"].items():
-            at = self.positions.of.get(stream)
-            same = at is not None and "epoch" in said and int(said["epoch"], 16) == at.epoch
-            if at is not None and same and said["next_sequence"] > at.next_sequence:
-                self._declare(stream, at, said["next_sequence"])
+    def _note_damage(self) -> None:
+        if len(self._damages) > self._told:
+            self._told = len(self._damages)
+            self.holes.damage(f"the file was damaged near byte {self._damages[-1].offset:,}")
 
-    def _declare(self, stream: str, at: Position, until: int) -> None:
-        where = f" near byte {self._damages[-1].offset:,}" if self._damages else ""
-        gap = Gap(at.next_sequence, until - 1, until - at.next_sequence, STAGE, f"the file was damaged{where}")
-        self.lost += gap.count
-        remark = gap_remark(stream, at.epoch, gap, self._last_ns)
-        self.positions.take(stream, remark)
-        self._segment.add(remark_entry(remark))
+    def _describe(self, stream: str, item: Item) -> None:
+        """Put a description that is damaged back in from its copy, before the first batch that needs it."""
+        if not isinstance(item, EncodedBatch | pb.StreamInfo) or (stream, item.epoch) in self._described:
+            return
+        self._described.add((stream, item.epoch))
+        copy = self._copies.info(stream, item.epoch) if isinstance(item, EncodedBatch) else None
+        if copy is not None:
+            self._add(info_entry(copy, self._last_ns))
+
+    def _declare(self, remark: Remark) -> None:
+        if remark.kind == "gap":
+            self.lost += gap_of(remark).count
+        self._add(remark_entry(remark))
+
+    def _add(self, entry: Entry) -> None:
+        self._segment.add(entry)
 
 
 def _whole(source: SegmentFile) -> Recovered:
-    positions = Positions()
+    holes = Holes()
+    holes.segment(source.contents)
     batches = packets = 0
     for stored in source.stored():
-        positions.take(stored.stream, stored.item)
+        holes.take(stored.stream, stored.item)
         if isinstance(stored.item, EncodedBatch):
             batches += 1
             packets += stored.item.packet_count
-    return Recovered(source.path, batches, packets, 0, (), True, positions)
+    return Recovered(source.path, batches, packets, 0, (), (), True, holes.positions, holes.dropped_before)

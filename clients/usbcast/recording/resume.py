@@ -31,9 +31,7 @@ def resumed(base: Path, compression: str = "zstd") -> Start:
         if path.name.endswith(".part") and (index, path) != there[-1]:
             recover(path, compression=compression)
     last = recover(there[-1][1], compression=compression)
-    return Start(
-        walk(last.path).head.recording, last.positions.of, tuple(segments_of(base)), last.positions.dropped_before
-    )
+    return Start(walk(last.path).head.recording, last.positions, tuple(segments_of(base)), last.dropped_before)
 
 
 def _make_directory(base: Path) -> None:

@@ -18,7 +18,9 @@ from typing import Any, Final
 from mcap.opcode import Opcode
 from mcap.writer import MCAP0_MAGIC, CompressionType, Writer
 
-from usbcast.recording.entries import PROFILE, SEGMENT, Channel, Entry, schema_of
+from usbcast.recording.contents import Contents
+from usbcast.recording.copies import MEDIA_TYPE, NAME, Copies
+from usbcast.recording.entries import PROFILE, SEGMENT, Channel, Entry, contents_remark, remark_entry, schema_of
 
 COMPRESSIONS: Final = {"zstd": CompressionType.ZSTD, "lz4": CompressionType.LZ4, "none": CompressionType.NONE}
 PART: Final = ".part"
@@ -93,6 +95,8 @@ class Segment:
         self._schemas: dict[str, int] = {}
         self._last_ns = 0
         self._unsynced_bytes = 0
+        self._contents = Contents()
+        self._copies = Copies(head.as_metadata())
         self._good = (0, 0)
         """Offset and checksum as of the last good sync."""
         try:
@@ -117,6 +121,13 @@ class Segment:
 
     def add(self, entry: Entry) -> None:
         """Take an entry into memory."""
+        self._write(entry)
+        if entry.run is not None:
+            self._contents.add(entry.channel.stream, entry.run)
+        if entry.info is not None:
+            self._copies.descriptions.append(entry.info)
+
+    def _write(self, entry: Entry) -> None:
         # Times never run backwards within a file, so that ordering by time is the order of the file.
         self._last_ns = max(self._last_ns, entry.time_ns)
         data: Any = entry.data
@@ -127,8 +138,16 @@ class Segment:
         self._unsynced_bytes += len(entry.data) + 64
 
     def sync(self) -> None:
-        """Write what has been added since the last time, and have the disk confirm it."""
+        """Write what has been added since the last time, and have the disk confirm it.
+
+        Behind the chunk, the second copy of what is new in it and needed to read the others.
+        """
+        if self._unsynced_bytes:
+            self._write(remark_entry(contents_remark(self._contents, self.head.recording, self.head.index, 0)))
         self._writer.flush()  # type: ignore[no-untyped-call]
+        if self._copies.channels or self._copies.descriptions:
+            self._writer.add_attachment(self._last_ns, self._last_ns, NAME, MEDIA_TYPE, self._copies.encode())
+            self._copies = Copies(self._copies.head)
         self._disk.sync()
         self._unsynced_bytes = 0
         self._good = (self._disk.offset, self._disk.crc)
@@ -187,6 +206,7 @@ class Segment:
                 schema = self._schemas[channel.schema] = self._writer.register_schema(channel.schema, encoding, data)
             known = self._writer.register_channel(channel.topic, channel.encoding, schema, dict(channel.metadata))
             self._channels[channel] = known
+            self._copies.channels[known] = channel
             self.channels = len(self._channels)
         return known
 

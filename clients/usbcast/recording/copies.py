@@ -1,0 +1,77 @@
+"""The second copy of what a file cannot be read without: which file it is, its channels, and its streams' descriptions.
+
+They stand in the first chunk, and once more in an MCAP attachment behind it, which has a checksum of its own: damage at one
+place leaves the other.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from dataclasses import dataclass, field
+from typing import Final
+
+from google.protobuf.message import DecodeError
+
+from usbcast.recording.entries import Channel
+from usbcast_schemas.errors import WireError
+from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+NAME: Final = "usbcast.copies"
+"""Name of the attachment."""
+
+MEDIA_TYPE: Final = "application/json"
+MAX_BYTES: Final = 16 * 1024 * 1024
+"""An attachment that claims to be larger is not read."""
+
+_CRC_BYTES: Final = 4
+
+
+@dataclass(slots=True)
+class Copies:
+    """What has come since the last attachment; or when reading, what all of them say."""
+
+    head: dict[str, str] = field(default_factory=dict)
+    """As in the metadata record at the beginning of the file."""
+    channels: dict[int, Channel] = field(default_factory=dict)
+    descriptions: list[pb.StreamInfo] = field(default_factory=list)
+
+    def encode(self) -> bytes:
+        return json.dumps(
+            {
+                "head": self.head,
+                "channels": {
+                    number: [c.topic, c.encoding, c.schema, dict(c.metadata)] for number, c in self.channels.items()
+                },
+                "descriptions": [base64.b64encode(info.SerializeToString()).decode() for info in self.descriptions],
+            },
+            separators=(",", ":"),
+        ).encode()
+
+    def take(self, data: bytes) -> None:
+        """Add what an attachment says. Raises WireError for what is not such an attachment."""
+        try:
+            said = json.loads(data)
+            channels = {
+                int(number): Channel(topic, encoding, schema, tuple(metadata.items()))
+                for number, (topic, encoding, schema, metadata) in said["channels"].items()
+            }
+            descriptions = [pb.StreamInfo.FromString(base64.b64decode(text)) for text in said["descriptions"]]
+            head = dict(said["head"])
+        except (ValueError, KeyError, TypeError, AttributeError, DecodeError):
+            raise WireError(f"{data[:80]!r} are no copies of what a recording needs") from None
+        self.head |= head
+        self.channels |= channels
+        self.descriptions += descriptions
+
+    def info(self, stream: str, epoch: int | None = None) -> pb.StreamInfo | None:
+        """The last description of `stream`, in `epoch` if that is given; None if there is no copy of it."""
+        fitting = [i for i in self.descriptions if i.stream == stream and epoch in (None, i.epoch)]
+        return fitting[-1] if fitting else None
+
+
+def is_sound(record: bytes) -> bool:
+    """Whether the checksum at the end of an attachment's record is right."""
+    body, crc = record[:-_CRC_BYTES], record[-_CRC_BYTES:]
+    return len(crc) == _CRC_BYTES and zlib.crc32(body) == int.from_bytes(crc, "little")
