@@ -14,6 +14,14 @@ if TYPE_CHECKING:
 
 FORGET_HALFTIME_S = 90.0
 _INITIAL_VARIANCE = 1e10
+_LEAST_HZ, _MOST_HZ = 1e-9, 1e12
+_FORGOTTEN = 1e-12
+"""Of what is forgotten so far nothing is left to go on with."""
+
+
+def dejitter_of(nominal_rate_hz: float) -> Dejitter | None:
+    """The line of a stream of that rate; None where there is no such rate: 0, as it is unknown, or not a number."""
+    return Dejitter(nominal_rate_hz) if _LEAST_HZ <= nominal_rate_hz <= _MOST_HZ else None
 
 
 class Dejitter:
@@ -41,6 +49,10 @@ class Dejitter:
         y = (realtime_ns - realtime0_ns) / 1e9
         forget = self._forget_per_s ** (max(0, last_sequence - self._last) * self._period_s)
         self._last = last_sequence
+        if forget < _FORGOTTEN:
+            self.restart()
+            self.update(last_sequence, realtime_ns)
+            return
         # Gain k = P u / (forget + u' P u) with u = (1, x); then P = (P - k u' P) / forget.
         pu0 = self._p00 + self._p01 * x
         pu1 = self._p01 + self._p11 * x

@@ -8,7 +8,7 @@ from collections import deque
 from usbcast.batch import Batch, Meaning
 from usbcast.clock_watch import ClockWatch
 from usbcast.continuity import Continuity, Delivery
-from usbcast.dejitter import Dejitter
+from usbcast.dejitter import Dejitter, dejitter_of
 from usbcast.events import DeviceEvent, End, Gap, Restart, Silence, device_event, gap_of_loss
 from usbcast.layout import Layout
 from usbcast_schemas.batch import EncodedBatch
@@ -72,7 +72,7 @@ class Digest:
         self._same_host = (info.reader_host_id or info.host_id) == host_id()
         if info.nominal_rate_hz != self._rate_hz:
             self._rate_hz = info.nominal_rate_hz
-            self.dejitter = Dejitter(self._rate_hz) if self._rate_hz > 0 else None
+            self.dejitter = dejitter_of(self._rate_hz)
         self.meaning = Meaning(Layout(info.fields, info.packet_size), self.dejitter, self._clock.offset)
 
     def say(self, silence: Silence) -> None:

@@ -58,6 +58,9 @@ _REPORT_NS = 1_000_000_000
 _JOINING_NS = 2_000_000
 """After the first report by which it asks to be notified; then after twice that, and so on."""
 
+_MOST_LAG_NS = 2**63 - 1
+"""What is told of a lag has 64 bits, and the arrival that a node tells may lie anywhere."""
+
 _RETRY_FIRST_NS, _RETRY_MOST_NS = 50_000_000, 2_000_000_000
 _LOOK_AGAIN_NS = 50_000_000
 
@@ -411,7 +414,7 @@ class Receiver:
             name=self.name,
             via=self.via,
             ledger=self.ledger().to_proto(),
-            lag_ns=self.lag_ns,
+            lag_ns=min(max(-_MOST_LAG_NS, self.lag_ns), _MOST_LAG_NS),
             next_sequence=self._core.next_sequence,
         )
         if not self.joined:

@@ -10,6 +10,8 @@ from typing import Any
 
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
+_MOST = 2**64 - 1
+
 
 class Ledger:
     """Counters of one stage in one unit. Owned and written by one thread; read by any.
@@ -63,15 +65,16 @@ class Ledger:
         )
 
     def to_proto(self) -> pb.Ledger:
+        """The form on the wire. A sum that a hostile peer has driven beyond 64 bits is sent as the largest that there is."""
         return pb.Ledger(
             stage=self.stage,
             unit=self.unit,
-            entered=self.entered,
-            left=self.left,
-            overhead=self.overhead,
-            held=self.held,
-            lost=dict(self.lost),
-            counters=dict(self.counters),
+            entered=_sent(self.entered),
+            left=_sent(self.left),
+            overhead=_sent(self.overhead),
+            held=_sent(self.held),
+            lost={reason: _sent(n) for reason, n in self.lost.items()},
+            counters={what: _sent(n) for what, n in self.counters.items()},
         )
 
     @classmethod
@@ -96,6 +99,10 @@ class Ledger:
             "counters": dict(sorted(self.counters.items())),
             "balanced": self.discrepancy() is None,
         }
+
+
+def _sent(figure: int) -> int:
+    return min(max(0, figure), _MOST)
 
 
 def audit(ledgers: Iterable[Ledger], links: Iterable[tuple[str, int, str, int]] = ()) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -9,6 +10,7 @@ from usbcast.bridge.decimation import EveryNth, epoch_of_every
 from usbcast.continuity import Continuity, Delivery
 from usbcast.events import Gap
 from usbcast_schemas.batch import Arrivals, EncodedBatch, decode_batch, encode_batch
+from usbcast_schemas.errors import WireError
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 EPOCH = 7
@@ -103,3 +105,18 @@ def test_what_the_upstream_lost_is_lost_and_not_left_out() -> None:
     told = decode_batch(remark.raw).holes
     assert [(hole.first_sequence, hole.count, hole.on_purpose) for hole in told] == [(1, 4, True), (5, 20, False)]
     assert carried.first_sequence == 30
+
+
+def test_what_cannot_be_numbered_any_more_is_refused_in_words() -> None:
+    carrier = EveryNth(EPOCH, 3, "left out")
+    with pytest.raises(WireError, match="is too far from the first one for one of 3 packets to be numbered"):
+        carrier.deliver(Delivery(batch_at(2**64 - 4)))
+
+
+def batch_at(first: int) -> EncodedBatch:
+    return decode_batch(
+        encode_batch(
+            epoch=EPOCH, number=1, first_sequence=first, packet_count=3, packet_size=1, payload=[b"abc"],
+            arrivals=Arrivals((3,), (0,), (0,)),
+        )
+    )  # fmt: skip

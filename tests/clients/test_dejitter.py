@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from usbcast.dejitter import Dejitter
+from usbcast.dejitter import Dejitter, dejitter_of
 
 PERIOD_NS = 2_000_000
 BEGIN_NS = 1_700_000_000_000_000_000
@@ -59,3 +63,27 @@ def test_one_arrival_is_a_line_of_the_nominal_rate() -> None:
     dejitter = Dejitter(500.0)
     dejitter.update(10, BEGIN_NS)
     assert dejitter.times_ns(8, 4).tolist() == [BEGIN_NS + k * PERIOD_NS for k in (-2, -1, 0, 1)]
+
+
+@pytest.mark.parametrize("rate_hz", [0.0, -1.0, 1e-200, 5e-324, math.inf, math.nan, 1e300])
+def test_a_rate_that_cannot_be_one_is_not_known(rate_hz: float) -> None:
+    assert dejitter_of(rate_hz) is None
+
+
+@pytest.mark.parametrize("jump", [10**9, 2**62, 2**64 - 100])
+def test_after_a_jump_over_which_all_is_forgotten_the_line_begins_anew(jump: int) -> None:
+    line = dejitter_of(500.0)
+    assert line is not None
+    for n in range(10):
+        line.update(n, BEGIN_NS + n * PERIOD_NS)
+    for n in range(10):
+        line.update(jump + n, BEGIN_NS + n * PERIOD_NS)
+    found = line.times_ns(jump, 10)
+    assert np.abs(found - (BEGIN_NS + np.arange(10) * PERIOD_NS)).max() < 1000
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(-(2**63), 2**63 - 1)), max_size=8), st.floats())
+def test_no_figures_make_it_fall_over(arrivals: list[tuple[int, int]], rate_hz: float) -> None:
+    line = dejitter_of(rate_hz)
+    for sequence, realtime_ns in arrivals if line is not None else ():
+        line.update(sequence, realtime_ns)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ from usbcast.recording.restamp import Restamper, Shift
 from usbcast_broker.node import Node
 from usbcast_broker.simulator.faults import Fault
 from usbcast_schemas.batch import decode_batch
-from usbcast_schemas.errors import CommandFailed
+from usbcast_schemas.errors import CommandFailed, RecordingError
 
 
 @contextmanager
@@ -168,3 +170,18 @@ def test_restamping_keeps_holes_and_joins_epochs() -> None:
     assert (decoded.epoch, bytes(decoded.payload)) == (9, bytes(batch(5).payload))
     assert decoded.arrivals.realtime_ns == (5_000_000_000 + 2_500_000,)
     assert decoded.arrivals.monotonic_ns == (7_000_000_000 + 2_500_000,)
+
+
+def test_restamping_refuses_in_words_what_has_no_numbers_any_more() -> None:
+    stamper = Restamper(9)
+    for epoch in (3, 4):
+        stamper.restamp(batch(0, epoch=epoch), None)
+        with pytest.raises(RecordingError, match="do not fit into 64 bits") if epoch == 4 else contextlib.nullcontext():
+            stamper.restamp(replace(batch(0, epoch=epoch), first_sequence=2**63, number=2**63), None)
+
+
+def test_restamping_keeps_times_within_their_bits() -> None:
+    shift = Shift(-(2**63), 2**62, 2**62, speed=0.001)
+    played = Restamper(9).restamp(batch(3), shift)
+    assert played is not None
+    assert decode_batch(played.raw).arrivals.realtime_ns[0] == 2**63 - 1

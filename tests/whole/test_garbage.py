@@ -336,6 +336,69 @@ def test_bad_replies_are_counted_and_the_question_is_asked_again(via: str) -> No
         assert account.gaps == []
 
 
+def edge(number: int, first: int, count: int = 1, epoch: int = EPOCH, **told: object) -> bytes:
+    """A batch that says of itself what it likes."""
+    message = pb.PacketBatch(
+        contract=CONTRACT, packet_count=count, epoch=epoch, number=number, first_sequence=first, packet_size=4,
+        arrival_packets=[count], arrival_realtime_ns=[-(2**63)], arrival_monotonic_ns=[-(2**63)], payload=b"last" * count,
+        **told,
+    )  # fmt: skip
+    return message.SerializeToString()
+
+
+HOSTILE_FIGURES = {
+    "the last number": ([edge(2**64 - 1, 5)], 1),
+    "the last sequence": ([edge(1, 2**64 - 1)], 1),
+    "a sum beyond 64 bits": ([edge(1, 2**64 - 2, 2)], 1),
+    "the last that can be": ([edge(2**64 - 2, 2**64 - 2)], 0),
+    "far beyond, again and again": ([edge(2**62, 2**62, epoch=n) for n in range(1, 9)], 0),
+    "losses beyond 64 bits": ([edge(1, 1, lost_before=[pb.Loss(packets=2**64 - 1, bytes=2**64 - 1)] * 9)], 0),
+    "an end that says what it likes": ([edge(2, 2**63, end=pb.StreamEnd(packets=2**64 - 1, realtime_ns=-(2**63)))], 0),
+    "holes up to the end": (
+        [edge(9, 2**64 - 2, holes=[pb.LostRange(first_sequence=1, count=2**64 - 3, batches=8)]), edge(1, 1)],
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize("via", ["push", "notify"])
+@pytest.mark.parametrize("name", HOSTILE_FIGURES)
+def test_no_figures_make_a_subscription_fall_over(name: str, via: str) -> None:
+    """They are counted and stepped over where they cannot be, and else believed; the books balance and are reported."""
+    bodies, refused = HOSTILE_FIGURES[name]
+
+    def answer(request: pb.Request) -> list[list[bytes]]:
+        reply = pb.Reply(contract=CONTRACT, request_id=request.request_id)
+        if request.WhichOneof("body") != "fetch":
+            return node.honest(request)
+        reply.fetched.CopyFrom(pb.FetchReply(epoch=request.fetch.epoch, complete=True))
+        fetched = [body for body in bodies if pb.PacketBatch.FromString(body).epoch == request.fetch.epoch]
+        reply.fetched.batch_count = len(fetched)
+        return [[reply.SerializeToString(), *fetched]]
+
+    with FakeNode() as node, push(node, via) as subscription:
+        node.answer = answer
+        eventually(lambda: (node.notify(), subscription.ready(0.05))[1], "joined")
+        node.asked.clear()
+        took: list[object] = []
+
+        def taken() -> bool:
+            for body in bodies:
+                if via == "push":
+                    node.publish(data_topic(STREAM), body)
+                said = pb.PacketBatch.FromString(body)
+                told = pb.Notification(
+                    contract=CONTRACT, epoch=said.epoch, next_sequence=2**64 - 1, next_number=2**64 - 1
+                )
+                node.publish(notify_topic(STREAM), told.SerializeToString())
+            took.extend(iter(lambda: subscription.receive(0.02), None))
+            return (malformed(subscription) >= refused and "report" in node.asked) if refused else len(took) >= 1
+
+        eventually(taken)
+        assert malformed(subscription) >= refused
+        assert subscription.ledger.discrepancy() is None
+
+
 BAD_DESCRIPTIONS = {
     "no stream": lambda _: [],
     "no address": lambda info: [_changed(info, [])],

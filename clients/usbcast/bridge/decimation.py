@@ -14,7 +14,8 @@ from usbcast.bridge.carrier import hole_of
 from usbcast.continuity import Delivery
 from usbcast.events import Gap
 from usbcast_broker.batcher import Encoded
-from usbcast_schemas.batch import NO_ARRIVALS, Arrivals, EncodedBatch, encode_batch
+from usbcast_schemas.batch import MAX_COUNT, NO_ARRIVALS, Arrivals, EncodedBatch, encode_batch
+from usbcast_schemas.errors import WireError
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 REMARK_BITS = 16
@@ -91,6 +92,10 @@ class EveryNth:
         losses: Sequence[pb.Loss], events: Sequence[pb.DeviceEvent], end: pb.StreamEnd | None,
     ) -> Encoded:  # fmt: skip
         count = len(arrivals.packets)
+        if number >= MAX_COUNT:
+            raise WireError(
+                f"packet {first} is too far from the first one for one of {self._every} packets to be numbered"
+            )
         holes = self._holes_until(first)
         skipped = number - self._last - 1
         if skipped > 0:

@@ -26,7 +26,7 @@ from usbcast_broker.flow import DeviceIdentity
 from usbcast_broker.outlet import Description, Source
 from usbcast_broker.reading_host import ReadingHost
 from usbcast_broker.relay import RelayQueue, Renewal
-from usbcast_schemas.errors import CommandFailed, UsbcastError
+from usbcast_schemas.errors import CommandFailed, PeerError, UsbcastError
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
@@ -223,6 +223,9 @@ class BridgedFeed:
                     busy = self._turn()
                 if not busy:
                     self._rest()
+        except PeerError as error:
+            log.error("stream %s: the bridge has stopped: %s", which.local, error)
+            self._trouble = f"the bridge has stopped: {error}"
         except BaseException as error:
             log.exception("stream %s: the bridge has stopped", which.local)
             self._trouble = f"the bridge has stopped: {error}"

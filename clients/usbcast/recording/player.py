@@ -16,7 +16,7 @@ from usbcast_broker.node import Node
 from usbcast_broker.outlet import Description
 from usbcast_broker.relay import Relay, RelayQueue
 from usbcast_schemas.batch import EncodedBatch
-from usbcast_schemas.errors import CommandFailed, UsageError
+from usbcast_schemas.errors import CommandFailed, RecordingError, UsageError
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
@@ -162,6 +162,8 @@ class Player:
                 self.passes += 1
                 if not self._options.loop or not played:
                     break
+        except RecordingError as error:
+            self.error = error
         except BaseException as error:
             self.error = error
             raise

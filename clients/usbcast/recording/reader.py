@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from usbcast.batch import Batch, Meaning
 from usbcast.clocks import ClockOffset
-from usbcast.dejitter import Dejitter
+from usbcast.dejitter import Dejitter, dejitter_of
 from usbcast.digest import Event
 from usbcast.events import End, Gap, Silence, device_event, gap_of_loss
 from usbcast.layout import Layout
@@ -260,8 +260,8 @@ class _Reading:
 
     def info(self, info: pb.StreamInfo) -> None:
         self._layout = Layout(info.fields, info.packet_size)
-        if self._dejitter is None and info.nominal_rate_hz > 0:
-            self._dejitter = Dejitter(info.nominal_rate_hz)
+        if self._dejitter is None:
+            self._dejitter = dejitter_of(info.nominal_rate_hz)
 
     def batch(self, batch: EncodedBatch, start_sequence: int) -> Iterator[Event]:
         skip = min(max(0, start_sequence - batch.first_sequence), batch.packet_count)

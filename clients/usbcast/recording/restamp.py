@@ -8,8 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from usbcast_broker.batcher import Encoded
-from usbcast_schemas.batch import Arrivals, EncodedBatch, encode_batch
+from usbcast_schemas.batch import MAX_COUNT, Arrivals, EncodedBatch, encode_batch
+from usbcast_schemas.errors import RecordingError
 from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+_MOST_NS = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,11 @@ class Restamper:
             missing = max(0, batch.first_sequence - self._from[1])
             skipped = max(0, batch.number - self._from[2])
         first, number = self.next_sequence + missing, self.next_number + skipped
+        if max(first + batch.packet_count, number + 1) > MAX_COUNT:
+            raise RecordingError(
+                f"what is recorded comes to {first + batch.packet_count} packets in {number + 1} batches, which do not fit into "
+                "64 bits: the recording is not what a device sent; play a part of it with --from and --to"
+            )
         raw = encode_batch(
             epoch=self.epoch,
             number=number,
@@ -69,7 +77,9 @@ class Restamper:
 def _arrivals(arrivals: Arrivals, shift: Shift) -> Arrivals:
     elapsed = [shift.elapsed_ns(at) for at in arrivals.realtime_ns]
     return Arrivals(
-        arrivals.packets, [shift.realtime_ns + ns for ns in elapsed], [shift.monotonic_ns + ns for ns in elapsed]
+        arrivals.packets,
+        [_time(shift.realtime_ns + ns) for ns in elapsed],
+        [_time(shift.monotonic_ns + ns) for ns in elapsed],
     )
 
 
@@ -77,5 +87,10 @@ def _event(event: pb.DeviceEvent, shift: Shift) -> pb.DeviceEvent:
     elapsed = shift.elapsed_ns(event.realtime_ns)
     made = pb.DeviceEvent()
     made.CopyFrom(event)
-    made.realtime_ns, made.monotonic_ns = shift.realtime_ns + elapsed, shift.monotonic_ns + elapsed
+    made.realtime_ns, made.monotonic_ns = _time(shift.realtime_ns + elapsed), _time(shift.monotonic_ns + elapsed)
     return made
+
+
+def _time(ns: int) -> int:
+    """A time that fits into its 64 bits, whatever was recorded."""
+    return min(max(-_MOST_NS, ns), _MOST_NS)
