@@ -78,6 +78,10 @@ class Line(Protocol):
 
     def turn(self, publish: Publish) -> bool: ...
 
+    @property
+    def problem(self) -> str:
+        """Why nothing leaves here, in one sentence; empty while all is well."""
+
     def open_short_way(self, until_ns: int, publish: Publish) -> None: ...
 
     def stay_quiet(self, until_ns: int) -> None: ...
@@ -157,6 +161,11 @@ class Pipeline:
             until_ns,
             publish,
         )
+
+    @property
+    def problem(self) -> str:
+        """Why no data comes, or no packet is among it, in one sentence; empty while all is well. For any thread."""
+        return self.feed.problem or self._assembler.problem
 
     def stay_quiet(self, until_ns: int) -> None:
         """What goes the short way before that need not ring the doorbell."""
@@ -253,7 +262,7 @@ class Pipeline:
             discrepancies=audit(ledgers, links),
             attached=self.feed.attached,
             ended=self.outlet.ended,
-            problem=self.feed.problem,
+            problem=self.problem,
         )
 
     def _host_books(self) -> tuple[Ledger, int]:

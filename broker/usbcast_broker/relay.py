@@ -122,6 +122,11 @@ class Relay:
         self._retry_s = 0.0
         self._problem = ""
 
+    @property
+    def problem(self) -> str:
+        """Why nothing comes, in one sentence; empty while all is well."""
+        return self._problem or self.feed.problem
+
     def turn(self, publish: Publish) -> bool:
         """Publish what has come, up to a bound; True if there was anything."""
         items = self._queue.take(TURN_BYTES)
@@ -205,7 +210,7 @@ class Relay:
             discrepancies=audit([*ahead, shown], links),
             attached=self.feed.attached,
             ended=outlet.ended,
-            problem=self._problem or self.feed.problem,
+            problem=self.problem,
             source=outlet.source.endpoint if outlet.source else None,
             source_silent_ns=outlet.source_silent_ns(time.monotonic_ns()) if outlet.source else None,
         )

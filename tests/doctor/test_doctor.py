@@ -22,9 +22,12 @@ from proxy import DelayingProxy
 from usbcast.doctor.findings import Finding
 from usbcast.doctor.hops import HOPS, examine
 from usbcast_broker.node import Node
+from usbcast_broker.simulator import SimulatorConfig
+from usbcast_broker.simulator.profile import profile_of
 from usbcast_schemas.errors import UsageError
 from usbcast_schemas.keyring import Keyring
 from usbcast_schemas.keys import ClientKey, Rights
+from usbcast_schemas.profile import parse_profile
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 
@@ -53,6 +56,24 @@ def test_all_is_well_with_a_node_of_this_machine() -> None:
     assert "1209:0001" in found["device"].says
     assert "the same as here" in found["clock"].says
     assert "balanced" in found["books"].says
+
+
+@pytest.mark.slow
+def test_a_device_of_whose_bytes_no_packet_comes() -> None:
+    """The profile expects another checksum: every packet is thrown away, and the books balance."""
+    config = SimulatorConfig(rate_hz=1000)
+    toml = profile_of(config, "fit").toml
+    wrong = parse_profile(toml.replace('"crc32"', '"crc32c"'), "wrong")
+    assert wrong.toml != toml
+    with serving(stream="fit", profile=wrong, rate_hz=1000) as served:
+        eventually(lambda: served.pipeline.problem)
+        check_broken(look(served.endpoint), "device", "is attached, but", "and not one packet: compare [framing]")
+        health = run("health", "--endpoint", served.endpoint, "--json")
+        assert health.finish() == 1
+        said = json.loads(health.stdout)["streams"]["fit"]
+        assert (said["balanced"], said["well"], said["attached"]) == (True, False, True)
+        assert "and not one packet" in said["problem"]
+        assert run("doctor", served.endpoint).finish() == 1
 
 
 def test_a_name_that_is_not_known() -> None:

@@ -483,3 +483,47 @@ def test_whatever_the_host_drops_produced_is_delivered_and_declared_lost(data: s
     assert delivered + lost == produced
     assert (assembler.device.left, assembler.device.lost_total) == (delivered, lost)
     balanced(assembler)
+
+
+LINES = """
+[stream]
+name = "lines"
+[device]
+vendor_id = 1
+product_id = 2
+[framing]
+method = "delimiter"
+delimiter = "0a"
+"""
+
+
+@pytest.mark.parametrize(
+    ("toml", "transfers", "expected"),
+    [
+        pytest.param("", [(t, b"?" * 112) for t in range(0, 2500, 500)], "560 bytes", id="no packet among them"),
+        pytest.param("", [(t, b"?" * 112) for t in range(0, 1500, 500)], "", id="not for long"),
+        pytest.param("", [(0, b"?" * 20), (5000, P[0][:100])], "", id="too few for a packet"),
+        pytest.param(
+            "", [*((t, b"?" * 112) for t in range(0, 2500, 500)), (2600, P[0] + P[1])], "", id="a packet at last"
+        ),
+        pytest.param(
+            "", [(0, P[0]), *((t, b"?" * 112) for t in range(0, 2500, 500))], "560 bytes", id="packets at first only"
+        ),
+        pytest.param("", [(0, P[0]), (9000, b"?" * 300)], "", id="a burst of garbage"),
+        pytest.param(LINES, [(t, b"a") for t in range(0, 20_000, 1000)], "20 bytes", id="a line that does not end"),
+        pytest.param(LINES, [(t, b"a") for t in range(0, 9_000, 1000)], "", id="a line that takes its time"),
+        pytest.param(LINES, [(0, b"login: "), (60_000, b"")], "", id="a prompt"),
+        pytest.param(LINES, [(t, b"\n") for t in range(0, 20_000, 1000)], "", id="empty lines"),
+    ],
+)
+def test_bytes_of_which_no_packet_comes_are_a_problem(
+    toml: str, transfers: list[tuple[int, bytes]], expected: str
+) -> None:
+    assembler = Assembler(parse_profile(toml, "lines")) if toml else first_case()
+    for at_ms, data in transfers:
+        assembler.feed(transfer(data, at_ms))
+    if expected:
+        assert assembler.problem.startswith(f"{expected} came from the device in ")
+        assert "and not one packet: compare [framing]" in assembler.problem
+        assembler.happening(happened(KIND.KIND_DETACHED, 30_000))
+    assert assembler.problem == ""

@@ -25,6 +25,10 @@ OVERFLOWED: Final = "overflowed"
 TRANSFERS_LOST: Final = "transfers before it were lost"
 ENDED: Final = "the stream ended in mid-packet"
 
+VAIN_NS: Final = 2_000_000_000
+HELD_IN_VAIN_NS: Final = 10_000_000_000
+"""Bytes that have come for so long without a packet are a problem; the second, if none of them was thrown away yet."""
+
 RUN_NS: Final = 1_000_000_000
 """Bytes thrown away are told of after so long even if no packet comes."""
 
@@ -49,6 +53,11 @@ class Assembler:
         self._run_monotonic_ns = 0
         self._seen_realtime_ns = 0
         self._seen_monotonic_ns = 0
+        # Come since the last packet, and when the first and the last of it came.
+        self._vain_bytes = 0
+        self._vain_thrown_away = False
+        self._vain_since_ns = 0
+        self._vain_until_ns = 0
         # Missing since the last packet, told or not.
         self._gap_bytes = 0
         self._gap_stage: pb.Stage = pb.STAGE_FRAMING
@@ -59,10 +68,27 @@ class Assembler:
         data, stripped = self._stripper.strip(transfer.data)
         self.framing.enter(len(transfer.data))
         self.framing.overhead += stripped
-        items = self._take(self._framer.feed(data), transfer.realtime_ns, transfer.monotonic_ns)
+        framed = self._framer.feed(data)
+        items = self._take(framed, transfer.realtime_ns, transfer.monotonic_ns)
+        if framed.packet_bytes:
+            self._vain_bytes = 0
+        else:
+            self._add_vain(len(data) - framed.overhead_bytes, bool(framed.items), transfer.monotonic_ns)
         if self._run and transfer.monotonic_ns - self._run_monotonic_ns >= RUN_NS:
             items += self._told()
         return tuple(items)
+
+    @property
+    def problem(self) -> str:
+        """That bytes come and no packet is among them, in one sentence; empty while packets come, or nothing does."""
+        span_ns = self._vain_until_ns - self._vain_since_ns
+        least_ns = VAIN_NS if self._vain_thrown_away else HELD_IN_VAIN_NS
+        if not self._vain_bytes or self._vain_bytes < 2 * self.packet_size or span_ns < least_ns:
+            return ""
+        return (
+            f"{self._vain_bytes:,} bytes came from the device in {span_ns / 1e9:.0f} s, and not one packet: compare [framing] in "
+            "the profile (sizes, patterns, checksum) with what comes, which `usbcast serve PROFILE --probe` shows"
+        )
 
     @property
     def blind_size(self) -> int:
@@ -78,11 +104,22 @@ class Assembler:
     def passed(self, size_bytes: int, packets: int, realtime_ns: int, monotonic_ns: int) -> None:
         """So much passed unseen; the last of it arrived then."""
         self._seen_realtime_ns, self._seen_monotonic_ns = realtime_ns, monotonic_ns
+        self._vain_bytes = 0
         framing, device = self.framing, self.device
         framing.entered += size_bytes
         framing.left += size_bytes
         device.entered += packets
         device.left += packets
+
+    def _add_vain(self, size_bytes: int, thrown_away: bool, monotonic_ns: int) -> None:
+        """So much came, and completed no packet."""
+        if size_bytes <= 0:
+            return
+        if not self._vain_bytes:
+            self._vain_since_ns, self._vain_thrown_away = monotonic_ns, False
+        self._vain_bytes += size_bytes
+        self._vain_thrown_away |= thrown_away
+        self._vain_until_ns = monotonic_ns
 
     def pass_whole(self, items: Sequence[HostItem]) -> int:
         """The packets in `items`, if these are transfers of whole ones and nothing else can be said of them; then they are fed.
@@ -109,6 +146,7 @@ class Assembler:
             framed = self._framer.reset(DETACHED if detached else OVERFLOWED)
             items = self._take(framed, happening.realtime_ns, happening.monotonic_ns)
             if detached:
+                self._vain_bytes = 0
                 items += self._told()
                 for lost in self._sized():
                     items.append(lost)

@@ -61,7 +61,7 @@ class Attended:
             if epoch != line.outlet.epoch:
                 rate = Rate()  # numbering began again
             self._rates[name] = line.outlet.epoch, rate
-            told.append(line.feed.problem or f"{name}: {rate.at(packets, now_s):,.1f} packets/s, {packets:,} in all")
+            told.append(line.problem or f"{name}: {rate.at(packets, now_s):,.1f} packets/s, {packets:,} in all")
         return told
 
 

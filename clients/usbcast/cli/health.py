@@ -28,7 +28,7 @@ def health(
     keys: Keys = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the ledgers, stage by stage; exit with 1 if the books of a stream do not balance."""
+    """Show the ledgers, stage by stage; exit with 1 if books do not balance, or a device sends and no packet comes of it."""
     nodes: dict[str, pb.HealthReply] = {}
     silent: list[RemoteError] = []
     for address in endpoints(endpoint):
@@ -44,8 +44,13 @@ def health(
     else:
         for address, reply in nodes.items():
             _show(address, reply, stream)
-    if any(found.discrepancies for reply in nodes.values() for found in reply.streams):
+    if not all(is_well(found) for reply in nodes.values() for found in reply.streams if stream in (None, found.stream)):
         raise typer.Exit(1)
+
+
+def is_well(found: pb.StreamHealth) -> bool:
+    """Whether the books balance and what the device sends goes on. One that is away is no fault of the node."""
+    return not found.discrepancies and not (found.attached and not found.ended and found.problem)
 
 
 def as_plain(nodes: dict[str, pb.HealthReply], only: str | None = None) -> dict[str, Any]:
@@ -88,6 +93,7 @@ def stream_as_plain(found: pb.StreamHealth) -> dict[str, Any]:
             for report in found.subscriptions
         ],
         "balanced": not found.discrepancies,
+        "well": is_well(found),
         "discrepancies": list(found.discrepancies),
     }
 

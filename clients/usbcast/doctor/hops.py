@@ -181,9 +181,11 @@ class _Examination:
         named = f"{device.vendor_id:04x}:{device.product_id:04x} {device.product} {device.serial}".strip()
         if self._info.ended:
             return skipped(hop, "the stream has ended")
+        why = self._health().problem
+        if self._info.attached and why:
+            return failed(hop, f"{named} is attached, but {why}")
         if self._info.attached:
             return ok(hop, f"{named} is attached" if device.ByteSize() else "what fills the stream is there")
-        why = self._health().problem
         return failed(
             hop, f"not attached{f': {why}' if why else ''}; `usbcast devices` where the node runs says who holds it"
         )
