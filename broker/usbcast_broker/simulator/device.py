@@ -7,6 +7,7 @@ import time
 
 from usbcast_broker.simulator.config import IDLE_STATUS_S, SimulatorConfig
 from usbcast_broker.simulator.control import ControlPipe
+from usbcast_broker.simulator.controller import Read
 from usbcast_broker.simulator.failures import BUSY, GONE, NOT_FOUND, OVERFLOW, STALL, TIMEOUT, usb_error
 from usbcast_broker.simulator.source import Signal, Source
 
@@ -134,8 +135,12 @@ class SimulatedDevice:
             self._after_change()
 
     def read(self, handle: Handle, size_bytes: int, timeout_ms: int) -> bytes:
-        """What one read of the IN endpoint returns; waits for it without holding the interpreter. 0 ms: for ever."""
-        room_bytes = self._payload_room(size_bytes)
+        """What one read of the IN endpoint returns; waits for it without holding the interpreter. 0 ms: for ever.
+
+        As with pyusb, a read whose time is up returns what it has taken, and is a timeout only if that is nothing.
+        """
+        status_bytes = len(self.config.status_prefix)
+        read = Read(self._source, self._payload_room(size_bytes), self.config.max_packet_size - status_bytes)
         with self._changed:
             now_ns = begin_ns = time.monotonic_ns()
             deadline_ns = begin_ns + timeout_ms * 1_000_000 if timeout_ms else None
@@ -144,21 +149,23 @@ class SimulatedDevice:
             if self._claimed_by is handle:
                 self._source.start(now_ns)
             while True:
-                self._check(handle)
-                if handle.cuts != cuts:
-                    raise usb_error(GONE)
-                outcome = self._source.poll(now_ns, room_bytes)
-                self._note_exhausted()
+                if handle.cuts != cuts or not self._is_of(handle):
+                    return self._cut_off(read)
+                outcome = read.poll(now_ns)
+                if not read.held_bytes:
+                    self._note_exhausted()
                 if isinstance(outcome, bytes):
                     return self._with_status(outcome)
                 if outcome is not None:
                     raise usb_error({Signal.GONE: GONE, Signal.STALL: STALL, Signal.OVERFLOW: OVERFLOW}[outcome])
                 idle_ns = self._idle_status_ns(begin_ns)
                 if idle_ns is not None and now_ns >= idle_ns:
-                    return self.config.status_prefix
+                    return self._all_of(read) + self.config.status_prefix
                 if deadline_ns is not None and now_ns >= deadline_ns:
+                    if read.held_bytes:
+                        return self._all_of(read)
                     raise usb_error(TIMEOUT)
-                wakes = (self._source.wake_ns(room_bytes), idle_ns, deadline_ns)
+                wakes = (read.wake_ns(), idle_ns, deadline_ns)
                 wake_ns = min((at for at in wakes if at is not None), default=None)
                 self._changed.wait(None if wake_ns is None else max(0, wake_ns - now_ns) / 1e9)
                 now_ns = time.monotonic_ns()
@@ -189,10 +196,26 @@ class SimulatedDevice:
         return len(data)
 
     def _check(self, handle: Handle) -> None:
+        if not self._is_of(handle):
+            raise usb_error(GONE)
+
+    def _is_of(self, handle: Handle) -> bool:
+        """Whether the device is there, and open by this handle."""
         source = self._source
         source.catch_up(time.monotonic_ns())
-        if not handle.open or not source.plugged or handle.life != source.life:
+        return handle.open and source.plugged and handle.life == source.life
+
+    def _all_of(self, read: Read) -> bytes:
+        """What the read has taken so far, which ends it."""
+        data = self._with_status(read.take()) if read.held_bytes else b""
+        self._note_exhausted()
+        return data
+
+    def _cut_off(self, read: Read) -> bytes:
+        """What the read has taken, when it is ended because the device is let go or gone."""
+        if not read.held_bytes:
             raise usb_error(GONE)
+        return self._all_of(read)
 
     def _let_go(self, handle: Handle) -> None:
         if self._claimed_by is handle:

@@ -14,6 +14,7 @@ from usbcast_broker.simulator.store import Mark, Store
 from usbcast_broker.simulator.timetable import Timetable
 
 _DEFAULT_GARBAGE_BYTES: Final = 16
+_FAILURES: Final = ("unplug", "stall", "overflow")
 
 
 class Signal(Enum):
@@ -109,24 +110,28 @@ class Source:
             self._replug_ns = None
 
     def poll(self, now_ns: int, room_bytes: int) -> bytes | Signal | None:
-        """What a read of so many bytes ends with now; None if it goes on waiting."""
+        """What it sends now to a read of so many bytes, or how it fails; None if it has nothing to send yet."""
         self.catch_up(now_ns, room_bytes)
         if not self.plugged:
             return Signal.GONE
         if self._halted:
             return Signal.STALL
-        store = self._store
-        mark = store.mark()
-        while mark is not None and self._is_void(mark):
-            store.drop_mark()
-            mark = store.mark()
+        mark = self._next_mark()
         if mark is not None:
             return self._reach(mark, now_ns)
         if not self._complete(now_ns, room_bytes):
             return None
-        data = store.fill(self._target(room_bytes), single=self._config.one_packet_per_transfer)
+        data = self._store.fill(self._target(room_bytes), single=self._config.one_packet_per_transfer)
         self._collecting_since_ns = now_ns
         return data
+
+    def fails(self, now_ns: int, room_bytes: int) -> bool:
+        """Whether the next poll ends in a failure."""
+        self.catch_up(now_ns, room_bytes)
+        if not self.plugged or self._halted:
+            return True
+        mark = self._next_mark()
+        return mark is not None and mark.fault.kind in _FAILURES and not self._lacks_packet(mark)
 
     def wake_ns(self, room_bytes: int) -> int | None:
         """When a read that goes on waiting should be looked at again; None: only when something is done to the device."""
@@ -240,15 +245,24 @@ class Source:
             case "stall" | "overflow" | "zero_length" | "short_read":
                 self._store.add_mark(Mark(fault, fault.count))
 
-    def _is_void(self, mark: Mark) -> bool:
-        """It needs a packet, but none comes any more before the device is unplugged."""
-        return self._leaving and not self._store.packets and mark.fault.kind in ("overflow", "short_read")
+    def _next_mark(self) -> Mark | None:
+        """The mark that the next transfer begins at, but for those whose packet comes no more before the device is unplugged."""
+        store = self._store
+        mark = store.mark()
+        while mark is not None and self._leaving and self._lacks_packet(mark):
+            store.drop_mark()
+            mark = store.mark()
+        return mark
+
+    def _lacks_packet(self, mark: Mark) -> bool:
+        """It needs a packet, and none waits."""
+        return mark.fault.kind in ("overflow", "short_read") and not self._store.packets
 
     def _reach(self, mark: Mark, now_ns: int) -> bytes | Signal | None:
         """The transfer begins at a mark."""
         store = self._store
         fault = mark.fault
-        if fault.kind in ("overflow", "short_read") and not store.packets:
+        if self._lacks_packet(mark):
             return None
         store.use_mark(mark)
         self._collecting_since_ns = now_ns
