@@ -54,6 +54,10 @@ class Feed(Protocol):
         """Whether more can come while the feed's thread does something else, so that this thread may be held up a little."""
 
     @property
+    def held_ns(self) -> int:
+        """How old the oldest byte may be that a read under way holds; 0 if none does."""
+
+    @property
     def problem(self) -> str:
         """Why no data comes, in one sentence; empty while all is well."""
 
@@ -263,6 +267,7 @@ class Pipeline:
             attached=self.feed.attached,
             ended=self.outlet.ended,
             problem=self.problem,
+            read_held_ns=self.feed.held_ns,
         )
 
     def _host_books(self) -> tuple[Ledger, int]:

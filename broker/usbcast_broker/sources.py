@@ -32,9 +32,13 @@ def add_simulated(node: Node, config: SimulatorConfig, stream: str) -> tuple[Pip
     return add_device(node, profile, backend=backend), device
 
 
-def make_transport(profile: Profile, backend: IBackend | None = None) -> UsbTransport:
-    """The way to the device that `profile` describes."""
-    return UsbTransport(profile.device, profile.transfer, profile.startup, profile.shutdown, backend)
+def make_transport(profile: Profile, backend: IBackend | None = None, *, whole: bool = False) -> UsbTransport:
+    """The way to the device that `profile` describes; with `whole`, reads end where the device ends its transfers."""
+    return UsbTransport(
+        *(profile.device, profile.transfer, profile.startup, profile.shutdown, backend),
+        bytes_per_s=profile.stream.rate_hz * (profile.packet_size or 0),
+        whole=whole,
+    )
 
 
 def simulated_backend(config: SimulatorConfig, stream: str) -> tuple[Profile, IBackend, SimulatedDevice]:

@@ -27,6 +27,7 @@ class Idle:
 
     identity: DeviceIdentity | None = None
     attached = reads_ahead = True
+    held_ns = 0
     problem = ""
     counters: Mapping[str, int] = {}
 

@@ -63,6 +63,7 @@ class ByHand:
     def __init__(self, queue: HostQueue, *, reads_ahead: bool) -> None:
         self.queue = queue
         self.reads_ahead = reads_ahead
+        self.held_ns = 0
         self.packets = self.size_bytes = 0
 
     @property

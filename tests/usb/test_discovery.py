@@ -109,3 +109,24 @@ def test_what_linux_knows(system: System) -> None:
 
 def test_this_machine_can_be_asked() -> None:
     assert isinstance(System().holders(), dict)
+
+
+@pytest.mark.parametrize(
+    ("platform", "controller", "keeps"),
+    [
+        ("linux", "0000:00:14.0", True),
+        ("linux", "vhci_hcd.0", False),
+        ("linux", "", True),
+        ("darwin", "", False),
+        ("win32", "", False),
+    ],
+)
+def test_whether_a_cancelled_read_keeps_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str, controller: str, keeps: bool
+) -> None:
+    monkeypatch.setattr("sys.platform", platform)
+    (tmp_path / "sys/bus/usb/devices").mkdir(parents=True)
+    if controller:
+        (tmp_path / "sys/devices" / controller / "usb3").mkdir(parents=True)
+        (tmp_path / "sys/bus/usb/devices/usb3").symlink_to(tmp_path / "sys/devices" / controller / "usb3")
+    assert System(tmp_path).keeps_cancelled(3) is keeps

@@ -18,6 +18,7 @@ from usb.backend import libusb1
 from usbcast_broker.usb import libusb
 from usbcast_broker.usb.libusb_transfers import CONTROL, _TransferStruct
 from usbcast_broker.usb.queued import QueuedBackend
+from usbcast_broker.usb.read_sizes import MAX_READS, ReadSizes
 from usbcast_broker.usb.readahead import Figures
 
 COMPLETED, ERROR, TIMED_OUT, CANCELLED, STALL, NO_DEVICE, OVERFLOW = range(7)
@@ -33,7 +34,10 @@ class FakeLibrary:
         self.ends: deque[tuple[int, bytes]] = deque()
         """How the oldest reads end, at the next handling of events."""
         self.held_when_cancelled: deque[bytes] = deque()
+        self.ends_when_cancelled: deque[bytes] = deque()
+        """What reads come to that end by themselves at the moment at which they are cancelled."""
         self.stuck = False
+        self.slow_commands = False
         self.others: list[tuple[int, bytes]] = []
         """Control and OUT transfers that were carried out: endpoint and content."""
         self.answer = b""
@@ -57,6 +61,9 @@ class FakeLibrary:
     def cancel(self, address: int) -> None:
         for struct in self.flying:
             if ctypes.addressof(struct) == address and not self.stuck:
+                if self.ends_when_cancelled:
+                    self._end(struct, COMPLETED, self.ends_when_cancelled.popleft())
+                    return
                 self._end(struct, CANCELLED, self.held_when_cancelled.popleft() if self.held_when_cancelled else b"")
                 return
 
@@ -64,7 +71,7 @@ class FakeLibrary:
         self._interrupted.set()
 
     def handle_events(self, _context: Any, timeout_s: float) -> int:
-        for struct in [one for one in self.flying if one.endpoint != IN]:
+        for struct in [one for one in self.flying if one.endpoint != IN and not self.slow_commands]:
             content = ctypes.string_at(struct.buffer, struct.length)
             self.others.append((struct.endpoint, content))
             head = content[:8] if struct.type == CONTROL else b""
@@ -197,6 +204,85 @@ def test_finishing_gives_what_is_queued_time_to_end_and_cancels_the_rest(rig: Ri
     assert [one.data for one in rig.backend.finish(0.05)] == [b"b", b"c", b"d"]
     assert rig.library.flying == []
     assert rig.backend.finish(0.05) == []
+
+
+PACKET = 64
+LATENCY_MS = 5
+
+
+def keep_latency(rig: Rig, *, can_end: bool = True) -> None:
+    """Reads that begin at a half of `SIZE` and may hold bytes for 5 ms."""
+    rig.backend.read_sizes = ReadSizes(
+        SIZE, PACKET, LATENCY_MS * 1_000_000, bytes_per_s=SIZE / (LATENCY_MS / 1000), can_end=can_end
+    )
+
+
+def test_the_oldest_read_alone_is_ended_and_what_it_holds_is_data(rig: Rig) -> None:
+    keep_latency(rig)
+    rig.library.held_when_cancelled.append(b"held")
+    assert rig.read(timeout_ms=5000) == b"held"
+    assert rig.figures.ended_early == 1
+    assert rig.figures.failed_together == rig.figures.starved == 0
+    rig.ends(b"next")
+    assert rig.read() == b"next"
+
+
+def test_a_read_that_ends_while_it_is_cancelled(rig: Rig) -> None:
+    keep_latency(rig)
+    rig.library.ends_when_cancelled.append(b"just ended")
+    assert rig.read(timeout_ms=5000) == b"just ended"
+    rig.ends(b"next")
+    assert rig.read() == b"next"
+
+
+def test_reads_of_one_packet_are_left_alone(rig: Rig) -> None:
+    """All reads are ended that may hold something: what is queued for them holds nothing, and stays."""
+    keep_latency(rig)
+    deadline = time.monotonic() + 30
+    while rig.figures.held_since_ns is not None or not rig.figures.in_flight:
+        assert time.monotonic() < deadline
+        with pytest.raises(usb.core.USBTimeoutError):
+            rig.read(timeout_ms=20)
+    assert [struct.length for struct in rig.library.flying] == [PACKET] * len(rig.library.flying)
+    assert len(rig.library.flying) == QUEUE * SIZE // PACKET <= MAX_READS
+    ended = rig.figures.ended_early
+    with pytest.raises(usb.core.USBTimeoutError):
+        rig.read(timeout_ms=10 * LATENCY_MS)
+    assert rig.figures.ended_early == ended
+    assert rig.figures.held_ns(time.monotonic_ns()) == 0
+
+
+def test_a_command_does_not_keep_a_read_from_being_ended(rig: Rig) -> None:
+    keep_latency(rig)
+    rig.ends(b"a")
+    assert rig.read() == b"a"
+    rig.library.slow_commands = True
+    rig.library.held_when_cancelled.append(b"held")
+    meanwhile: list[bytes] = []
+
+    def take(readings: list[Any]) -> None:
+        meanwhile.extend(reading.data for reading in readings)
+        rig.library.slow_commands = False
+
+    rig.backend.meanwhile = take
+    rig.backend.bulk_write(rig.handle, OUT, 0, array("B", b"x"), 1000)
+    assert meanwhile == [b"held"]
+
+
+def test_where_a_cancelled_read_keeps_nothing_it_is_not_cancelled(rig: Rig) -> None:
+    keep_latency(rig, can_end=False)
+    with pytest.raises(usb.core.USBTimeoutError):
+        rig.read(timeout_ms=10 * LATENCY_MS)
+    assert rig.figures.ended_early == 0
+    assert rig.figures.held_ns(time.monotonic_ns()) >= 10 * LATENCY_MS * 1_000_000
+
+
+def test_what_a_failing_read_holds_comes_first(rig: Rig) -> None:
+    rig.ends((NO_DEVICE, b"held"))
+    assert rig.read() == b"held"
+    with pytest.raises(usb.core.USBError) as caught:
+        rig.read()
+    assert caught.value.backend_error_code == -4
 
 
 def test_a_transfer_that_does_not_end_is_given_up(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from usbcast_broker.usb.read_sizes import ReadSizes
 from usbcast_broker.usb.readahead import (
     CANCELLED,
     MAX_WAITING_BYTES,
@@ -21,6 +22,7 @@ from usbcast_broker.usb.readahead import (
 )
 
 IO, NO_DEVICE, OVERFLOW, STALL = -1, -4, -8, -9
+SIZE = 16384
 
 
 @dataclass
@@ -42,9 +44,11 @@ class FakeSlot:
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
         self.outcome: Completion | None = None
+        self.size_bytes = 0
 
-    def submit(self) -> int:
+    def submit(self, size_bytes: int) -> int:
         assert self not in self.bus.waiting
+        self.size_bytes = size_bytes
         if self.bus.refusals:
             return self.bus.refusals.popleft()
         if len(self.bus.waiting) >= self.bus.most:
@@ -64,7 +68,7 @@ class Rig:
     def __init__(self, queue: int = 4, **bus: int) -> None:
         self.bus = Bus(**bus)  # type: ignore[arg-type]
         self.figures = Figures()
-        self.ahead = ReadAhead([FakeSlot(self.bus) for _ in range(queue)], self.figures)
+        self.ahead = ReadAhead([FakeSlot(self.bus) for _ in range(queue)], self.figures, ReadSizes(SIZE), queue)
         self.now_ns = 0
 
     def take(self) -> bytes | int | None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import usb.core
 import usb.util
-from usb_rig import NOWHERE, PRODUCT, VENDOR, Backend, read, transport, twin
+from usb_rig import NOWHERE, PRODUCT, VENDOR, Backend, match, read, transport, twin
 
 from usbcast_broker.flow import DeviceIdentity
 from usbcast_broker.simulator import Fault, SimulatorConfig, make_packets
@@ -22,6 +22,7 @@ from usbcast_broker.simulator.descriptors import (
     device_descriptor,
 )
 from usbcast_broker.usb.system import System
+from usbcast_broker.usb.transport import UsbTransport
 from usbcast_schemas.errors import (
     DeviceBusy,
     DeviceDetached,
@@ -33,7 +34,7 @@ from usbcast_schemas.errors import (
     ProfileError,
     UsageError,
 )
-from usbcast_schemas.profile import ControlRequest
+from usbcast_schemas.profile import ControlRequest, TransferSettings
 
 CONTROL, ISOCHRONOUS, INTERRUPT = 0, 1, 3
 QUICK = SimulatorConfig(rate_hz=1000)
@@ -122,6 +123,34 @@ def test_a_high_bandwidth_endpoint_sends_more_in_a_microframe() -> None:
     way.open()
     assert way.read_size == 6144
     way.close()
+
+
+@pytest.mark.parametrize(
+    ("strip", "divides"),
+    [({}, True), ({"strip_prefix": 2}, False), ({"strip_prefix": 2, "strip_every": 64}, True),
+     ({"strip_prefix": 2, "strip_every": 512}, False)],
+)  # fmt: skip
+def test_reads_are_divided_only_where_status_bytes_are_found_all_the_same(strip: dict[str, int], divides: bool) -> None:
+    settings = TransferSettings(size=1024, **strip)
+    way = UsbTransport(
+        match(), settings, backend=Backend(SimulatorConfig(max_packet_size=64, rate_hz=0)), system=NOWHERE
+    )
+    way.open()
+    first = way.read()
+    way.close()
+    assert first is not None
+    assert len(first.data) == (64 if divides else 1024)
+
+
+def test_reads_begin_as_large_as_the_rate_in_the_profile_wants_them() -> None:
+    settings = TransferSettings(latency_ms=10)
+    backend = Backend(SimulatorConfig(max_packet_size=64, rate_hz=0))
+    way = UsbTransport(match(), settings, backend=backend, system=NOWHERE, bytes_per_s=64 * 1000)
+    way.open()
+    first = way.read()
+    way.close()
+    assert first is not None
+    assert len(first.data) == 5 * 64
 
 
 @pytest.mark.parametrize(

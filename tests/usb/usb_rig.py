@@ -99,11 +99,13 @@ def transport(
     shutdown: tuple[ControlRequest, ...] = (),
     size: int = 16384,
     timeout_ms: int = 50,
+    latency_ms: int = 10,
     system: System = NOWHERE,
+    clock: Clock = system_clock,
     **device: Any,
 ) -> UsbTransport:
-    settings = TransferSettings(size=size, timeout_ms=timeout_ms)
-    return UsbTransport(match(**device), settings, startup, shutdown, backend, system)
+    settings = TransferSettings(size=size, timeout_ms=timeout_ms, latency_ms=latency_ms)
+    return UsbTransport(match(**device), settings, startup, shutdown, backend, system, clock)
 
 
 def twin(serial: str, product: str = "simulated device") -> SimulatorConfig:
@@ -172,6 +174,7 @@ class Scripted:
     def __init__(self, reads: Iterable[Any] = (), opens: Iterable[Any] = ()) -> None:
         self.name = "device 1234:5678"
         self.reads_ahead = False
+        self.held_ns = 0
         self.reads: Iterator[Any] = iter(reads)
         self.opens: Iterator[Any] = iter(opens)
         self.log: list[str] = []

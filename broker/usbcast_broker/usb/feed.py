@@ -47,6 +47,8 @@ class Transport(Commandable, Protocol):
     def counters(self) -> Mapping[str, int]: ...
     @property
     def reads_ahead(self) -> bool: ...
+    @property
+    def held_ns(self) -> int: ...
     def read(self, timeout_ms: int | None = None) -> Transfer | None: ...
     def take_ready(self) -> list[Transfer]: ...
     def finish(self, timeout_s: float) -> list[Transfer]: ...
@@ -107,6 +109,11 @@ class DeviceFeed:
     @property
     def reads_ahead(self) -> bool:
         return self._transport.reads_ahead
+
+    @property
+    def held_ns(self) -> int:
+        """The age, at the most, of the oldest byte that the device has sent and a read may hold; 0 if none can be."""
+        return self._transport.held_ns
 
     @property
     def problem(self) -> str:

@@ -71,7 +71,7 @@ class Library:
 
 
 class AsyncTransfer:
-    """One transfer with a buffer of its own."""
+    """One transfer with a buffer of its own, as large as what is asked for."""
 
     def __init__(
         self, library: Library, handle: Any, kind: int, endpoint: int, buffer: bytes | int, timeout_ms: int = 0
@@ -81,17 +81,19 @@ class AsyncTransfer:
         if not address:
             raise MemoryError("libusb has no memory for a transfer")
         self._address = int(address)
-        self._buffer = ctypes.create_string_buffer(buffer, buffer if isinstance(buffer, int) else len(buffer))
-        self._start = ctypes.addressof(self._buffer)
         self._struct = struct = _TransferStruct.from_address(self._address)
         struct.dev_handle = handle
         struct.endpoint, struct.type, struct.timeout = endpoint, kind, timeout_ms
-        struct.buffer, struct.length = self._start, len(self._buffer)
         struct.callback = struct.user_data = None
         struct.flags = struct.num_iso_packets = 0
+        self._size_bytes = buffer if isinstance(buffer, int) else len(buffer)
+        self._use(ctypes.create_string_buffer(buffer, self._size_bytes))
 
-    def submit(self) -> int:
-        """0, or libusb's error code."""
+    def submit(self, size_bytes: int | None = None) -> int:
+        """0, or libusb's error code. With `size_bytes` it is for so many from now on."""
+        if size_bytes is not None and size_bytes != self._size_bytes:
+            self._size_bytes = size_bytes
+            self._use(ctypes.create_string_buffer(size_bytes))
         self._struct.status = UNDER_WAY
         code = int(self._library.submit(self._address))
         if code:
@@ -117,6 +119,11 @@ class AsyncTransfer:
     def content(self, start: int, size_bytes: int) -> bytes:
         """A part of the buffer."""
         return ctypes.string_at(self._start + start, size_bytes)
+
+    def _use(self, buffer: ctypes.Array[ctypes.c_char]) -> None:
+        self._buffer = buffer
+        self._start = ctypes.addressof(buffer)
+        self._struct.buffer, self._struct.length = self._start, len(buffer)
 
     def free(self) -> None:
         """Give it back. Not while it is under way."""

@@ -19,6 +19,7 @@ from usb.backend import libusb1
 
 from usbcast_broker.usb.clock import Clock, system_clock
 from usbcast_broker.usb.libusb_transfers import BULK, CONTROL, INTERRUPT, AsyncTransfer, Library
+from usbcast_broker.usb.read_sizes import ReadSizes
 from usbcast_broker.usb.readahead import CANCELLED, IO_ERROR, Failure, Figures, ReadAhead, Reading
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class _Endpoint:
 
 
 class QueuedBackend(libusb1._LibUSB):  # type: ignore[misc]
-    """Begins to read an endpoint ahead at its first read, with transfers of that read's size.
+    """Begins to read an endpoint ahead at its first read, with transfers of that read's size, or smaller by `read_sizes`.
 
     Of pyusb's own it relies on `lib`, `ctx`, the handle's `handle`, and `_check`, which raises; AttributeError if one
     is not there.
@@ -67,6 +68,8 @@ class QueuedBackend(libusb1._LibUSB):  # type: ignore[misc]
         self._endpoints: list[_Endpoint] = []
         self._looked_ns = 0
         self._woken = False
+        self.read_sizes: ReadSizes | None = None
+        """How large transfers are for reads of its largest size; None: as large as the first read."""
         self.last_reading: Reading | None = None
         """What the last read returned, with its time."""
         self.meanwhile: Callable[[list[Reading]], None] | None = None
@@ -214,8 +217,12 @@ class QueuedBackend(libusb1._LibUSB):  # type: ignore[misc]
                 return endpoint
         else:
             kept = []
-        slots = [AsyncTransfer(self._library, handle.handle, kind, address, size) for _ in range(self._queue)]
-        endpoint = _Endpoint(handle, address, size, slots, ReadAhead(slots, self._figures))
+        sizes = self.read_sizes
+        if sizes is None or sizes.most_bytes != size:
+            sizes = ReadSizes(size)
+        count, first_size = sizes.reads(self._queue), sizes.next_bytes
+        slots = [AsyncTransfer(self._library, handle.handle, kind, address, first_size) for _ in range(count)]
+        endpoint = _Endpoint(handle, address, size, slots, ReadAhead(slots, self._figures, sizes, self._queue))
         for reading in reversed(kept):
             endpoint.ahead.put_back(reading)
         self._endpoints.append(endpoint)
@@ -245,7 +252,11 @@ class QueuedBackend(libusb1._LibUSB):  # type: ignore[misc]
         return IO_ERROR if completion.code == CANCELLED else completion.code
 
     def _handle_events(self, timeout_s: float) -> None:
+        """Wait for events, no longer than until a read has to be ended, and take over what they bring."""
         begin_ns = time.monotonic_ns()
+        for endpoint in self._endpoints:
+            if not endpoint.ahead.end_overdue(begin_ns) and (deadline_ns := endpoint.ahead.deadline_ns) is not None:
+                timeout_s = min(timeout_s, (deadline_ns - begin_ns) / 1e9)
         code = self._library.handle_events(self._context, timeout_s)
         realtime_ns, monotonic_ns = self._clock()
         away_ns = begin_ns - self._looked_ns
@@ -267,7 +278,7 @@ class QueuedBackend(libusb1._LibUSB):  # type: ignore[misc]
         given_up = endpoint.ahead.abandon()
         for slot in endpoint.slots:
             if slot in given_up:
-                log.warning("a cancelled transfer did not end; its buffer of %d bytes is given up", endpoint.size)
+                log.warning("a cancelled transfer did not end; its buffer of up to %d bytes is given up", endpoint.size)
                 _given_up.append(slot)
             else:
                 slot.free()

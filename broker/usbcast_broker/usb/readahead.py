@@ -1,6 +1,8 @@
 """Keeps reads of one endpoint queued, and hands out what became of them in the order in which they were submitted. Pure.
 
-Rule: one read that fails stops the queueing until whoever reads has been told, at its place in the order, and reads again.
+Rules: one read that fails stops the queueing until whoever reads has been told, at its place in the order, and reads again.
+A read that has been the oldest for too long is cancelled, and what it holds is taken over as if it had ended by itself:
+data comes into the oldest read only, so what follows goes into the next one, in order.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from usbcast_broker.flow import Transfer
+from usbcast_broker.usb.read_sizes import ReadSizes
 
 CANCELLED: Final = 1
 """Beside 0 and libusb's error codes, which are negative."""
@@ -33,8 +36,8 @@ class Completion:
 class Slot(Protocol):
     """One transfer, used again and again."""
 
-    def submit(self) -> int:
-        """0, or libusb's error code."""
+    def submit(self, size_bytes: int) -> int:
+        """Ask for so many bytes; 0, or libusb's error code."""
 
     def cancel(self) -> None:
         """Ask for its end. It may have ended already."""
@@ -54,11 +57,24 @@ class Failure:
     code: int
 
 
+@dataclass(slots=True)
+class _Flight:
+    """A read that is queued."""
+
+    slot: Slot
+    number: int
+    size_bytes: int
+    ended_early: bool = False
+
+
 class Figures:
     """What is counted over all openings of a device."""
 
     def __init__(self) -> None:
         self.in_flight = 0
+        self.held_since_ns: int | None = None
+        """Since when the oldest read may hold bytes; None while it cannot."""
+        self.ended_early = 0
         self.starved = 0
         self.starved_ns = 0
         self.failed_together = 0
@@ -66,9 +82,10 @@ class Figures:
         self.discarded_bytes = 0
 
     def as_counters(self) -> Mapping[str, int]:
-        """in_flight now, starved moments and starved_us in all, failures that were part of another, refused transfers."""
+        """in_flight now, reads ended early, starved moments and starved_us in all, failures that were part of another, …"""
         return {
             "in_flight": self.in_flight,
+            "ended_early": self.ended_early,
             "starved": self.starved,
             "starved_us": self.starved_ns // 1000,
             "failed_together": self.failed_together,
@@ -76,14 +93,28 @@ class Figures:
             "read_ahead_discarded": self.discarded_bytes,
         }
 
+    def held_ns(self, now_ns: int) -> int:
+        """For how long at most a read has been holding bytes; from any thread."""
+        since_ns = self.held_since_ns
+        return 0 if since_ns is None else max(0, now_ns - since_ns)
+
 
 class ReadAhead:
-    """Call `collect` after each handling of events, `take` for what is next, and `take_readings` for what came with it."""
+    """Call `collect` after each handling of events, `take` for what is next, and `take_readings` for what came with it.
 
-    def __init__(self, slots: Sequence[Slot], figures: Figures) -> None:
+    Call `end_overdue` when `deadline_ns` has come, and `collect` what comes of it. It keeps `queue` reads of the largest
+    size queued, or as many bytes in more of them.
+    """
+
+    def __init__(self, slots: Sequence[Slot], figures: Figures, sizes: ReadSizes, queue: int) -> None:
         self._figures = figures
-        self._idle: deque[Slot] = deque(slots)
-        self._flying: deque[tuple[Slot, int]] = deque()
+        self._sizes = sizes
+        self._queue = queue
+        self._most_flying_bytes = queue * sizes.most_bytes
+        self._idle: list[Slot] = list(slots)
+        self._flying: deque[_Flight] = deque()
+        self._flying_bytes = 0
+        self._oldest_since_ns = 0
         self._ready: deque[Reading | Failure] = deque()
         self._ready_bytes = 0
         self._submitted = 0
@@ -133,21 +164,41 @@ class ReadAhead:
 
     def collect(self, realtime_ns: int, monotonic_ns: int, away_ns: int = 0) -> None:
         """Take over what has ended by now. `away_ns`: for how long nobody had looked before the last wait for events."""
-        flying = len(self._flying)
-        while self._flying:
-            slot, number = self._flying[0]
-            completion = slot.completion()
-            if completion is None:
-                break
-            self._flying.popleft()
-            self._idle.append(slot)
-            self._take_over(completion, number, realtime_ns, monotonic_ns)
-        emptied = flying > 0 and not self._flying and not self._halted
-        if emptied:
-            self._figures.starved += 1
-            self._starved_since_ns = monotonic_ns - away_ns
+        flight: _Flight | None = None
+        came_bytes = 0
+        while self._flying and (completion := self._flying[0].slot.completion()) is not None:
+            flight = self._flying.popleft()
+            self._idle.append(flight.slot)
+            self._flying_bytes -= flight.size_bytes
+            came_bytes += len(completion.data)
+            self._take_over(completion, flight, realtime_ns, monotonic_ns)
+        if flight is not None:
+            self._oldest_since_ns = monotonic_ns
+            self._sizes.count(came_bytes, monotonic_ns)
+            if not (self._flying or self._halted or flight.ended_early):
+                self._figures.starved += 1
+                self._starved_since_ns = monotonic_ns - away_ns
         if self._idle:
             self._fill(monotonic_ns)
+
+    @property
+    def deadline_ns(self) -> int | None:
+        """When the oldest read has to be ended; None while there is no need."""
+        oldest = self._flying[0] if self._flying else None
+        if oldest is None or oldest.ended_early or self._halted:
+            return None
+        return self._sizes.deadline_ns(oldest.size_bytes, self._oldest_since_ns)
+
+    def end_overdue(self, now_ns: int) -> bool:
+        """End the oldest read if its time has come; return whether it had."""
+        deadline_ns = self.deadline_ns
+        if deadline_ns is None or now_ns < deadline_ns:
+            return False
+        oldest = self._flying[0]
+        oldest.ended_early = True
+        self._figures.ended_early += 1
+        oldest.slot.cancel()
+        return True
 
     def halt(self) -> None:
         """Submit nothing more, until `resume`."""
@@ -158,8 +209,8 @@ class ReadAhead:
         """Halt, and ask for the end of all that is in flight: collect until nothing is."""
         self.halt()
         self._cancelled = True
-        for slot, _ in self._flying:
-            slot.cancel()
+        for flight in self._flying:
+            flight.slot.cancel()
 
     def resume(self) -> None:
         """Go on after `halt`. Failures that nobody was told of are of the past."""
@@ -178,21 +229,22 @@ class ReadAhead:
 
     def abandon(self) -> list[Slot]:
         """Forget and return what is in flight still."""
-        left = [slot for slot, _ in self._flying]
+        left = [flight.slot for flight in self._flying]
         self._flying.clear()
-        self._figures.in_flight = 0
+        self._flying_bytes = 0
+        self._note_flying()
         return left
 
-    def _take_over(self, completion: Completion, number: int, realtime_ns: int, monotonic_ns: int) -> None:
+    def _take_over(self, completion: Completion, flight: _Flight, realtime_ns: int, monotonic_ns: int) -> None:
         code, data = completion.code, completion.data
         # What came before the fault in the same transfer counts, but after an overflow nothing in it can be trusted.
         if code == 0 or (data and code != OVERFLOW):
             self._ready.append(Reading(data, realtime_ns, monotonic_ns))
             self._ready_bytes += len(data)
             self._failure = None
-        if code == 0 or (code == CANCELLED and self._cancelled):
+        if code == 0 or (code == CANCELLED and (self._cancelled or flight.ended_early)):
             return
-        self._fail(IO_ERROR if code == CANCELLED else code, number)
+        self._fail(IO_ERROR if code == CANCELLED else code, flight.number)
 
     def _fail(self, code: int, number: int) -> None:
         """One fault may end every transfer in flight: those that follow one another so are told once."""
@@ -207,20 +259,31 @@ class ReadAhead:
     def _fill(self, monotonic_ns: int) -> None:
         full = self._ready_bytes >= MAX_WAITING_BYTES or len(self._ready) >= MAX_WAITING
         while self._idle and not (self._halted or self._untold or full):
-            slot = self._idle[0]
-            code = slot.submit()
+            size_bytes = self._sizes.next_bytes
+            if len(self._flying) >= self._queue and self._flying_bytes + size_bytes > self._most_flying_bytes:
+                break
+            code = self._idle[-1].submit(size_bytes)
             if code == 0:
-                self._idle.popleft()
                 self._submitted += 1
-                self._flying.append((slot, self._submitted))
+                if not self._flying:
+                    self._oldest_since_ns = monotonic_ns
+                # The slot that was used last: its buffer is of this size already.
+                self._flying.append(_Flight(self._idle.pop(), self._submitted, size_bytes))
+                self._flying_bytes += size_bytes
                 if self._starved_since_ns is not None:
                     self._figures.starved_ns += max(0, monotonic_ns - self._starved_since_ns)
                     self._starved_since_ns = None
             elif not self._flying:
                 self._fail(code, self._submitted + 1)
             elif code == NO_MEMORY:
-                self._figures.refused += len(self._idle)
+                self._figures.refused += max(0, self._queue - len(self._flying))
                 self._idle.clear()
             else:
                 break  # those in flight will fail in the same way, each in its turn
-        self._figures.in_flight = len(self._flying)
+        self._note_flying()
+
+    def _note_flying(self) -> None:
+        figures, flying = self._figures, self._flying
+        figures.in_flight = len(flying)
+        holds_back = flying and self._sizes.holds_back(flying[0].size_bytes)
+        figures.held_since_ns = self._oldest_since_ns if holds_back else None

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+_DROP_CANCELLED = ("vhci_hcd",)
+"""Host controllers that lose what a cancelled read had taken: the answer of USB/IP to an unlink has no room for it."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,12 @@ class System:
         """Whether this user may open the device; None if this system does not say."""
         node = self.node(bus, address)
         return None if node is None else os.access(node, os.R_OK | os.W_OK)
+
+    def keeps_cancelled(self, bus: int) -> bool:
+        """Whether a read of one of this bus's devices keeps what it has taken when it alone is cancelled: so on Linux, but
+        not over USB/IP. macOS cancels all reads of an endpoint together, and of Windows nothing is known."""
+        controller = (self._sysfs / f"usb{bus}").resolve().parent.name
+        return sys.platform == "linux" and not controller.startswith(_DROP_CANCELLED)
 
     def holders(self) -> dict[tuple[int, int], tuple[Holder, ...]]:
         """The other processes that have a device open, by bus and address, as far as this user may see them."""

@@ -18,6 +18,7 @@ from usbcast_broker.usb.clock import Clock, system_clock
 from usbcast_broker.usb.errors import Cause, busy, cause_of, device_error, forbidden
 from usbcast_broker.usb.finding import bus_path, find_device, identity_of, name_of
 from usbcast_broker.usb.libusb import load_backend
+from usbcast_broker.usb.read_sizes import ReadSizes
 from usbcast_broker.usb.readahead import Figures
 from usbcast_broker.usb.system import System
 from usbcast_schemas.errors import DeviceDetached, DeviceError, DeviceFailed, ProfileError, UsageError, UsbcastError
@@ -39,6 +40,7 @@ _READABLE: Final = ("bulk", "interrupt")
 class ReadsAhead(Protocol):
     """A backend that keeps reads queued."""
 
+    read_sizes: ReadSizes | None
     last_reading: Transfer | None
     meanwhile: Callable[[list[Transfer]], None] | None
 
@@ -62,7 +64,14 @@ class UsbTransport:
         backend: usb.backend.IBackend | None = None,
         system: System | None = None,
         clock: Clock = system_clock,
+        *,
+        bytes_per_s: float = 0.0,
+        whole: bool = False,
     ) -> None:
+        """`bytes_per_s`: what the device means to send, 0 if unknown.
+
+        With `whole` reads are always of the profile's size, so that they end where the device ends its transfers.
+        """
         self.name = name_of(device.vendor_id, device.product_id, device.serial or "", device.bus_path or "")
         self._match = device
         self._transfer = transfer
@@ -72,6 +81,9 @@ class UsbTransport:
         self._system = system or System()
         self._clock = clock
         self._figures = Figures()
+        self._bytes_per_s = bytes_per_s
+        self._whole = whole
+        self._sizes = ReadSizes(0)
         self._ahead: ReadsAhead | None = None
         self._identity: DeviceIdentity | None = None
         self._backend: usb.backend.IBackend | None = None
@@ -88,8 +100,13 @@ class UsbTransport:
 
     @property
     def read_size(self) -> int:
-        """Bytes that one read has room for: whole USB packets, so that none is too long for what is left of it."""
-        return len(self._buffer)
+        """Bytes that a read has room for at most: whole USB packets, so that none is too long for what is left of it."""
+        return self._sizes.most_bytes
+
+    @property
+    def held_ns(self) -> int:
+        """The age, at the most, of the oldest byte that a read may hold; 0 while it cannot hold any. From any thread."""
+        return self._figures.held_ns(self._clock()[1])
 
     def open(self) -> DeviceIdentity:
         """Find, claim and start the device; after a first time, the same one again.
@@ -131,15 +148,14 @@ class UsbTransport:
         try:
             if self._device is None:
                 raise DeviceDetached(f"{self.name} is not open; plug it in again")
-            size = self._device.read(self._match.endpoint, self._buffer, timeout_ms or self._timeout_ms)
+            if self._ahead is None:
+                return self._read_alone(timeout_ms or self._timeout_ms)
+            self._device.read(self._match.endpoint, self._buffer, timeout_ms or self._timeout_ms)
+            return self._ahead.last_reading
         except usb.core.USBError as error:
             if cause_of(error) is Cause.TIMEOUT:
                 return None
             failure = device_error(error, self.name, "a read")
-        else:
-            if self._ahead is not None and self._ahead.last_reading is not None:
-                return self._ahead.last_reading
-            return Transfer(self._view[:size].tobytes(), *self._clock())
         raise failure
 
     def take_ready(self) -> list[Transfer]:
@@ -217,6 +233,37 @@ class UsbTransport:
         if backend is not None and backend is not self._given_backend:
             backend.finalize()
 
+    def _read_alone(self, timeout_ms: int) -> Transfer:
+        """One read with none queued behind it. What it has taken when its time is up it returns, as pyusb does."""
+        sizes, now_ns = self._sizes, self._clock()[1]
+        end_ns = now_ns + timeout_ms * 1_000_000
+        while True:
+            size_bytes = sizes.next_bytes
+            if len(self._buffer) != size_bytes:
+                self._make_buffer(size_bytes)
+            deadline_ns = sizes.deadline_ns(size_bytes, now_ns)
+            until_ns = end_ns if deadline_ns is None else min(deadline_ns, end_ns)
+            self._figures.held_since_ns = now_ns if sizes.holds_back(size_bytes) else None
+            try:
+                left_ms = max(1, -((now_ns - until_ns) // 1_000_000))
+                size = self._device.read(self._match.endpoint, self._buffer, left_ms)
+            except usb.core.USBTimeoutError:
+                now_ns = self._clock()[1]
+                sizes.count(0, now_ns)
+                if now_ns >= end_ns:
+                    raise
+                self._figures.ended_early += 1
+            else:
+                realtime_ns, monotonic_ns = self._clock()
+                sizes.count(size, monotonic_ns)
+                return Transfer(self._view[:size].tobytes(), realtime_ns, monotonic_ns)
+            finally:
+                self._figures.held_since_ns = None
+
+    def _make_buffer(self, size_bytes: int) -> None:
+        self._buffer = array("B", bytes(size_bytes))
+        self._view = memoryview(self._buffer)
+
     def _open(self) -> DeviceIdentity:
         self._backend = self._given_backend or load_backend(self._transfer.queue, self._figures)
         self._ahead = self._backend if isinstance(self._backend, ReadsAhead) else None
@@ -236,16 +283,35 @@ class UsbTransport:
                 usb.util.claim_interface(device, companion)
         if wanted.alternate:
             device.set_interface_altsetting(wanted.interface, wanted.alternate)
-        # Bits 12 and 11: further transactions in a microframe (USB 2.0 specification, table 9-13).
-        packet_size = max(1, (endpoint.wMaxPacketSize & 0x7FF) * (1 + (endpoint.wMaxPacketSize >> 11 & 3)))
-        size = -(-self._transfer.size // packet_size) * packet_size
-        self._buffer = array("B", bytes(size))
-        self._view = memoryview(self._buffer)
+        self._sizes = sizes = self._read_sizes(endpoint.wMaxPacketSize, device.bus or 0)
+        self._make_buffer(sizes.most_bytes)
+        if self._ahead is not None:
+            self._ahead.read_sizes = sizes
         identity = identity_of(device, self._system)
         self.name = name_of(identity.vendor_id, identity.product_id, identity.serial, identity.bus_path)
         self._started = True
         self._start_up(device)
         return identity
+
+    def _read_sizes(self, max_packet_size: int, bus: int) -> ReadSizes:
+        """How large reads of the endpoint may be, by the wMaxPacketSize of its descriptor."""
+        transfer = self._transfer
+        # Bits 12 and 11: further transactions in a microframe (USB 2.0 specification, table 9-13).
+        transaction_bytes = max(1, max_packet_size & 0x7FF)
+        packet_bytes = transaction_bytes * (1 + (max_packet_size >> 11 & 3))
+        # Status bytes are found by where a transfer begins: one may be divided only between the blocks that have some.
+        divisible = not transfer.strip_prefix or (
+            transfer.strip_every and transaction_bytes % transfer.strip_every == 0
+        )
+        return ReadSizes(
+            -(-transfer.size // packet_bytes) * packet_bytes,
+            packet_bytes,
+            transfer.latency_ms * 1_000_000 if divisible else 0,
+            bytes_per_s=self._bytes_per_s,
+            transaction_bytes=transaction_bytes,
+            can_end=self._given_backend is not None or self._system.keeps_cancelled(bus),
+            whole=self._whole,
+        )
 
     def _detach_kernel_driver(self, interface: int) -> None:
         if not self._has_kernel_driver(interface):

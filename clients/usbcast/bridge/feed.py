@@ -116,6 +116,7 @@ class BridgedFeed:
         self._trouble_until_s = 0.0
         self._attached = info.attached
         self.reads_ahead = True
+        self.held_ns = 0
         self._counters = {"batches": 0, "bytes": 0, "outages": 0}
         self._commander = ThreadPoolExecutor(1, thread_name_prefix="usbcast-bridge-commands")
         self._commanding = 0

@@ -80,6 +80,7 @@ def stream_as_plain(found: pb.StreamHealth) -> dict[str, Any]:
         "attached": found.attached,
         "ended": found.ended,
         "problem": found.problem,
+        **({"read_held_ms": found.read_held_ns / 1e6} if found.HasField("read_held_ns") else {}),
         **({"source": found.source, "source_silent_s": found.source_silent_ns / 1e9} if found.source else {}),
         "ledgers": {ledger.stage: Ledger.from_proto(ledger).to_json() for ledger in found.ledgers},
         "subscriptions": [
@@ -118,7 +119,7 @@ def show_stream(found: pb.StreamHealth) -> None:
     source = f", from {found.source}" if found.source else ""
     console.print(ledger_table(f"{found.stream} ({state}{source})", ledgers))
     for books in ledgers:
-        if figures := device_figures(books.counters):
+        if figures := device_figures(books.counters, found.read_held_ns):
             console.print(f"  at the device: {figures}", markup=False, highlight=False)
     if found.problem:
         console.print(f"  {found.problem}", markup=False)
@@ -149,15 +150,19 @@ def show_stream(found: pb.StreamHealth) -> None:
         console.print("  the books balance", style="green")
 
 
-def device_figures(counters: Mapping[str, int]) -> str:
-    """The reads queued now, how often there were none and for how long, and every fault; empty if this is no device's stage.
+def device_figures(counters: Mapping[str, int], read_held_ns: int = 0) -> str:
+    """Describe the queued reads and every fault of a device's stage; return an empty string for any other stage.
 
     >>> device_figures({"in_flight": 8, "starved": 2, "starved_us": 1500, "stalls": 1, "detaches": 0, "bytes": 112})
     '8 reads in flight, starved 2 times for 1.5 ms in all, stalls 1'
+    >>> device_figures({"in_flight": 8}, read_held_ns=4_250_000)
+    '8 reads in flight, the oldest may hold data for 4.2 ms'
     """
     if "in_flight" not in counters:
         return ""
     told = [f"{counters['in_flight']} reads in flight"]
+    if read_held_ns:
+        told.append(f"the oldest may hold data for {read_held_ns / 1e6:,.1f} ms")
     if counters.get("starved"):
         told.append(f"starved {counters['starved']:,} times for {counters.get('starved_us', 0) / 1000:,.1f} ms in all")
     told += [f"{name.replace('_', ' ')} {counters[name]:,}" for name in FAULTS if counters.get(name)]

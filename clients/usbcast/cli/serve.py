@@ -144,10 +144,10 @@ def _probed(names: list[str], simulation: Simulation | None) -> probing.Probed:
 
     if simulation is not None:
         profile, backend, device = simulated_backend(simulation.config, simulation.stream)
-        return probing.Probed(make_transport(profile, backend), device.exhausted)
+        return probing.Probed(make_transport(profile, backend, whole=True), device.exhausted)
     if len(names) != 1:
         raise UsageError(f"--probe shows one device, and there are {len(names)} profiles")
-    return probing.Probed(make_transport(profiles.load(names[0])))
+    return probing.Probed(make_transport(profiles.load(names[0]), whole=True))
 
 
 def _simulation(stream: str | None, *, faults: Path | None, **options: Any) -> Simulation:

@@ -50,6 +50,7 @@ class PlayedFeed:
         self._counters = {"batches": 0, "packets": 0, "bytes": 0}
         self.attached = True
         self.reads_ahead = True
+        self.held_ns = 0
         self.problem = ""
         self.turned_ns: int | None = None  # its player may be told to wait for a step, for ever
 

@@ -106,6 +106,7 @@ class TransferSettings(_Table):
     size: int = Field(default=16384, ge=1, le=1 << 20)
     queue: int = Field(default=8, ge=1, le=64)
     timeout_ms: int = Field(default=500, ge=10, le=5000)
+    latency_ms: int = Field(default=10, ge=0, le=1000)
     strip_prefix: int = Field(default=0, ge=0, le=64)
     strip_every: int = Field(default=0, ge=0, le=65536)
 

@@ -470,7 +470,7 @@ class SubscriptionReport(_message.Message):
     def __init__(self, name: _Optional[str] = ..., via: _Optional[str] = ..., ledger: _Optional[_Union[Ledger, _Mapping]] = ..., lag_ns: _Optional[int] = ..., next_sequence: _Optional[int] = ..., age_ns: _Optional[int] = ..., joining: bool = ..., next_number: _Optional[int] = ...) -> None: ...
 
 class StreamHealth(_message.Message):
-    __slots__ = ("stream", "epoch", "ledgers", "subscriptions", "discrepancies", "attached", "ended", "problem", "source", "source_silent_ns")
+    __slots__ = ("stream", "epoch", "ledgers", "subscriptions", "discrepancies", "attached", "ended", "problem", "source", "source_silent_ns", "read_held_ns")
     STREAM_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     LEDGERS_FIELD_NUMBER: _ClassVar[int]
@@ -481,6 +481,7 @@ class StreamHealth(_message.Message):
     PROBLEM_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     SOURCE_SILENT_NS_FIELD_NUMBER: _ClassVar[int]
+    READ_HELD_NS_FIELD_NUMBER: _ClassVar[int]
     stream: str
     epoch: int
     ledgers: _containers.RepeatedCompositeFieldContainer[Ledger]
@@ -491,7 +492,8 @@ class StreamHealth(_message.Message):
     problem: str
     source: str
     source_silent_ns: int
-    def __init__(self, stream: _Optional[str] = ..., epoch: _Optional[int] = ..., ledgers: _Optional[_Iterable[_Union[Ledger, _Mapping]]] = ..., subscriptions: _Optional[_Iterable[_Union[SubscriptionReport, _Mapping]]] = ..., discrepancies: _Optional[_Iterable[str]] = ..., attached: bool = ..., ended: bool = ..., problem: _Optional[str] = ..., source: _Optional[str] = ..., source_silent_ns: _Optional[int] = ...) -> None: ...
+    read_held_ns: int
+    def __init__(self, stream: _Optional[str] = ..., epoch: _Optional[int] = ..., ledgers: _Optional[_Iterable[_Union[Ledger, _Mapping]]] = ..., subscriptions: _Optional[_Iterable[_Union[SubscriptionReport, _Mapping]]] = ..., discrepancies: _Optional[_Iterable[str]] = ..., attached: bool = ..., ended: bool = ..., problem: _Optional[str] = ..., source: _Optional[str] = ..., source_silent_ns: _Optional[int] = ..., read_held_ns: _Optional[int] = ...) -> None: ...
 
 class HealthReply(_message.Message):
     __slots__ = ("streams", "refused", "node_memory_bytes", "node_version", "node_pid")
