@@ -1,5 +1,8 @@
 """Runs `usbcast` with the arguments given, and says on each line of stdin how much CPU each of its threads has used.
 
+With KEEPING as its first argument it takes the device of software for one of a controller that gives cancelled reads
+back with what they hold, which it is, and which USB/IP in general is not.
+
 The answer is a line of JSON on stdout: {"event": "threads", "cpu_ns": {name: ns}}. Threads that Python does not know,
 ZeroMQ's and the main one, are told together as "others".
 """
@@ -12,7 +15,9 @@ import threading
 from pathlib import Path
 
 from usbcast.cli import main
+from usbcast_broker.usb.system import System
 
+KEEPING = "--cancelled-reads-keep-data"
 TASKS = Path("/proc/self/task")
 
 
@@ -31,5 +36,8 @@ def answer() -> None:
         print(json.dumps({"event": "threads", "cpu_ns": cpu_ns()}), flush=True)
 
 
+if sys.argv[1:2] == [KEEPING]:
+    del sys.argv[1]
+    System.keeps_cancelled = lambda *_: True  # type: ignore[method-assign]
 threading.Thread(target=answer, name="watch", daemon=True).start()
 main()

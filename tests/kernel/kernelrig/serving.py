@@ -12,12 +12,14 @@ from usbcast import NodeClient
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 WATCHED = "/project/tests/kernel/guest/watched_node.py"
+KEEPING = "--cancelled-reads-keep-data"
 
 
 class Serving:
     """A node that serves some profiles, shipped ones by name or files in the guest; a context manager that ends it.
 
-    With `watched` it can say how much CPU its threads use.
+    With `watched` it can say how much CPU its threads use; with `keeping` as well, it ends reads of the device of software
+    although that comes over USB/IP.
     """
 
     def __init__(
@@ -27,6 +29,7 @@ class Serving:
         node: int = 0,
         user: str | None = None,
         watched: bool = False,
+        keeping: bool = False,
         options: tuple[str, ...] = (),
     ) -> None:
         self._guest = guest
@@ -34,7 +37,8 @@ class Serving:
         self.warnings: list[str] = []
         """What it wrote to stderr, known when it has stopped."""
         self.endpoint = f"tcp://127.0.0.1:{port}"
-        program = ("python3", WATCHED) if watched else ("usbcast",)
+        watched_program = ("python3", WATCHED, KEEPING) if keeping else ("python3", WATCHED)
+        program = watched_program if watched or keeping else ("usbcast",)
         bind = ("--bind", f"tcp://0.0.0.0:{port}", "--insecure")
         self._asked = 0
         self._program = guest.start(*program, "serve", *profiles, *bind, *options, "--json", user=user)

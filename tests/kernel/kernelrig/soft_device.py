@@ -34,11 +34,15 @@ class SoftDevice:
         serial: str = "SOFT0001",
         started: bool = False,
         port: int | None = None,
+        packet_bytes: int = 112,
+        max_packet_size: int = 512,
     ) -> None:
         guest.shell(f"modprobe {MODULE}")
         self._guest = guest
         self._asked = 0
+        self._full_speed = max_packet_size < 512
         options = ["--rate", str(rate_hz), "--fifo", str(fifo), "--serial", serial, *["--started"] * started]
+        options += ["--packet-bytes", str(packet_bytes), "--max-packet-size", str(max_packet_size)]
         self._hub = guest.start("python3", HUB)
         self._device = subprocess.Popen(
             [sys.executable, str(PROGRAM), *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -88,6 +92,11 @@ class SoftDevice:
         """Complete one read with each of these URB statuses, each when so many packets were sent since the one before."""
         self._do("faults", faults=list(zip(statuses, spacing, strict=True)))
 
+    def leave(self) -> Counted:
+        """Go off the bus as a device does that is pulled out: its reads fail, with what they have taken."""
+        self._do("leave")
+        return self.count()
+
     def unplug(self) -> Counted:
         """Pull it out; return what it had counted. It begins anew when it is plugged in."""
         self._tell_hub(detach=True)
@@ -127,7 +136,7 @@ class SoftDevice:
         return counted
 
     def _attach(self, tcp_port: int, port: int | None) -> None:
-        self._tell_hub(attach=tcp_port, port=port)
+        self._tell_hub(attach=tcp_port, port=port, full_speed=self._full_speed)
 
     def _tell_hub(self, **what: object) -> None:
         self._hub.write(json.dumps(what))

@@ -23,7 +23,6 @@ from typing import Any, Final
 
 VENDOR_ID: Final = 0x1209
 PRODUCT_ID: Final = 0x0001
-PACKET_LIMIT: Final = 512  # wMaxPacketSize of a bulk endpoint at high speed
 BULK_IN, BULK_OUT = 0x81, 0x02
 
 SUBMIT, UNLINK, RET_SUBMIT, RET_UNLINK = 1, 2, 3, 4
@@ -34,19 +33,20 @@ RET_SUBMIT_REST: Final = struct.Struct(">iiiii8x")  # status, actual length, sta
 RET_UNLINK_REST: Final = struct.Struct(">i24x")
 HEADER_BYTES: Final = 48
 
-EPIPE, ECONNRESET = -32, -104
+EPIPE, ECONNRESET, ESHUTDOWN = -32, -104, -108
 
 GET_STATUS, CLEAR_FEATURE, GET_DESCRIPTOR, GET_CONFIGURATION, SET_CONFIGURATION, SET_INTERFACE = 0, 1, 6, 8, 9, 11
 VENDOR_OUT, VENDOR_IN = 0x40, 0xC0
 REFUSED, SLOW = 0xFF, 0xF0
 """Vendor requests that are answered with a stall, and only after as many ms as their value says."""
 
+FIRST_CASE_BYTES: Final = 112
 CHANNELS: Final = struct.pack("<24f", *(n / 8 for n in range(24)))
 
 
-def first_case_packet(number: int, made_us: int) -> bytes:
-    """As the shipped profile first-case describes it."""
-    body = struct.pack("<IQ", number & 0xFFFFFFFF, made_us) + CHANNELS
+def first_case_packet(number: int, made_us: int, size: int = FIRST_CASE_BYTES) -> bytes:
+    """As the shipped profile first-case describes it; of another size, with fewer channels or zeros behind them."""
+    body = (struct.pack("<IQ", number & 0xFFFFFFFF, made_us) + CHANNELS)[: size - 4].ljust(size - 4, b"\0")
     return body + struct.pack("<I", zlib.crc32(body))
 
 
@@ -56,9 +56,23 @@ def string_descriptor(text: str) -> bytes:
 
 
 class Device:
-    """What is at the end of the cable. Takes URBs, leaves the answers in `answers`; the time is handed in."""
+    """What is at the end of the cable, with its host controller. Takes URBs, leaves the answers in `answers`; the time is
+    handed in.
 
-    def __init__(self, serial: str, rate_hz: float, fifo: int, *, started: bool) -> None:
+    As with a real controller (USB 2.0, 5.8.3), an URB that reads ends when it is full or a short packet comes, and one that
+    is unlinked is given back with what it has taken.
+    """
+
+    def __init__(
+        self,
+        serial: str,
+        rate_hz: float,
+        fifo: int,
+        *,
+        started: bool,
+        packet_bytes: int = FIRST_CASE_BYTES,
+        max_packet_size: int = 512,
+    ) -> None:
         self.answers = bytearray()
         self.started = started
         self.mute = False
@@ -72,6 +86,12 @@ class Device:
         self._rate_hz = rate_hz
         self._fifo: deque[bytes] = deque()
         self._fifo_limit = fifo
+        self._packet_bytes = packet_bytes
+        self._max_packet_size = max_packet_size
+        self._held = bytearray()
+        """What the oldest URB has taken."""
+        self._sent_bytes = 0
+        """How much of the oldest packet in the FIFO has been taken."""
         self._since_fault = 0
         self._halted = False
         self._configuration = 0
@@ -111,9 +131,9 @@ class Device:
             self._answer(late[1], 0, late[2])
         while (due_s := self._packet_due_s(now_s)) is not None and due_s <= now_s:
             if len(self._fifo) == self._fifo_limit:
-                self._fifo.popleft()
+                del self._fifo[1 if self._sent_bytes else 0]
                 self.overflowed += 1
-            self._fifo.append(first_case_packet(self.made, int(due_s * 1e6)))
+            self._fifo.append(first_case_packet(self.made, int(due_s * 1e6), self._packet_bytes))
             self.made += 1
         self._serve()
 
@@ -142,28 +162,54 @@ class Device:
     def unlink(self, seqnum: int, victim: int) -> None:
         if self.mute:
             return
+        oldest = next(iter(self._waiting), None)
         gone = self._waiting.pop(victim, None) is not None
+        if victim == oldest and self._held:
+            # USB/IP's answer to an unlink has no room for data: the URB is answered first, as if it had just ended.
+            self._answer(victim, ECONNRESET, self._take_held())
+            gone = False
         self.answers += BASIC.pack(RET_UNLINK, seqnum, 0, 0, 0) + RET_UNLINK_REST.pack(ECONNRESET if gone else 0)
 
     def _serve(self) -> None:
         """Complete the bulk IN URBs that wait, as far as there is something for them."""
         while self._waiting and not self.mute:
             seqnum, room = next(iter(self._waiting.items()))
+            status = 0
             if self._halted:
-                status, data = EPIPE, b""
+                status = EPIPE
             elif self.faults and self._since_fault >= self.faults[0][1]:
-                status, data = self.faults.popleft()[0], b""
+                status = self.faults.popleft()[0]
                 self._halted = status == EPIPE
                 self._since_fault = 0
                 self.faulted += 1
-            elif self._fifo:
-                status, data = 0, self._fifo.popleft()[:room]
-                self._since_fault += 1
-                self.served += 1
-            else:
+            elif not self._fifo:
                 return
+            elif not self._fill(room):
+                continue
             del self._waiting[seqnum]
-            self._answer(seqnum, status, data)
+            self._answer(seqnum, status, self._take_held())
+
+    def _fill(self, room: int) -> bool:
+        """Put what is left of the oldest packet into the oldest URB; return whether that ends it."""
+        part = self._fifo[0][self._sent_bytes :][: room - len(self._held)]
+        self._held += part
+        self._sent_bytes += len(part)
+        if self._sent_bytes == len(self._fifo[0]):
+            self._fifo.popleft()
+            self._sent_bytes = 0
+            self._since_fault += 1
+            self.served += 1
+        return len(self._held) >= room or len(part) % self._max_packet_size != 0
+
+    def _take_held(self) -> bytes:
+        held, self._held = bytes(self._held), bytearray()
+        return held
+
+    def leave(self) -> None:
+        """Go off the bus: every URB ends with what it has taken."""
+        for seqnum in self._waiting:
+            self._answer(seqnum, ESHUTDOWN, self._take_held())
+        self._waiting.clear()
 
     def _answer(self, seqnum: int, status: int, data: bytes, length: int | None = None) -> None:
         """`length` is how much was written; of what is read, the data tells it."""
@@ -209,7 +255,9 @@ class Device:
             return struct.pack("<BBHBBBBHHHBBBB", 18, 1, 0x0200, 0, 0, 0, 64, *identity)
         if kind == 2:
             interface = struct.pack("<9B", 9, 4, 0, 0, 2, 0xFF, 0, 0, 0)
-            endpoints = b"".join(struct.pack("<BBBBHB", 7, 5, one, 2, PACKET_LIMIT, 0) for one in (BULK_IN, BULK_OUT))
+            endpoints = b"".join(
+                struct.pack("<BBBBHB", 7, 5, one, 2, self._max_packet_size, 0) for one in (BULK_IN, BULK_OUT)
+            )
             total = 9 + len(interface) + len(endpoints)
             return struct.pack("<BBHBBBBB", 9, 2, total, 1, 1, 0, 0x80, 50) + interface + endpoints
         if kind == 3 and index < len(self._strings):
@@ -302,6 +350,11 @@ class Bench:
             device.mute = True
         elif what == "faults":
             device.faults.extend(more["faults"])
+        elif what == "leave" and self._cable is not None:
+            device.leave()
+            self._cable.send()
+            self._cable.close()
+            self._cable = None
         elif what == "plug":
             self._serial = more.get("serial", self._serial)
             self._plug()
@@ -353,6 +406,13 @@ if __name__ == "__main__":
     parser.add_argument("--serial", default="SOFT0001")
     parser.add_argument("--rate", type=float, default=100.0)
     parser.add_argument("--fifo", type=int, default=64)
+    parser.add_argument("--packet-bytes", type=int, default=FIRST_CASE_BYTES)
+    parser.add_argument("--max-packet-size", type=int, default=512)
     parser.add_argument("--started", action="store_true", help="make packets as soon as it is configured")
     given = parser.parse_args()
-    Bench(lambda serial: Device(serial, given.rate, given.fifo, started=given.started), given.serial).run()
+
+    def make(serial: str) -> Device:
+        sizes = {"packet_bytes": given.packet_bytes, "max_packet_size": given.max_packet_size}
+        return Device(serial, given.rate, given.fifo, started=given.started, **sizes)
+
+    Bench(make, given.serial).run()
