@@ -446,6 +446,8 @@ class Receiver:
             self._describing = None
             self._describe_at_ns = now_ns + self._back_off()  # again, if this one is not to be made sense of
             if kind == "error":
+                if self.info is not None and reply.error.code == pb.ErrorReply.CODE_STREAM_UNKNOWN:
+                    return  # it was there: a node that waits for its device, or for another node, has it not yet
                 raise_error(reply.error)
             if not reply.described.streams:
                 raise WireError(

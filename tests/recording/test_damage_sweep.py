@@ -194,7 +194,8 @@ def _places(files: list[Path], count: int) -> Iterator[tuple[int, Path]]:
     pick = random.Random(7)
     for path in files:
         size = path.stat().st_size
-        for at in sorted(pick.sample(range(size), count)):
+        headers = [chunk.offset + at for chunk in walk(path).chunks for at in (0, 3, 38)]
+        for at in sorted({*pick.sample(range(size), count), *headers}):
             yield at, path
 
 

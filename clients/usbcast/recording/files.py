@@ -41,6 +41,9 @@ _CHUNK = struct.Struct("<BQQQQII")
 
 _CHUNK_FIXED_BYTES = 40
 _LENGTH = struct.Struct("<Q")
+_NAME_OFFSET = _HEADER.size + 8 + 8 + 4
+"""Where the name of an attachment stands in its record."""
+
 _COMPRESSIONS = {0: b"", 3: b"lz4", 4: b"zstd"}
 _CHUNK_PATTERN = re.compile(
     rb"(?=\x06.{7}\x00.{28}(?:\x00\x00\x00\x00|\x03\x00\x00\x00lz4|\x04\x00\x00\x00zstd))", re.DOTALL
@@ -254,6 +257,7 @@ def _walk(path: Path, file: IO[bytes]) -> SegmentFile:
             found.damages.append(Damage(at, str(error)))
             behind = found.chunks[-1].offset + found.chunks[-1].size_bytes if found.chunks else 0
             onward = next(_scan(file, behind, size), None)
+            _find_copies(found, file, behind, onward.offset if onward is not None else size)
             if onward is None:
                 break
             at = onward.offset
@@ -335,6 +339,20 @@ def _note_attachment(found: SegmentFile, file: IO[bytes], at: int, length: int) 
     attachment = Attachment.read(ReadDataStream(BytesIO(record)))
     if attachment.name == NAME:
         found.copies.take(attachment.data)
+
+
+def _find_copies(found: SegmentFile, file: IO[bytes], begin: int, end: int) -> None:
+    """Read the copies that stand in a part of the file in which the records cannot be followed."""
+    file.seek(begin)
+    data = file.read(min(end - begin, MAX_BYTES))
+    for place in re.finditer(re.escape(NAME.encode()), data):
+        at = place.start() - _NAME_OFFSET
+        if at < 0 or data[at] != Opcode.ATTACHMENT:
+            continue
+        (length,) = _LENGTH.unpack_from(data, at + 1)
+        record = data[at + _HEADER.size : at + _HEADER.size + length]
+        if len(record) == length and is_sound(record):
+            found.copies.take(Attachment.read(ReadDataStream(BytesIO(record))).data)
 
 
 def _scan(file: IO[bytes], at: int, size: int) -> Iterator[ChunkRef]:

@@ -94,6 +94,7 @@ class Recorder:
         """The streams whose nodes do not let this recorder in, or not any more, each with the sentence."""
         self._start = start
         self._tell = tell
+        self._begun = False
         self._stopping = False
         """Not an Event: the signal that stops us may come while this thread holds an event's lock, and would wait for it."""
         self._wanted_until_ns = 0
@@ -125,6 +126,9 @@ class Recorder:
         """
         try:
             self._connect()
+            self._begun = True
+            for tap in self.taps.values():
+                tap.patient = True
             begin_ns = self._awake_ns = time.monotonic_ns()
             self.store.tend(begin_ns, time.time_ns())
             self.manager.ready()
@@ -356,7 +360,8 @@ class Recorder:
         start = self._start.positions.get(name) or self.options.start
         if self.options.armed and not isinstance(start, Position):
             start = "now"
-        tap = Tap(name, self.options.endpoint, start, self.options.via, self.options.keys)
+        patient = self.options.wait or self._begun
+        tap = Tap(name, self.options.endpoint, start, self.options.via, self.options.keys, patient=patient)
         if self.store.path is not None:  # a newcomer: the head of this segment does not have it
             for entry in tap.head(time.time_ns()):
                 self.store.append(entry)

@@ -35,8 +35,19 @@ _EXCUSED_NS = 2_000_000_000
 class Tap:
     """Used by one thread. `take` gives records, `entries` makes of them what is written."""
 
-    def __init__(self, stream: str, endpoint: str | None, start: str | Position, via: str, keys: Keys = None) -> None:
+    def __init__(
+        self,
+        stream: str,
+        endpoint: str | None,
+        start: str | Position,
+        via: str,
+        keys: Keys = None,
+        *,
+        patient: bool = False,
+    ) -> None:
         self.stream = stream
+        self.patient = patient
+        """Whether a node that does not have the stream is asked again, instead of being believed."""
         self.position: Position | None = start if isinstance(start, Position) else None
         self.durable = self.position
         """The same as of the last sync."""
@@ -65,7 +76,7 @@ class Tap:
         return self._receiver
 
     def pump(self, now_ns: int) -> None:
-        """Let the receiver do what can be done. Raises StreamUnknown where the stream never was there."""
+        """Let the receiver do what can be done. Raises StreamUnknown, unless patient."""
         if now_ns < self._again_ns or self.refused:
             return
         try:
@@ -73,9 +84,9 @@ class Tap:
         except (AccessRefused, KeysError) as error:
             self.refused = str(error)
         except StreamUnknown:
-            if self.info is None:
+            if not self.patient:
                 raise
-            # The node came back without the stream, as one does that waits for its device.
+            # As of a node that waits for its device, or of a bridge that waits for its upstream.
             self._again_ns = now_ns + _AGAIN_NS
             self._receiver.close()
             start = self.position or self._start
