@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from nodes import serving
 
+from usbcast_schemas.extras import MODULES, install
+
 ROOT = Path(__file__).parent.parent
 FOLDERS = {"usbcast_schemas": "schemas", "usbcast_broker": "broker", "usbcast": "clients"}
 
@@ -263,13 +265,45 @@ def test_a_program_that_only_subscribes_needs_no_more_than_the_three() -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "sentence"),
+    ("lacking", "extras", "verb"),
     [
-        ("from usbcast.cli import main; main()", "usbcast: typer is not installed: pip install 'usbcast[cli,node]'"),
+        ("typer", ("cli", "node"), "list"),
+        ("pydantic", ("node",), "serve --simulate"),
+        ("usb", ("node",), "devices"),
+        ("cobs", ("node",), "serve --simulate"),
+        ("mcap", ("record",), "verify x"),
+        ("zstandard", ("record",), "record x --endpoint tcp://127.0.0.1:9"),
+        ("zeroconf", ("discovery",), "list --lan"),
+        ("ifaddr", ("discovery",), "list --endpoint lan:"),
+        ("nats", ("nats",), "list --endpoint nats://127.0.0.1"),
     ],
 )
-def test_what_is_not_installed_is_one_sentence(call: str, sentence: str) -> None:
+def test_what_is_not_installed_is_one_sentence(lacking: str, extras: tuple[str, ...], verb: str) -> None:
+    without = WITHOUT.replace(repr(BLOCKED), repr((lacking,)))
+    code = f"{without}sys.argv = ['usbcast', *sys.argv[1:]]\nfrom usbcast.cli import main\nmain()"
     ran = subprocess.run(
-        [sys.executable, "-c", WITHOUT + call], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", code, *verb.split()],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
-    assert (ran.returncode, ran.stderr.strip()) == (1, sentence)
+    assert ran.stderr.strip() == f"usbcast: {lacking} is not installed: {install(*extras)}"
+    assert ran.returncode in (1, 2)
+
+
+def test_the_extras_have_the_modules_that_are_imported_at_will() -> None:
+    optional = {
+        "typer",
+        "rich",
+        "usb",
+        "libusb_package",
+        "pydantic",
+        "cobs",
+        "fastcrc",
+        "mcap",
+        "nats",
+        "zeroconf",
+        "ifaddr",
+    }
+    assert optional <= {module for modules in MODULES.values() for module in modules}

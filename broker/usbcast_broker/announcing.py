@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from usbcast_schemas.errors import ConfigError
+from usbcast_schemas.extras import missing
 from usbcast_schemas.interfaces import ALL, choose, is_loopback, split_names
 from usbcast_schemas.lan import SERVICE, Announced
 from usbcast_schemas.sockets import split_tcp
@@ -66,7 +67,7 @@ class Announcement:
         try:
             from zeroconf import IPVersion, Zeroconf
         except ModuleNotFoundError as error:
-            raise ConfigError(f"{error.name} is not installed: pip install 'usbcast[discovery]'") from None
+            raise ConfigError(missing(error.name)) from None
         self._announcers: list[tuple[Zeroconf, str, str]] = []
         self._port = port
         host = re.sub(r"[^A-Za-z0-9-]", "-", posix.gethostname())[:40]

@@ -19,6 +19,7 @@ from usbcast.reception import receive
 from usbcast.requests import NodeClient
 from usbcast.subscription import Listener, Listening, Subscription
 from usbcast_schemas.errors import UsageError, UsbcastError
+from usbcast_schemas.extras import missing
 from usbcast_schemas.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def open_recording(path: str | Path | Sequence[str | Path]) -> Recording:
     try:
         from usbcast.recording.reader import open_recording as open_files
     except ModuleNotFoundError as error:
-        raise UsageError(f"{error.name} is not installed: pip install 'usbcast[record]'") from None
+        raise UsageError(missing(error.name)) from None
     return open_files(path)
 
 

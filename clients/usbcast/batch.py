@@ -10,6 +10,7 @@ from usbcast.dejitter import Dejitter
 from usbcast.events import Gap
 from usbcast_schemas.batch import EncodedBatch
 from usbcast_schemas.errors import ClockUnknown, UsageError
+from usbcast_schemas.extras import missing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -162,7 +163,7 @@ class Batch:
 
         Raises UsageError if the stream has no field layout, or pandas is not installed.
         """
-        tables = _optional("pandas", "pandas")
+        tables = _optional("pandas")
         columns = {"sequence": self._sequences(), **self.fields}
         index = tables.to_datetime(self.times_ns, unit="ns", utc=True).rename("time")
         frame: pandas.DataFrame = tables.DataFrame(columns, index=index)
@@ -175,7 +176,7 @@ class Batch:
         """
         import numpy as np
 
-        arrow = _optional("pyarrow", "arrow")
+        arrow = _optional("pyarrow")
         time = arrow.array(self.times_ns, arrow.timestamp("ns", tz="UTC"))
         # Arrow takes neither strided nor foreign-endian columns, so this one copies.
         fields = {name: np.ascontiguousarray(v, v.dtype.newbyteorder("=")) for name, v in self.fields.items()}
@@ -212,8 +213,8 @@ class Batch:
         return self._encoded
 
 
-def _optional(module: str, extra: str) -> Any:
+def _optional(module: str) -> Any:
     try:
         return import_module(module)
     except ModuleNotFoundError:
-        raise UsageError(f"{module} is not installed: pip install 'usbcast[{extra}]'") from None
+        raise UsageError(missing(module)) from None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from usbcast_schemas.errors import ConfigError, NodeUnreachable, StreamAmbiguous, WireError
+from usbcast_schemas.extras import missing
 from usbcast_schemas.interfaces import ALL, choose, split_names
 from usbcast_schemas.lan import SCHEME, SERVICE, Announced
 
@@ -52,7 +53,7 @@ class LanBrowser:
         try:
             from zeroconf import DNSQuestionType, IPVersion, ServiceBrowser, Zeroconf
         except ModuleNotFoundError as error:
-            raise ConfigError(f"{error.name} is not installed: pip install 'usbcast[discovery]'") from None
+            raise ConfigError(missing(error.name)) from None
         self.where = ", ".join(wanted)
         self.began_s = time.monotonic()
         self._lock = threading.Lock()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from usbcast_schemas.errors import ConfigError
+from usbcast_schemas.extras import missing
 
 ALL = "all"
 """Every interface but the loopback."""
@@ -15,7 +16,7 @@ def interface_addresses() -> dict[str, list[str]]:
     try:
         import ifaddr
     except ModuleNotFoundError as error:
-        raise ConfigError(f"{error.name} is not installed: pip install 'usbcast[discovery]'") from None
+        raise ConfigError(missing(error.name)) from None
     return {
         adapter.nice_name: [str(one.ip) for one in adapter.ips if one.is_IPv4]
         for adapter in ifaddr.get_adapters()

@@ -20,6 +20,7 @@ from usbcast.jetstream.forwarding import ForwardOptions, forward
 from usbcast.jetstream.listing import stored
 from usbcast.jetstream.store import Retention
 from usbcast_schemas.errors import NodeUnreachable, ServerRefused, StreamUnknown, UsageError, UsbcastError
+from usbcast_schemas.extras import install
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 
@@ -333,4 +334,4 @@ def test_what_is_not_installed_is_one_sentence() -> None:
         "try:\n    usbcast.subscribe('imu', 'nats://a')\nexcept usbcast.UsageError as error:\n    print(error)\n"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
-    assert ran.stdout.strip() == "nats-py is not installed: pip install 'usbcast[nats]'", ran.stderr
+    assert ran.stdout.strip() == f"nats is not installed: {install('nats')}", ran.stderr

@@ -42,7 +42,7 @@ def test_without_any_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch, whee
     monkeypatch.setattr(usb.backend.libusb1, "get_backend", lambda **_: None)
     monkeypatch.setitem(sys.modules, "libusb_package", wheel)
     for call in (libusb.load_backend, list_devices, transport(None).open):
-        with pytest.raises(LibusbMissing, match="pip install libusb-package"):
+        with pytest.raises(LibusbMissing, match=r"or run .* -m pip install .*node"):
             call()
 
 

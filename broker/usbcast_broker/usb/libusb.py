@@ -10,14 +10,9 @@ import usb.core
 
 from usbcast_broker.usb.readahead import Figures
 from usbcast_schemas.errors import LibusbMissing
+from usbcast_schemas.extras import install
 
 log = logging.getLogger(__name__)
-
-_MISSING = (
-    "libusb is not on this machine: install it (Debian and Ubuntu: apt install libusb-1.0-0, macOS: brew install "
-    "libusb), or run pip install libusb-package"
-)
-
 
 _warned: list[str] = []
 
@@ -33,7 +28,10 @@ def load_backend(queue: int = 1, figures: Figures | None = None) -> usb.backend.
     """
     shared = _shared()
     if shared is None:
-        raise LibusbMissing(_MISSING)
+        raise LibusbMissing(
+            "libusb is not on this machine: install it (Debian and Ubuntu: apt install libusb-1.0-0, macOS: brew install "
+            f"libusb), or run {install('node')}"
+        )
     try:
         if queue > 1:
             try:

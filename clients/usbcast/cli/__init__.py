@@ -7,6 +7,8 @@ import os
 import sys
 from typing import NoReturn
 
+from usbcast_schemas.extras import missing
+
 
 def main() -> NoReturn:
     """Run `usbcast`. Exit codes: 0 all well, 1 something that the user can mend, 2 bad usage."""
@@ -17,7 +19,9 @@ def main() -> NoReturn:
         from usbcast.cli.app import run
         from usbcast.cli.nonwaiting import nonwaiting
     except ModuleNotFoundError as error:
-        sys.stderr.write(f"usbcast: {error.name} is not installed: pip install 'usbcast[cli,node]'\n")
+        if not (sentence := missing(error.name)):
+            raise
+        sys.stderr.write(f"usbcast: {sentence}\n")
         sys.exit(1)
     with nonwaiting("stderr"):
         code = run()

@@ -28,6 +28,7 @@ from usbcast.cli import (
 )
 from usbcast.cli.output import complain, show_crash
 from usbcast_schemas.errors import UsageError, UsbcastError
+from usbcast_schemas.extras import missing
 
 app = typer.Typer(
     name="usbcast",
@@ -90,6 +91,11 @@ def run() -> int:
             complain(sentence)
         # A wrong profile or setting is something to mend; what was asked for wrongly is bad usage.
         return 2 if type(error) is UsageError else 1
+    except ModuleNotFoundError as error:
+        if not (sentence := missing(error.name)):
+            raise
+        complain(sentence)
+        return 1
     except BrokenPipeError:
         return 1
     return 0

@@ -13,20 +13,12 @@ from platform import machine, python_version, system
 from usbcast.doctor.findings import Finding, failed, ok, skipped
 from usbcast_schemas import native
 from usbcast_schemas.errors import LibusbMissing, RingUnavailable, UsbcastError
+from usbcast_schemas.extras import MODULES, install, missing
 from usbcast_schemas.places import SHARED_MEMORY, ring_directory, runtime_directory
 from usbcast_schemas.ring import DEFAULT_DATA_BYTES
 
 LEAST_OPEN_FILES = 1024
 """Each connection takes one; a node allows a thousand connections unless told otherwise."""
-
-EXTRAS = {
-    "node": ("usb", "pydantic", "fastcrc", "cobs"),
-    "record": ("mcap", "zstandard", "lz4"),
-    "discovery": ("zeroconf",),
-    "nats": ("nats",),
-    "arrow": ("pyarrow",),
-    "pandas": ("pandas",),
-}
 
 
 def examine_machine() -> Iterator[Finding]:
@@ -53,11 +45,11 @@ def _native_core() -> Finding:
 
 
 def _extras() -> Finding:
-    there = [name for name, modules in EXTRAS.items() if all(find_spec(module) for module in modules)]
-    missing = [name for name in EXTRAS if name not in there]
+    there = [name for name, modules in MODULES.items() if all(find_spec(module) for module in modules)]
+    lacking = [name for name in MODULES if name not in there]
     says = f"installed: {', '.join(there) or 'none'}"
-    if missing:
-        says += f"; not installed: {', '.join(missing)} (pip install 'usbcast[{','.join(missing)}]')"
+    if lacking:
+        says += f"; not installed: {', '.join(lacking)} ({install(*lacking)})"
     return ok("extras", says)
 
 
@@ -97,9 +89,7 @@ def _usb() -> Iterator[Finding]:
     try:
         from usbcast_broker.usb.discovery import list_devices
     except ModuleNotFoundError as error:
-        yield skipped(
-            "usb", f"{error.name} is not installed, so no device can be read here: pip install 'usbcast[node]'"
-        )
+        yield skipped("usb", f"{missing(error.name) or error}; until then no device can be read here")
         return
     try:
         devices = [device for device in list_devices() if not device.is_hub]

@@ -8,9 +8,10 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from usbcast_schemas.errors import UsageError
+from usbcast_schemas.extras import missing
 
 
 def require_nats() -> None:
     """Raise UsageError if the client library is not installed."""
     if find_spec("nats") is None:
-        raise UsageError("nats-py is not installed: pip install 'usbcast[nats]'")
+        raise UsageError(missing("nats"))

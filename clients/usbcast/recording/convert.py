@@ -20,6 +20,7 @@ from usbcast.recording.entries import hex_epoch
 from usbcast.recording.files import DECODED
 from usbcast.recording.reader import Recording
 from usbcast_schemas.errors import RecordingError, UsageError
+from usbcast_schemas.extras import missing
 from usbcast_schemas.printable import file_name_part, spreadsheet_head
 
 FORMS = ("parquet", "arrow", "csv", "mcap")
@@ -157,8 +158,8 @@ class _ArrowSink:
         try:
             import pyarrow
             import pyarrow.parquet
-        except ModuleNotFoundError:
-            raise UsageError("pyarrow is not installed: pip install 'usbcast[arrow]'") from None
+        except ModuleNotFoundError as error:
+            raise UsageError(missing(error.name)) from None
         self._arrow = pyarrow
         self._columns = columns
         fields = [
