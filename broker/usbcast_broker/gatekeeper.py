@@ -279,6 +279,8 @@ class Gatekeeper:
                     f"there are {len(self._connections)} already; max_connections is {self._connections.most}, "
                     "half of it for one address",
                 )
+            else:
+                log.info("%s has connected, for %s; connections: %d", peer, monitor.which, len(self._connections))
         elif event == zmq.EVENT_DISCONNECTED:
             self._ended(monitor, value)
         elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
@@ -302,6 +304,7 @@ class Gatekeeper:
         failed, monitor.failed = monitor.failed, None
         # One that was gone before it could be looked at left or was cut in the handshake, where libzmq says the former.
         peer, ended_by = self._connections.remove(monitor.which, fd) or (GONE_AT_ONCE, EndedBy.LIBZMQ)
+        log.info("%s has left %s; connections: %d", peer, monitor.which, len(self._connections))
         if ended_by is EndedBy.CUT:
             return  # counted when it was cut
         if failed is not None:

@@ -419,6 +419,8 @@ class ReplayService:
         if request.report.joining:
             self._beat(served.line)
         key = (request.stream, request.report.name[:200])
+        if key not in self._reports:
+            log.info("stream %s: %s has joined, by %s", key[0], key[1], request.report.via[:20])
         self._reports[key] = (time.monotonic(), request.report)
         self._reports.move_to_end(key)
         while len(self._reports) > MAX_REPORTS:

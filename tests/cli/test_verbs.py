@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,6 +45,45 @@ def ran(*arguments: str, code: int = 0) -> Program:
     program = run(*arguments)
     assert (program.stderr, program.finish()) == ("", code)
     return program
+
+
+def test_watch_that_is_no_terminal_writes_a_line_each_second_as_it_goes(served: Served) -> None:
+    with Program(usbcast("watch", "first-case", "--endpoint", served.endpoint), COLUMNS="40") as program:
+        eventually(lambda: len(program.out) >= 3 or not program.running, "three lines while it runs")
+        assert program.running, program.stderr
+        for line in program.out[:3]:
+            assert re.fullmatch(r"first-case: [\d,.]+ packets/s, worst lag [\d,.]+ ms, [\d,]+ packets, 0 lost\n", line)
+
+
+def test_watch_that_is_no_terminal_tells_what_happens_on_lines_of_its_own(served: Served) -> None:
+    with Program(usbcast("watch", "first-case", "--endpoint", served.endpoint), COLUMNS="40") as program:
+        eventually(lambda: program.out, "it has begun")
+        served.end("enough")
+        assert program.finish() == 0
+    (told,) = [line for line in program.out if "the stream ended" in line]
+    assert told.startswith("first-case: the stream ended after ")
+    assert told.endswith(" packets: enough\n")
+
+
+def test_serve_verbose_logs_who_comes_and_goes_and_what_the_device_does(tmp_path: Path) -> None:
+    faults = tmp_path / "faults.toml"
+    faults.write_text('[[fault]]\nkind = "unplug"\nat_packet = 100\nduration_s = 0.3\n')
+    command = usbcast("--verbose", "serve", "--simulate", "--json", "--faults", str(faults), *ANYWHERE)
+    with Program(command) as node:
+        endpoint = node.hear("serving")["endpoint"]
+        ran("watch", "first-case", "--endpoint", endpoint, "--via", "push", "--seconds", "2")
+        for sentence in (
+            "is being read: simulated device",
+            "went away during a read; plug it in again",
+            " has connected, for requests; connections: 1",
+            "stream first-case: ",
+            " has left requests; connections: ",
+        ):
+            eventually(lambda said=sentence: said in node.stderr or not node.running, f"the log has {sentence!r}")
+        assert node.stderr.count("is being read: simulated") == 2, "it was plugged in again"
+        node.signal(signal.SIGINT)
+        assert node.finish() == 0
+    assert "feed was stopped" not in node.stdout + node.stderr
 
 
 def test_serve_ends_by_itself_after_so_many_packets_and_tells_its_books() -> None:
@@ -134,7 +175,7 @@ def test_what_people_are_told(served: Served) -> None:
     told = ran("info", "first-case").stdout
     assert all(part in told for part in ("1209:0001 simulated device SIM0001 at 99-1", "device_time", "ch23"))
     watched = ran("watch", "first-case", "--seconds", "0.6", "--latest", "--via", "push").stdout
-    assert all(part in watched for part in ("first-case via push", "newest packet", "ch23", "this subscription (push)"))
+    assert all(part in watched for part in (" packets/s, worst lag ", "this subscription (push)"))
     health = ran("health").stdout
     assert all(part in health for part in (*STAGES, "packets", "bytes", "the books balance"))
     assert "2 bytes written" in ran("command", "first-case", "--type", "64", "--request", "1", "--data", "0a0b").stdout

@@ -1,9 +1,13 @@
-"""What the README shows works: every command is accepted, the quick ones run, the code runs, the profile is one."""
+"""What the README shows works: every command runs, in order, as it is written; the code runs, the profile is one."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import shlex
+import signal
+import socket
 import subprocess
 import sys
 import tomllib
@@ -13,6 +17,8 @@ from typing import Any
 
 import pytest
 import typer.main
+from nodes import eventually
+from programs import Program
 
 from usbcast.cli.app import app
 from usbcast_broker.node import Node
@@ -24,6 +30,8 @@ from usbcast_schemas.profile import parse_profile
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()
 DEADLINE_S = 60
+PATIENCE_S = 120
+"""The longest command takes 20 s on a machine that does nothing else."""
 
 
 def blocks(language: str) -> list[str]:
@@ -51,7 +59,7 @@ def idents(words: list[str]) -> str:
 
 
 def test_every_command_is_of_a_kind_that_is_tested() -> None:
-    assert {words[0] for words in commands()} == {"make", "usbcast"}
+    assert {words[0] for words in commands()} == {"make", "usbcast", "."}
     assert len(of("usbcast")) >= 13
 
 
@@ -84,33 +92,94 @@ def first_case() -> Iterator[Callable[[], None]]:
         yield lambda: node.end(pipeline, "the test has seen enough")
 
 
-QUICK: dict[str, list[str]] = {
-    "demo": ["--seconds", "1"],
-    "devices": [],
-    "list": [],
-    "info": [],
-    "watch": ["--seconds", "1"],
-    "health": [],
-    "command": [],
+STAYING = {"serve", "watch", "bridge", "play"}
+"""Verbs that go on until Ctrl-C."""
+
+WITHOUT_HARDWARE = {
+    "usbcast devices": "cannot reach the USB of this machine|^$",
+    "usbcast devices --profile 1209:0001": "no USB device 1209:0001 is plugged in|cannot reach the USB of this machine",
+    "usbcast serve ./imu.toml": "no USB device 1209:0001 is plugged in|cannot reach the USB of this machine",
 }
-"""Verbs that are run as shown, with what makes them end."""
+"""What these say on stderr where nothing is plugged in."""
+
+NEVER_RUN = {"make test", "usbcast watch imu"}
+"""The one runs this, and of the other's device there is none: that the command line accepts it is another test."""
+
+MAY_FAIL = {"usbcast doctor"}
+"""It finds faults of the machine on which the tests run."""
 
 
-@pytest.mark.usefixtures("first_case")
-@pytest.mark.parametrize(
-    "words",
-    [words for words in of("usbcast") if words[0] in QUICK and not {"imu", "--profile"} & set(words)],
-    ids=idents,
-)
-def test_quick_commands_run(words: list[str]) -> None:
-    program = Path(sys.executable).with_name("usbcast")
-    done = subprocess.run(
-        [program, *words, *QUICK[words[0]]], capture_output=True, text=True, timeout=DEADLINE_S, check=False
-    )
-    if words[0] == "devices" and "cannot reach the USB of this machine" in done.stderr:
-        pytest.skip("this machine has no USB")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout
+class Terminals:
+    """Runs commands one after the other as somebody would who follows the README, with what stays in terminals of its own."""
+
+    def __init__(self, directory: Path, stack: contextlib.ExitStack) -> None:
+        self._directory = directory
+        self._stack = stack
+        self._activation: list[str] = []
+        self._staying: list[Program] = []
+
+    def open(self) -> None:
+        """A new one knows nothing of what was activated in another."""
+        self._activation = []
+
+    def type(self, line: str) -> None:
+        words = shlex.split(line, comments=True)
+        if words[0] == ".":
+            self._activation.append(line)
+            return
+        command = f"cd {shlex.quote(str(ROOT if words[0] == 'make' else self._directory))}\n"
+        # exec, so that Ctrl-C comes to the program alone.
+        command += "\n".join([*self._activation, f"exec {shlex.join(words)}"])
+        path = ":".join(part for part in os.environ["PATH"].split(":") if part != str(Path(sys.executable).parent))
+        program = self._stack.enter_context(Program(["bash", "-c", command], PATH=path, VIRTUAL_ENV=""))
+        written = shlex.join(words)
+        if len(words) > 1 and words[1] in STAYING and written not in WITHOUT_HARDWARE:
+            eventually(lambda: program.out or not program.running, f"{written} says something")
+            assert program.running, f"{written}: {program.stderr}"
+            self._staying.append(program)
+            return
+        eventually(lambda: not program.running, f"the end of {written}", PATIENCE_S)
+        code = program.finish()
+        if written in WITHOUT_HARDWARE:
+            assert re.search(WITHOUT_HARDWARE[written], program.stderr.removeprefix("usbcast: ")), program.stderr
+        else:
+            assert code == 0 or written in MAY_FAIL, f"{written}: {program.stdout}{program.stderr}"
+            assert program.stdout or words[0] == "make"
+        assert "Traceback" not in program.stderr
+
+    def stop(self) -> None:
+        """Ctrl-C in each; all end well, the last one that was started first."""
+        while self._staying:
+            program = self._staying.pop()
+            program.signal(signal.SIGINT)
+            assert program.finish(DEADLINE_S) == 0, program.stderr
+            assert "Traceback" not in program.stderr
+
+
+def is_in_use(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(500)
+def test_every_command_runs_in_order_as_it_is_written(tmp_path: Path) -> None:
+    if is_in_use(5570):
+        pytest.skip("another node has the usual port of this machine, tcp://127.0.0.1:5570")
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    (profile,) = blocks("toml")
+    (tmp_path / "imu.toml").write_text(profile)
+    with contextlib.ExitStack() as stack:
+        terminals = Terminals(tmp_path, stack)
+        for block in blocks("sh"):
+            if block.startswith("# in another terminal"):
+                terminals.open()
+            if "serve ./imu.toml" in block:
+                terminals.stop()
+            for line in block.splitlines():
+                if shlex.join(shlex.split(line, comments=True)) not in {"", *NEVER_RUN}:
+                    terminals.type(line)
+        terminals.stop()
 
 
 def test_the_ten_lines_run(first_case: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,11 +185,10 @@ class DeviceFeed:
             if self._attached:
                 self._happen(pb.DeviceEvent.KIND_DETACHED, problem)
         finally:
-            problem = problem or f"{self._transport.name} is not read any more: its feed was stopped"
             self._attached = False
-            self._problem = problem
+            self._problem = problem  # that it was told to stop is none
             self._transport.close()
-            self._commands.close(problem)
+            self._commands.close(problem or f"{self._transport.name} is not read any more: its feed was stopped")
 
     def _open_first(self) -> None:
         """Open the device, or look for it until it is there if that was asked for."""
@@ -311,6 +310,7 @@ class DeviceFeed:
         self._recovery.survived()
         self._commands.open()
         self._happen(pb.DeviceEvent.KIND_ATTACHED, f"{self._transport.name} is being read", identity)
+        log.info("%s is being read: %s", self._transport.name, identity.product or "no product name")
 
     def _let_go(self, why: str) -> None:
         self._attached = False

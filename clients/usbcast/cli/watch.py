@@ -19,6 +19,8 @@ from usbcast.cli.signals import stop_signals
 from usbcast.subscription import CONNECT_TIMEOUT_S
 
 REFRESH_S = 0.5
+LINE_S = 1.0
+"""How often a line is written where there is no terminal to draw on."""
 REMEMBERED_EVENTS = 8
 
 
@@ -99,21 +101,33 @@ def _follow(
 ) -> None:
     until = None if seconds is None else time.monotonic() + seconds
     due = time.monotonic()
-    with Live(console=console, auto_refresh=False) if not as_json else contextlib.nullcontext() as live:
+    drawn = console.is_terminal and not as_json
+    with Live(console=console, auto_refresh=False) if drawn else contextlib.nullcontext() as live:
         while not stopped.is_set() and (until is None or time.monotonic() < until):
             event = subscription.receive(max(0.0, due - time.monotonic()))
             if event is not None:
                 watched.take(event)
                 if as_json and not isinstance(event, Batch):
                     emit({"event": type(event).__name__.lower(), **_plain(event)})
+                elif not drawn and not isinstance(event, Batch):
+                    console.print(f"{subscription.info.stream}: {describe(event)}", soft_wrap=True)
             if time.monotonic() >= due or isinstance(event, End):
-                due = time.monotonic() + REFRESH_S
+                due = time.monotonic() + (REFRESH_S if drawn or as_json else LINE_S)
                 if as_json:
                     emit({"event": "figures", **watched.figures(), "fields": watched.values()})
                 elif live:
                     live.update(_screen(subscription, watched), refresh=True)
+                else:
+                    console.print(_line(subscription.info.stream, watched.figures()), soft_wrap=True)
             if isinstance(event, End):
                 return
+
+
+def _line(stream: str, figures: dict[str, Any]) -> str:
+    return (
+        f"{stream}: {figures['rate_hz']:,.1f} packets/s, worst lag {figures['worst_lag_us'] / 1000:,.2f} ms, "
+        f"{figures['packets']:,} packets, {figures['lost']:,} lost"
+    )
 
 
 def _screen(subscription: Subscription, watched: _Watched) -> Group:
