@@ -25,7 +25,8 @@ def bind(socket: zmq.Socket[bytes], endpoint: str) -> str:
     except zmq.ZMQError as error:
         if error.errno == zmq.EADDRINUSE:
             raise EndpointTaken(
-                f"{endpoint} is in use by another program: stop that one, or choose another address with --bind"
+                f"{endpoint} is in use by another program: stop that one, or choose another address with --bind",
+                endpoint,
             ) from None
         raise EndpointTaken(
             f"cannot listen on {endpoint}: {error.strerror}; choose another address with --bind"
@@ -75,7 +76,7 @@ def _make_room(endpoint: str) -> None:
     if path.is_socket() and not _is_listened_on(path):
         path.unlink(missing_ok=True)
     elif path.exists():
-        raise EndpointTaken(f"{endpoint} exists already: stop the node that uses it, or remove the file")
+        raise EndpointTaken(f"{endpoint} exists already: stop the node that uses it, or remove the file", endpoint)
 
 
 def _is_listened_on(path: Path) -> bool:

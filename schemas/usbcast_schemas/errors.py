@@ -108,7 +108,11 @@ class NodeError(UsbcastError):
 
 
 class EndpointTaken(NodeError):
-    """The address is in use."""
+    """The address is in use; `endpoint` if by somebody who listens there."""
+
+    def __init__(self, message: str, endpoint: str = "") -> None:
+        super().__init__(message)
+        self.endpoint = endpoint
 
 
 class RingUnavailable(NodeError):

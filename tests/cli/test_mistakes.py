@@ -19,6 +19,8 @@ from programs import Program, run
 
 from usbcast.cli import app
 from usbcast.requests import NodeClient
+from usbcast_broker.settings import NodeSettings
+from usbcast_schemas.keyring import Keyring
 
 SIMULATE = ("serve", "--simulate", "--bind", "tcp://127.0.0.1:0")
 NOWHERE = "tcp://127.0.0.1:9"
@@ -65,6 +67,26 @@ def test_a_port_that_is_taken(said_here: Say) -> None:
         sentence = f"{taken} is in use by another program: stop that one, or choose another address with --bind"
         assert said_of("serve", "--simulate", "--bind", taken) == sentence
         assert said_here(*SIMULATE, "--publish", taken) == sentence
+
+
+def test_a_port_that_another_node_has(said_here: Say, tmp_path: Path) -> None:
+    with serving(rate_hz=100) as served:
+        port = served.endpoint.rpartition(":")[2]
+        then = f"(process {os.getpid()}, serving sim): stop that one, or choose another address with --bind"
+        for host in ("127.0.0.1", "0.0.0.0"):
+            sentence = said_here("serve", "--simulate", "--bind", f"tcp://{host}:{port}", "--insecure")
+            assert sentence == f"tcp://{host}:{port} is in use by another usbcast node {then}"
+        assert said_here("bridge", served.endpoint, "--bind", served.endpoint).endswith(then)
+    with serving(settings=NodeSettings(bind=f"ipc://{tmp_path}/node", ring_size=4 << 20)) as served:
+        assert said_here("serve", "--simulate", "--bind", served.endpoint).endswith(then)
+
+
+def test_a_port_that_a_node_with_keys_has(said_here: Say, tmp_path: Path) -> None:
+    Keyring.create(tmp_path / "keys", "node")
+    settings = NodeSettings(bind="tcp://127.0.0.1:0", ring_size=4 << 20, keys=str(tmp_path / "keys"))
+    with serving(settings=settings) as served:
+        said = said_here("serve", "--simulate", "--bind", served.endpoint)
+    assert said.startswith(f"{served.endpoint} is in use by another usbcast node, which asks for a key: stop that one")
 
 
 def test_an_address_that_others_could_reach(said_here: Say) -> None:
@@ -171,7 +193,10 @@ def test_a_setting_in_the_environment_that_is_wrong() -> None:
     ("arguments", "sentence"),
     [
         (("serve",), "say which device to serve: one or more PROFILEs (a file, or first-case), or --simulate"),
-        (("serve", "first-case", "--simulate"), "say which device to serve"),
+        (
+            ("serve", "./x.toml", "--simulate"),
+            "--simulate serves the simulated device, whose profile is built in: leave out ./x.toml, or leave out --simulate",
+        ),
         (("serve", "first-case", "ftdi-numbered", "--stream", "x"), "--stream x names one stream, and there are 2"),
         (("serve", "--simulate", "--bind", "localhost"), "'localhost' is not an endpoint: write tcp://HOST:PORT"),
         (("serve", "--simulate", "--stream", "IMU"), "'IMU' is not a stream name: use 1 to 64 of a-z"),

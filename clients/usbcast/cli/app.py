@@ -26,8 +26,9 @@ from usbcast.cli import (
     verify,
     watch,
 )
+from usbcast.cli.holder import taken
 from usbcast.cli.output import complain, show_crash
-from usbcast_schemas.errors import UsageError, UsbcastError
+from usbcast_schemas.errors import EndpointTaken, UsageError, UsbcastError
 from usbcast_schemas.extras import missing
 
 app = typer.Typer(
@@ -85,6 +86,9 @@ def run() -> int:
         app()
     except SystemExit as wish:
         return wish.code if isinstance(wish.code, int) else 1
+    except EndpointTaken as error:
+        complain(taken(error))
+        return 1
     except UsbcastError as error:
         # What is wrong with a file of the user's is a line for each fault; what a peer said is one line, whatever is in it.
         for sentence in str(error).split("\n") if isinstance(error, UsageError) else (str(error),):

@@ -111,7 +111,12 @@ def serve(
     if show_config:
         show_settings(sourced, as_json)
         return
-    if bool(profiles) == simulate:
+    if profiles and simulate:
+        raise UsageError(
+            f"--simulate serves the simulated device, whose profile is built in: leave out {' '.join(profiles)}, "
+            "or leave out --simulate to serve the real device"
+        )
+    if not profiles and not simulate:
         raise UsageError("say which device to serve: one or more PROFILEs (a file, or first-case), or --simulate")
     if stream is not None and len(profiles or ()) > 1:
         raise UsageError(f"--stream {stream} names one stream, and there are {len(profiles or ())} profiles")
