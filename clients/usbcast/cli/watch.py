@@ -152,9 +152,9 @@ def _screen(subscription: Subscription, watched: _Watched) -> Group:
     if values:
         units = {field.name: field.unit for field in info.fields}
         cells = [f"{name} {_shown(value)} {units[name]}".rstrip() for name, value in values.items()]
-        parts.append(
-            table("newest packet", [""] * 4, [(cells[i : i + 4] + [""] * 4)[:4] for i in range(0, len(cells), 4)])
-        )
+        beside = max(1, min(4, (console.width - 1) // (max(map(len, cells)) + 1)))
+        rows = [(cells[i : i + beside] + [""] * beside)[:beside] for i in range(0, len(cells), beside)]
+        parts.append(table("newest packet", [""] * beside, rows))
     parts += [f"  {line}" for line in watched.recent]
     return Group(*parts)
 
