@@ -113,6 +113,48 @@ def main() -> None:
             ),
         ),
     )  # fmt: skip
+    exchange()
+
+
+def exchange() -> None:
+    """What docs/wire.md shows byte by byte: somebody joins a stream of two packets with "oldest"."""
+    epoch = 0x0123456789ABCDEF
+    save(
+        "exchange-1-describe",
+        pb.Request(contract=CONTRACT, request_id=1, describe=pb.DescribeRequest(stream="imu")),
+    )
+    info = pb.StreamInfo(
+        contract=CONTRACT, stream="imu", epoch=epoch, packet_size=4, oldest_sequence=0, next_sequence=2, next_number=1,
+        data_endpoints=["tcp://127.0.0.1:5571"], has_tail=True,
+    )  # fmt: skip
+    save(
+        "exchange-2-described",
+        pb.Reply(contract=CONTRACT, request_id=1, described=pb.DescribeReply(streams=[info])),
+    )
+    report = pb.SubscriptionReport(name="host:4242:1", joining=True)
+    save(
+        "exchange-3-joining",
+        pb.Request(contract=CONTRACT, request_id=2, report=pb.ReportRequest(stream="imu", report=report)),
+    )
+    save(
+        "exchange-4-notification",
+        pb.Notification(
+            contract=CONTRACT, epoch=epoch, oldest_sequence=0, next_sequence=2, next_number=1,
+            sent_realtime_ns=T, sent_monotonic_ns=M,
+        ),
+    )  # fmt: skip
+    fetch = pb.FetchRequest(stream="imu", epoch=epoch, from_sequence=0, from_number=0, byte_budget=262144)
+    save("exchange-5-fetch", pb.Request(contract=CONTRACT, request_id=3, fetch=fetch))
+    fetched = pb.FetchReply(
+        batch_count=1, epoch=epoch, oldest_sequence=0, next_sequence=2, next_number=1, complete=True
+    )
+    save("exchange-6-fetched", pb.Reply(contract=CONTRACT, request_id=3, fetched=fetched))
+    packets = [b"\x01\x02\x03\x04", b"\x05\x06\x07\x08"]
+    raw = encode_batch(
+        epoch=epoch, number=0, first_sequence=0, packet_count=2, packet_size=4, payload=packets,
+        arrivals=Arrivals([2], [T], [M]),
+    )  # fmt: skip
+    save("batch-exchange", pb.PacketBatch.FromString(raw), packets)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import ast
 import contextlib
 import json
 import os
+import re
 import select
 import struct
 import subprocess
@@ -165,6 +166,56 @@ def test_golden_batches_are_read_and_written_as_the_document_says(path: Path) ->
     assert batch.holes == list(fields.holes)
     assert (batch.end is not None) == fields.HasField("end")
     assert wire.write_batch(fields) == raw
+
+
+# Section 11
+
+DOCUMENT = VECTORS.parent.parent / "docs" / "wire.md"
+SHOWN = dict(re.findall(r"^```hex ([\w-]+)\n(.*?)^```$", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL))
+
+
+def shown(name: str) -> bytes:
+    return b"".join(bytes.fromhex(line.partition("  ")[2]) for line in SHOWN[name].splitlines())
+
+
+def test_the_document_shows_every_frame_of_the_exchange() -> None:
+    assert sorted(SHOWN) == sorted([*(path.stem for path in VECTORS.glob("exchange-*.bin")), "batch-exchange"])
+
+
+@pytest.mark.parametrize("name", sorted(SHOWN))
+def test_a_frame_of_the_exchange_is_the_vector_and_says_what_stands_beside_it(name: str) -> None:
+    raw, told = shown(name), json.loads((VECTORS / f"{name}.json").read_text())
+    assert raw == (VECTORS / f"{name}.bin").read_bytes()
+    kind = getattr(pb, told["message"])
+    assert kind.FromString(raw) == json_format.ParseDict(told["fields"], kind())
+
+
+def test_a_client_that_is_fed_the_exchange_has_both_packets() -> None:
+    cursor = wire.Cursor("oldest")
+    notification = pb.Notification.FromString(shown("exchange-4-notification"))
+    cursor.know(notification.epoch, notification.next_sequence, notification.next_number)
+    wanted, asked = cursor.wanted(), pb.Request.FromString(shown("exchange-5-fetch")).fetch
+    assert wanted is not None
+    assert (wanted.epoch, wanted.from_sequence, wanted.from_number) == (asked.epoch, 0, 0)
+    assert not wanted.HasField("until_sequence")
+    reply = pb.Reply.FromString(shown("exchange-6-fetched"))
+    cursor.fetched(reply.fetched, [wire.read_batch(shown("batch-exchange"))])
+    assert [packet for _, _, packet in cursor.to.packets] == [b"\1\2\3\4", b"\5\6\7\x08"]
+    assert (cursor.next_sequence, cursor.next_number, cursor.wanted()) == (2, 1, None)
+
+
+def test_a_node_understands_the_requests_of_the_exchange(serve: Serve) -> None:
+    """Those of the document, byte by byte, but for the name of the stream and the epoch."""
+    node = serve(packets=2)
+    with wire.Node(node.endpoint) as asked:
+        reply, _ = asked.exchange([shown("exchange-1-describe")], 1)
+        assert reply.error.code == pb.ErrorReply.CODE_STREAM_UNKNOWN, "it has another stream"
+        info = node.wait_for(lambda info: info.next_sequence == 2)
+        fetch = pb.Request.FromString(shown("exchange-5-fetch"))
+        fetch.fetch.stream, fetch.fetch.epoch = STREAM, info.epoch
+        reply, batches = asked.exchange([fetch.SerializeToString()], 3)
+    assert reply.fetched.complete
+    assert sum(len(batch.packets) for batch in batches) == 2
 
 
 # Sections 3, 5, 6 and 7

@@ -188,7 +188,7 @@ def varint(raw: bytes, at: int) -> tuple[int, int]:
 def socket(kind: int, endpoint: str) -> zmq.Socket[bytes]:
     made = zmq.Context.instance().socket(kind)
     for option, value in (
-        (zmq.LINGER, 0), (zmq.RCVHWM, 256), (zmq.SNDHWM, 256), (zmq.MAXMSGSIZE, 64 << 20), (zmq.IPV6, 1),
+        (zmq.LINGER, 0), (zmq.RCVHWM, 512), (zmq.SNDHWM, 512), (zmq.MAXMSGSIZE, 64 << 20), (zmq.IPV6, 1),
         (zmq.TCP_KEEPALIVE, 1), (zmq.TCP_KEEPALIVE_IDLE, 5), (zmq.TCP_KEEPALIVE_INTVL, 2), (zmq.TCP_KEEPALIVE_CNT, 3),
         (zmq.RECONNECT_IVL, 50), (zmq.RECONNECT_IVL_MAX, 2000),
     ):  # fmt: skip
