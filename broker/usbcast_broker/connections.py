@@ -13,6 +13,7 @@ import socket as posix
 import struct
 import sys
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
@@ -26,8 +27,17 @@ GONE_AT_ONCE = "a peer that was gone at once"
 _SPARE_DESCRIPTORS = 256
 """For all else that a node holds open."""
 
-_TCP_INFO_BYTES_RECEIVED = 128
-"""Offset of tcpi_bytes_received in Linux's struct tcp_info."""
+_READ_AWAY, _READ_AWAY_BYTES = 64, 64 * 1024
+"""Of a connection that is cut, at most so much is read: a little more than the system keeps."""
+
+_TCP_INFO = struct.Struct("=120xQQ")
+"""tcpi_bytes_acked and tcpi_bytes_received in Linux's struct tcp_info."""
+
+_FRAMING_BYTES = 64
+"""On the wire a message takes no more than this beyond its bytes, encrypted or not."""
+
+_STALE_S = 0.02
+"""How old the sum of what all owe may be: to ask the system takes some microseconds for each that owes."""
 
 
 class EndedBy(Enum):
@@ -46,14 +56,23 @@ class _Open:
     peer: str
     cut: bool = False
     heard_bytes: int = 0
-    """How much had come when a message of it was last complete."""
-    heard: bool = True
-    """Whether one was since `unending` looked last."""
+    """What it has sent as whole messages, as far as is known; the rest is under way, or without an end."""
+    heard: bool = False
+    """Whether a message was complete since `unending` looked last."""
+    owed_until: int = 0
+    """How much it will have acknowledged in all when it has taken what it was given."""
+    owed_bytes: int = 0
+    """How much of that was open when it was looked last."""
+    owes_since_s: float = 0.0
 
     def shut(self) -> None:
         self.cut = True
         with contextlib.suppress(OSError):
             self.connection.shutdown(posix.SHUT_RDWR)
+            # What has come and has not been read would still be read. A peer may go on sending, but nothing more gets in.
+            for _ in range(_READ_AWAY):
+                if not self.connection.recv(_READ_AWAY_BYTES, posix.MSG_DONTWAIT):
+                    break
 
 
 class Connections:
@@ -64,6 +83,9 @@ class Connections:
         self._lock = threading.Lock()
         self._open: dict[tuple[str, int], _Open] = {}
         self._by_peer: Counter[str] = Counter()
+        self._owing: dict[tuple[str, int], _Open] = {}
+        """Those that may not have taken all that they were given."""
+        self._owed_at_s = 0.0
 
     def __len__(self) -> int:
         return len(self._open)
@@ -93,6 +115,7 @@ class Connections:
         """A connection is over: its peer, and who ended it. None if it was not known of."""
         with self._lock:
             found = self._open.pop((which, fd), None)
+            self._owing.pop((which, fd), None)
             if found is None:
                 return None
             self._by_peer[found.peer] -= 1
@@ -124,35 +147,96 @@ class Connections:
             return [
                 (fd, one.peer)
                 for (of, fd), one in self._open.items()
-                if of == which and one.peer != LOCAL and not one.cut and _received_bytes(one.connection) > most_bytes
+                if of == which and one.peer != LOCAL and not one.cut and _counts(one.connection)[1] > most_bytes
             ]
 
-    def heard(self, which: str, fd: int) -> None:
-        """A message of this connection is complete."""
+    def heard(self, which: str, fd: int, size_bytes: int) -> None:
+        """A message of this size is complete."""
         with self._lock:
             found = self._open.get((which, fd))
             if found is not None:
                 found.heard = True
+                found.heard_bytes += size_bytes + _FRAMING_BYTES
 
-    def unending(self, which: str, most_bytes: int) -> list[tuple[int, str]]:
-        """The connections to `which` that have sent more than `most_bytes` and completed no message since; to be asked often."""
+    def unending(self, which: str, most_bytes: int) -> list[tuple[int, str, int]]:
+        """The connections to `which` that have sent most beyond whole messages, as descriptor, peer and bytes.
+
+        As many as it takes for the others to have sent no more than `most_bytes` of it together. None where unknown.
+
+        One that completed a message since this was asked last is not among them: more of the same may be on its way up.
+        """
         found = []
         with self._lock:
             for (of, fd), one in self._open.items():
                 if of != which or one.peer == LOCAL or one.cut:
                     continue
-                received_bytes = _received_bytes(one.connection)
-                if one.heard:
-                    one.heard, one.heard_bytes = False, received_bytes
-                elif received_bytes - one.heard_bytes > most_bytes:
-                    found.append((fd, one.peer))
-        return found
+                received_bytes = _counts(one.connection)[1]
+                one.heard_bytes = min(one.heard_bytes, received_bytes)
+                heard, one.heard = one.heard, False
+                if not heard:
+                    found.append((received_bytes - one.heard_bytes, fd, one.peer))
+        found.sort()
+        total = sum(size for size, *_ in found)
+        beyond = []
+        while total > most_bytes:
+            size, fd, peer = found.pop()
+            total -= size
+            beyond.append((fd, peer, size))
+        return beyond
+
+    def gave(self, which: str, fd: int, size_bytes: int) -> None:
+        """This connection is about to be given an answer of this size; below 0: it was not given it after all.
+
+        Said before it is sent: nothing of it is acknowledged yet, so what is counted as owed is never too much.
+        """
+        with self._lock:
+            found = self._open.get((which, fd))
+            acked = _counts(found.connection)[0] if found is not None else None
+            if found is None or acked is None:
+                return
+            if found.owed_until <= acked:
+                found.owed_until, found.owes_since_s = acked, time.monotonic()
+            found.owed_until += size_bytes
+            found.owed_bytes = max(0, found.owed_until - acked)
+            self._owing[which, fd] = found
+
+    def owed(self, which: str, fd: int) -> int:
+        """How much of what this connection was given it has not taken; 0 where unknown."""
+        with self._lock:
+            found = self._owing.get((which, fd))
+            return self._ask(found) if found is not None else 0
+
+    def owed_by_all(self) -> tuple[int, int]:
+        """How much all connections together have not taken, and how many these are."""
+        with self._lock:
+            now_s = time.monotonic()
+            if now_s - self._owed_at_s > _STALE_S:
+                self._owed_at_s = now_s
+                self._owing = {key: one for key, one in self._owing.items() if not one.cut and self._ask(one)}
+            return sum(one.owed_bytes for one in self._owing.values()), len(self._owing)
+
+    def slow(self, most_s: float) -> list[tuple[str, int, str]]:
+        """The connections that have taken all that they were given at no time within `most_s`: socket, descriptor, peer."""
+        with self._lock:
+            since_s = time.monotonic() - most_s
+            return [
+                (which, fd, one.peer)
+                for (which, fd), one in self._owing.items()
+                if not one.cut and one.owes_since_s < since_s and self._ask(one)
+            ]
+
+    @staticmethod
+    def _ask(one: _Open) -> int:
+        acked = _counts(one.connection)[0]
+        one.owed_bytes = max(0, one.owed_until - acked) if acked is not None else 0
+        return one.owed_bytes
 
     def close(self) -> None:
         with self._lock:
             for one in self._open.values():
                 one.connection.close()
             self._open.clear()
+            self._owing.clear()
             self._by_peer.clear()
 
 
@@ -202,13 +286,15 @@ def _was_ended_here(connection: posix.socket) -> bool:
         return False
 
 
-def _received_bytes(connection: posix.socket) -> int:
+def _counts(connection: posix.socket) -> tuple[int | None, int]:
+    """How many bytes the peer has acknowledged, None where unknown, and how many have come of it, 0 where unknown."""
     if sys.platform != "linux":
-        return 0
+        return None, 0
     try:
-        info = connection.getsockopt(posix.IPPROTO_TCP, posix.TCP_INFO, _TCP_INFO_BYTES_RECEIVED + 8)
+        info = connection.getsockopt(posix.IPPROTO_TCP, posix.TCP_INFO, _TCP_INFO.size)
     except OSError:
-        return 0
-    if len(info) < _TCP_INFO_BYTES_RECEIVED + 8:
-        return 0
-    return int(struct.unpack_from("=Q", info, _TCP_INFO_BYTES_RECEIVED)[0])
+        return None, 0
+    if len(info) < _TCP_INFO.size:
+        return None, 0
+    acked, received = _TCP_INFO.unpack(info)
+    return acked, received

@@ -21,6 +21,7 @@ from usbcast_broker import admission
 from usbcast_broker.admission import Admission
 from usbcast_broker.connections import GONE_AT_ONCE, LOCAL, Connections, EndedBy, make_room
 from usbcast_broker.doorbell import PollableDoorbell
+from usbcast_broker.memory import give_back, resident_bytes
 from usbcast_broker.peers import peer_of
 from usbcast_broker.refusals import Refusals
 from usbcast_schemas.errors import KeysError, WireError
@@ -41,7 +42,17 @@ MAX_SAID_BYTES = 64 * 1024
 """What a subscriber may send to the data port: its handshake and its subscriptions. One thousand of these fit in."""
 
 MAX_UNENDED_BYTES = 2 * MAX_REQUEST_BYTES
-"""libzmq bounds a frame of a message and not their number, and holds all of a message until its last one has come."""
+"""What all connections together have sent that is no whole request yet, or has not been handled. libzmq bounds a frame of a
+message and not their number, and holds all of a message until its last one has come: 2 bytes sent may take 64 of memory."""
+
+QUICK_LOOK_S, GROWN_BYTES = 0.02, 8 * 1024 * 1024
+"""While somebody is connected it is looked so often whether the node has grown by so much; if so, at everything else too."""
+
+MAX_SLOW_S = 30.0
+"""A connection that has not taken its answers for so long is cut; no client waits for one as long as that."""
+
+TRIM_S, TRIMS, WORTH_TRIMMING_BYTES = 1.0, 3, 32 * 1024 * 1024
+"""When connections have gone and the node has grown by so much since it began, memory is given back, three times at the most."""
 
 GONE = "gone before the handshake was over"
 STALLED = "stalled in the handshake"
@@ -52,6 +63,7 @@ OTHER_NODE = "encrypted for a node with another key"
 TOO_MANY = "too many connections"
 TALKS = "talks to the data port"
 UNENDING = "a request without an end"
+TOO_SLOW = "client too slow for its answers"
 NO_DESCRIPTOR = "no descriptor left"
 
 DEPARTURES_TOLERATED = 2
@@ -89,6 +101,34 @@ class _Monitor:
     """Connections that libzmq is about to end as their keys were refused, which has been counted."""
 
 
+class _Growth:
+    """The memory of this process, looked at often, and given back once there is reason to."""
+
+    def __init__(self) -> None:
+        self._trims = 0
+        """How often memory is still to be given back, as connections have gone: what they held is not freed at once."""
+        self._at_first = self._seen = resident_bytes()
+        self._trim_at_s = 0.0
+
+    def by_much(self) -> bool:
+        """Whether it has grown by much since everything was looked at."""
+        return resident_bytes() - self._seen > GROWN_BYTES
+
+    def looked(self) -> None:
+        """All was looked at; give back what those left behind who have gone."""
+        self._seen = resident_bytes()
+        if not self._trims or time.monotonic() < self._trim_at_s:
+            return
+        self._trims -= 1
+        if self._seen - self._at_first > WORTH_TRIMMING_BYTES:
+            self._trim_at_s = time.monotonic() + TRIM_S
+            give_back()
+            self._seen = resident_bytes()
+
+    def somebody_went(self) -> None:
+        self._trims = TRIMS
+
+
 class Gatekeeper:
     """Starts, stops and serves one thread. All public calls are for other threads.
 
@@ -107,6 +147,9 @@ class Gatekeeper:
         """Who may do what, as of now. Replaced as a whole, so any thread may look."""
         self._seen = self._stamp()
         self._connections = Connections(make_room(max_connections))
+        self.caught_up = True
+        """Whether the service has taken all whole requests that have come; it says so itself."""
+        self._grown = _Growth()
         self._bell = PollableDoorbell()
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -145,9 +188,21 @@ class Gatekeeper:
         """Whether there is a connection with this descriptor."""
         return self._connections.has(which, fd)
 
-    def heard(self, which: str, said: zmq.Frame) -> None:
+    def heard(self, which: str, fd: int, size_bytes: int) -> None:
         """A message came up whole."""
-        self._connections.heard(which, int(said.get(zmq.SRCFD)))
+        self._connections.heard(which, fd, size_bytes)
+
+    def gave(self, which: str, fd: int, size_bytes: int) -> None:
+        """An answer was sent."""
+        self._connections.gave(which, fd, size_bytes)
+
+    def owed(self, which: str, fd: int) -> int:
+        """How much of its answers this connection has not taken."""
+        return self._connections.owed(which, fd)
+
+    def owed_by_all(self) -> tuple[int, int]:
+        """How much of their answers all connections have not taken, and how many these are."""
+        return self._connections.owed_by_all()
 
     def talked(self, which: str, said: zmq.Frame) -> None:
         """A message came up to a socket that only sends: end the connection that it came by."""
@@ -189,11 +244,11 @@ class Gatekeeper:
         look_at_s = 0.0
         look_s = LOOK_S if self._keyring is None else KEYED_LOOK_S
         while not self._stopping:
-            poller.poll(int(look_s * 1000))
+            poller.poll(int(1000 * (min(look_s, QUICK_LOOK_S) if self._connections else look_s)))
             self._bell.quiet()
             self._answer(zap, monitors)
             self._hear(monitors)
-            if time.monotonic() >= look_at_s:
+            if time.monotonic() >= look_at_s or (self.caught_up and self._grown.by_much()):
                 look_at_s = time.monotonic() + look_s
                 self._look()
 
@@ -302,6 +357,7 @@ class Gatekeeper:
 
     def _ended(self, monitor: _Monitor, fd: int) -> None:
         failed, monitor.failed = monitor.failed, None
+        self._grown.somebody_went()
         # One that was gone before it could be looked at left or was cut in the handshake, where libzmq says the former.
         peer, ended_by = self._connections.remove(monitor.which, fd) or (GONE_AT_ONCE, EndedBy.LIBZMQ)
         log.info("%s has left %s; connections: %d", peer, monitor.which, len(self._connections))
@@ -323,11 +379,19 @@ class Gatekeeper:
         for fd, peer in self._connections.talkative(DATA, MAX_SAID_BYTES):
             self._connections.cut(DATA, fd)
             self._refusals.refuse(TALKS, peer, f"it sent more than {MAX_SAID_BYTES} bytes to where it can only listen")
-        for fd, peer in self._connections.unending(REQUESTS, MAX_UNENDED_BYTES):
+        for fd, peer, size in self._connections.unending(REQUESTS, MAX_UNENDED_BYTES):
             self._connections.cut(REQUESTS, fd)
             self._refusals.refuse(
-                UNENDING, peer, f"it sent more than {MAX_UNENDED_BYTES} bytes without ending a request"
+                UNENDING,
+                peer,
+                f"it sent {size} bytes without ending a request, and all such may have {MAX_UNENDED_BYTES} together",
             )
+        for which, fd, peer in self._connections.slow(MAX_SLOW_S):
+            self._connections.cut(which, fd)
+            self._refusals.refuse(
+                TOO_SLOW, peer, f"it has not taken its answers for {MAX_SLOW_S:g} s, so it is cut off"
+            )
+        self._grown.looked()
 
 
 def _address(which: str) -> str:

@@ -1,10 +1,13 @@
-"""How much memory this process has."""
+"""How much memory this process has, and giving back what it no longer needs."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 
@@ -16,3 +19,18 @@ def resident_bytes() -> int:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
     return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
+
+
+def give_back() -> None:
+    """Give freed memory back to the system, where the C library keeps it for itself (glibc does). Takes some milliseconds."""
+    trim = _trimming()
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _trimming() -> Callable[[int], object] | None:
+    if sys.platform != "linux":
+        return None
+    trim: Callable[[int], object] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    return trim

@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -17,13 +17,14 @@ from usbcast_broker import replay
 from usbcast_broker.binding import bind
 from usbcast_broker.budget import Budgets, Verdict
 from usbcast_broker.doorbell import PollableDoorbell
-from usbcast_broker.gatekeeper import REQUESTS, Gatekeeper
+from usbcast_broker.gatekeeper import REQUESTS, TOO_SLOW, Gatekeeper
 from usbcast_broker.memory import resident_bytes
 from usbcast_broker.outlet import Outlet
 from usbcast_broker.peers import peer_of, property_of
 from usbcast_broker.pipeline import Line
 from usbcast_broker.reading_host import reading_host_of
 from usbcast_broker.refusals import Refusals
+from usbcast_broker.reports import MAX_NAME, Reports
 from usbcast_broker.turns import Turns
 from usbcast_broker.undelivered import Undelivered
 from usbcast_schemas.batch import Buffer
@@ -36,11 +37,14 @@ from usbcast_schemas.wire import MAX_REQUEST_BYTES, decode_request
 
 log = logging.getLogger(__name__)
 
-MAX_WAITING_ANSWERS = 1000
+MAX_COMMANDS = 1000
 """Commands under way; beyond it a client is told to try again."""
 
 MAX_QUEUED = 16
 """Requests of a client that wait, and replies that it does not take: with at most 4 MiB each, 64 MiB."""
+
+RECEIVE_BUFFER_BYTES = 64 * 1024
+"""The system's, of each connection: what waits there counts as a request that is not whole."""
 
 LOOK_MS = 1000
 """So often its thread goes round though nobody asks anything, so that a watchdog can see that it lives."""
@@ -51,15 +55,22 @@ SLICE_NS = 5_000_000
 RETRY_MS = 2
 """An answer that a client had no room for is tried again so soon."""
 
-TOO_SLOW = "client too slow for its answers"
 
-MAX_REPORTS = 1024
-REPORT_KEPT_S = 10.0
-ALIVE_S = 1.5
-"""A subscription reports every second; one whose last report is older than this is taken for stopped or gone."""
+MAX_COMMAND_BYTES = 8 * 1024 * 1024
+"""All commands under way."""
+
+MAX_OWED_BYTES = 64 * 1024 * 1024
+"""What all clients together have not taken of their answers."""
+
+FEW_OWE, LEAST_OWED_BYTES = 8, 128 * 1024
+"""Each may owe an equal part of what the others leave of that, as if at least so many owed; and this much in any case."""
+
+ALWAYS_BYTES = 4096
+"""An answer no larger than this is given whatever the client owes; ZeroMQ's queue bounds how many wait."""
 
 FLOODS = "floods with requests"
-RING = "ring"
+NO_ROOM = "there are answers that were not taken: take your own, and ask again later"
+LEFT_OUT = "report left out of this answer"
 
 Describe = Callable[[Line], pb.StreamInfo]
 
@@ -73,11 +84,16 @@ class Refused(UsbcastError):
 
 
 @dataclass(slots=True, frozen=True)
-class _Asked:
-    """A request, and the connection that it came by."""
+class _Client:
+    """The connection that a request came by."""
 
-    envelope: list[bytes]
+    identity: bytes
     fd: int
+
+
+@dataclass(slots=True, frozen=True)
+class _Asked:
+    client: _Client
     request: pb.Request
 
 
@@ -130,17 +146,18 @@ class ReplayService:
         self._streams: dict[str, _Served] = {}
         """Replaced as a whole, never changed: its thread may be going through it."""
         self._bell = PollableDoorbell()
-        self._answers: deque[tuple[list[bytes], pb.Reply]] = deque()
-        self._waiting = 0
+        self._answers: deque[tuple[_Client, pb.Reply, int]] = deque()
+        """Of commands, each with the size of its request."""
+        self._commands = self._command_bytes = 0
         self._stopping = False
         self._admitting = threading.Event()
         self._bound: Future[str] = Future()
         self._thread: threading.Thread | None = None
         self.turned_ns: int | None = None
         """When its thread last went round, on the monotonic clock; it does so at least once in LOOK_MS."""
-        self._undelivered = Undelivered()
+        self._undelivered: Undelivered[_Client] = Undelivered()
         self._turns: Turns[_Asked] = Turns(budgets.forgotten_ns)
-        self._reports: OrderedDict[tuple[str, str], tuple[float, pb.SubscriptionReport]] = OrderedDict()
+        self._reports = Reports()
         self.problem: BaseException | None = None
         """Why nothing is answered any more, which should never be."""
         self.last_fetch_monotonic = 0.0
@@ -174,26 +191,16 @@ class ReplayService:
         self._bell.close()
 
     def reports(self, stream: str) -> list[pb.SubscriptionReport]:
-        """What the subscriptions of `stream` last said of themselves, not longer ago than REPORT_KEPT_S."""
-        now = time.monotonic()
-        found = []
-        for (of, _), (at, report) in list(self._reports.items()):
-            if of == stream and now - at <= REPORT_KEPT_S:
-                report.age_ns = int((now - at) * 1e9)
-                found.append(report)
-        return found
+        """What the subscriptions of `stream` last said of themselves, not too long ago."""
+        return self._reports.of(stream, time.monotonic_ns())
 
     @property
     def is_awaited(self) -> bool:
         """Whether a live subscription that needs this node has not got all that there is of its stream."""
+        now_ns = time.monotonic_ns()
         return any(
-            report.next_number < served.line.outlet.next_number
+            self._reports.waits_for(stream, served.line.outlet.next_number, now_ns)
             for stream, served in self._streams.items()
-            for report in self.reports(stream)
-            # Who reads the ring has it in its own memory.
-            if report.via != RING
-            and (report.joining or report.HasField("next_number"))
-            and report.age_ns < ALIVE_S * 1e9
         )
 
     def _run(self, endpoint: str) -> None:
@@ -202,6 +209,7 @@ class ReplayService:
             set_up(socket, max_message_bytes=2 * MAX_REQUEST_BYTES)  # so that what is too long can be refused in words
             socket.setsockopt(zmq.RCVHWM, MAX_QUEUED)
             socket.setsockopt(zmq.SNDHWM, MAX_QUEUED)
+            socket.setsockopt(zmq.RCVBUF, RECEIVE_BUFFER_BYTES)
             # An answer that cannot be sent is counted, not dropped in silence.
             socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
             self._gatekeeper.guard(socket, REQUESTS)
@@ -223,15 +231,19 @@ class ReplayService:
                 for _ in range(self._undelivered.retry(self._try, time.monotonic_ns())):
                     self._refusals.count(TOO_SLOW)
                 self._bell.quiet()
+                self._reports.forget(self.turned_ns)
                 while self._answers:
-                    envelope, reply = self._answers.popleft()
-                    self._waiting -= 1
-                    self._send(envelope, reply)
+                    client, reply, size_bytes = self._answers.popleft()
+                    self._commands -= 1
+                    self._command_bytes -= size_bytes
+                    self._send(client, reply)
                 for _ in range(100):
                     try:
                         frames = socket.recv_multipart(zmq.DONTWAIT, copy=False)
                     except zmq.Again:
+                        self._gatekeeper.caught_up = True
                         break
+                    self._gatekeeper.caught_up = False
                     self._handle(frames)
                 self._answer_in_turn()
         except BaseException as error:
@@ -253,11 +265,11 @@ class ReplayService:
 
     def _handle(self, frames: list[zmq.Frame]) -> None:
         """Take a message: refuse it, carry it out if that is no work, or let it wait for its turn."""
-        envelope = [frames[0].bytes]
-        self._gatekeeper.heard(REQUESTS, frames[0])
-        verdict = self._budgets.spend(envelope[0], peer_of(frames[0]), time.monotonic_ns())
+        client = _Client(frames[0].bytes, int(frames[0].get(zmq.SRCFD)))
+        self._gatekeeper.heard(REQUESTS, client.fd, sum(map(len, frames)))
+        verdict = self._budgets.spend(client.identity, peer_of(frames[0]), time.monotonic_ns())
         if verdict in (Verdict.CUT, Verdict.IGNORED):
-            self._turns.forget(envelope[0])
+            self._turns.forget(client.identity)
             self._cut(frames[0], verdict)
             return
         try:
@@ -266,31 +278,29 @@ class ReplayService:
             reason = "another version" if isinstance(error, VersionMismatch) else "malformed"
             self._refusals.refuse(reason, peer_of(frames[0]), f"what it sends is no request: {error}")
             code = pb.ErrorReply.CODE_VERSION if isinstance(error, VersionMismatch) else pb.ErrorReply.CODE_MALFORMED
-            self._send(envelope, pb.Reply(error=pb.ErrorReply(code=code, message=str(error))))
+            self._send(client, pb.Reply(error=pb.ErrorReply(code=code, message=str(error))))
             return
         try:
             if verdict is Verdict.WAIT:
                 raise Refused(pb.ErrorReply.CODE_BUSY, "these are too many requests a second: ask again later")
             self._check_rights(frames[0], request)
-            self._take(_Asked(envelope, int(frames[0].get(zmq.SRCFD)), request))
+            self._take(client, request)
         except Refused as error:
-            self._refuse(envelope, request, error)
+            self._refuse(client, request, error)
 
-    def _take(self, asked: _Asked) -> None:
+    def _take(self, client: _Client, request: pb.Request) -> None:
         """Carry out what is no work; let all else wait for its turn. Raises Refused."""
-        request = asked.request
         kind = request.WhichOneof("body")
         if kind == "report":
             self._note(request.report)
         elif kind == "command":
-            line = self._stream(request.command.stream).line
-            self._later(asked.envelope, request.request_id, line.feed.command(request.command))
+            self._command(client, request)
         else:
             request.DiscardUnknownFields()  # which may be large
             stream = getattr(getattr(request, kind or ""), "stream", "")
             if kind == "fetch" or stream:
                 self._stream(stream)
-            if not self._turns.add(asked.envelope[0], asked):
+            if not self._turns.add(client.identity, _Asked(client, request)):
                 raise Refused(pb.ErrorReply.CODE_BUSY, "too many requests wait for an answer: ask again later")
 
     def _answer_in_turn(self) -> None:
@@ -300,24 +310,31 @@ class ReplayService:
             asked = self._turns.next(now_ns)
             if asked is None:
                 return
-            if not self._gatekeeper.has(REQUESTS, asked.fd):
+            client = asked.client
+            if not self._gatekeeper.has(REQUESTS, client.fd):
                 continue  # it has gone, so the work would be in vain
             began_ns = time.thread_time_ns()
             try:
-                reply, batches = self._answer(asked.request)
+                reply, batches = self._answer(asked.request, self._room(client))
                 reply.request_id = asked.request.request_id
-                self._budgets.charge(asked.envelope[0], sum(map(len, batches)))
-                self._send(asked.envelope, reply, batches)
+                self._budgets.charge(client.identity, sum(map(len, batches)))
+                self._send(client, reply, batches)
             except Refused as error:
-                self._refuse(asked.envelope, asked.request, error)
-            self._budgets.worked(asked.envelope[0], time.thread_time_ns() - began_ns, now_ns)
+                self._refuse(client, asked.request, error)
+            self._budgets.worked(client.identity, time.thread_time_ns() - began_ns, now_ns)
 
-    def _refuse(self, envelope: list[bytes], request: pb.Request, error: Refused) -> None:
+    def _room(self, client: _Client) -> int:
+        """How many bytes an answer to this client may have; below 0 if it has taken too little of earlier ones."""
+        owed_bytes, owing = self._gatekeeper.owed_by_all()
+        part = (MAX_OWED_BYTES - owed_bytes) // max(FEW_OWE, owing + 1)
+        return max(part, LEAST_OWED_BYTES) - self._gatekeeper.owed(REQUESTS, client.fd)
+
+    def _refuse(self, client: _Client, request: pb.Request, error: Refused) -> None:
         if error.code != pb.ErrorReply.CODE_FORBIDDEN:  # counted and named where it was found
             self._refusals.count(pb.ErrorReply.Code.Name(error.code).removeprefix("CODE_").lower().replace("_", " "))
         reply = pb.Reply(request_id=request.request_id)
         reply.error.code, reply.error.message = error.code, str(error)
-        self._send(envelope, reply)
+        self._send(client, reply)
 
     def _cut(self, frame: zmq.Frame, verdict: Verdict) -> None:
         """End the connection of a client that floods; what of it has come already is passed over."""
@@ -335,18 +352,22 @@ class ReplayService:
             self._refusals.refuse(refusal.reason, refusal.who, refusal.sentence)
             raise Refused(pb.ErrorReply.CODE_FORBIDDEN, refusal.sentence)
 
-    def _answer(self, request: pb.Request) -> tuple[pb.Reply, list[Buffer]]:
-        """The reply and its batches. Raises Refused."""
+    def _answer(self, request: pb.Request, most_bytes: int) -> tuple[pb.Reply, list[Buffer]]:
+        """The reply and its batches, of about so many bytes at the most. Raises Refused."""
         kind = request.WhichOneof("body")
         if kind == "fetch":
-            return self._fetch(request.fetch)
+            return self._fetch(request.fetch, most_bytes)
         if kind == "describe":
             wanted = [self._stream(request.describe.stream)] if request.describe.stream else self._streams.values()
             infos = [self._describe(served.line) for served in wanted]
-            return pb.Reply(described=pb.DescribeReply(streams=infos)), []
-        if kind == "clock":
-            return pb.Reply(clock=self._clock(request.clock)), []
-        return self._health_reply(), []
+            reply = pb.Reply(described=pb.DescribeReply(streams=infos))
+        elif kind == "clock":
+            reply = pb.Reply(clock=self._clock(request.clock))
+        else:
+            reply = self._health_reply(most_bytes)
+        if reply.ByteSize() > max(most_bytes, ALWAYS_BYTES):
+            raise Refused(pb.ErrorReply.CODE_BUSY, NO_ROOM)
+        return reply, []
 
     def _clock(self, request: pb.ClockRequest) -> pb.ClockReply:
         realtime_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
@@ -362,15 +383,17 @@ class ReplayService:
         reply.replied_realtime_ns, reply.replied_monotonic_ns = time.time_ns(), time.monotonic_ns()
         return reply
 
-    def _fetch(self, request: pb.FetchRequest) -> tuple[pb.Reply, list[Buffer]]:
+    def _fetch(self, request: pb.FetchRequest, most_bytes: int) -> tuple[pb.Reply, list[Buffer]]:
         self.last_fetch_monotonic = time.monotonic()
+        if most_bytes <= 0:
+            raise Refused(pb.ErrorReply.CODE_BUSY, NO_ROOM)
         outlet, ring = self._stream(request.stream).current()
         if request.HasField("epoch") and request.epoch != outlet.epoch:
             raise Refused(
                 pb.ErrorReply.CODE_EPOCH_OVER,
                 f"epoch {request.epoch:016x} of stream {request.stream!r} is over; it is now {outlet.epoch:016x}",
             )
-        budget = min(request.byte_budget or replay.DEFAULT_BUDGET_BYTES, replay.DEFAULT_BUDGET_BYTES)
+        budget = min(request.byte_budget or replay.DEFAULT_BUDGET_BYTES, replay.DEFAULT_BUDGET_BYTES, most_bytes)
         if request.newest_only:
             batches = replay.newest(
                 ring,
@@ -418,19 +441,21 @@ class ReplayService:
         served = self._stream(request.stream)
         if request.report.joining:
             self._beat(served.line)
-        key = (request.stream, request.report.name[:200])
-        if key not in self._reports:
-            log.info("stream %s: %s has joined, by %s", key[0], key[1], request.report.via[:20])
-        self._reports[key] = (time.monotonic(), request.report)
-        self._reports.move_to_end(key)
-        while len(self._reports) > MAX_REPORTS:
-            self._reports.popitem(last=False)
+        name, via = request.report.name[:MAX_NAME], request.report.via[:20]
+        if self._reports.note(request.stream, request.report, time.monotonic_ns()):
+            log.info("stream %s: %s has joined, by %s", request.stream, name, via)
 
-    def _later(self, envelope: list[bytes], request_id: int, future: Future[pb.CommandReply]) -> None:
-        """Send the reply when the command is done, by this thread."""
-        if self._waiting >= MAX_WAITING_ANSWERS:
-            raise Refused(pb.ErrorReply.CODE_BUSY, f"{MAX_WAITING_ANSWERS} commands wait for an answer; try again")
-        self._waiting += 1
+    def _command(self, client: _Client, request: pb.Request) -> None:
+        """Have the device do it, and send the reply by this thread when it is done. Raises Refused."""
+        line, size_bytes, request_id = self._stream(request.command.stream).line, request.ByteSize(), request.request_id
+        if self._commands >= MAX_COMMANDS or self._command_bytes + size_bytes > MAX_COMMAND_BYTES:
+            raise Refused(
+                pb.ErrorReply.CODE_BUSY,
+                f"{self._commands} commands wait for an answer, with {self._command_bytes} bytes",
+            )
+        future = line.feed.command(request.command)
+        self._commands += 1
+        self._command_bytes += size_bytes
 
         def done(answered: Future[pb.CommandReply]) -> None:
             error = answered.exception()
@@ -441,40 +466,51 @@ class ReplayService:
                     log.error("a command failed", exc_info=error)
                 reply = pb.Reply(error=pb.ErrorReply(code=pb.ErrorReply.CODE_DEVICE, message=str(error)))
             reply.request_id = request_id
-            self._answers.append((envelope, reply))
+            self._answers.append((client, reply, size_bytes))
             self._bell.ring()
 
         future.add_done_callback(done)
 
-    def _health_reply(self) -> pb.Reply:
-        streams = self._health()
-        for stream in streams:
-            stream.subscriptions.extend(self.reports(stream.stream))
+    def _health_reply(self, most_bytes: int) -> pb.Reply:
+        """With the reports for which there is room, the newest."""
         health = pb.HealthReply()
         health.CopyFrom(self._node)
         health.node_memory_bytes = resident_bytes()
-        health.streams.extend(streams)
+        health.streams.extend(self._health())
         health.refused.update(self._refusals.by_reason())
+        left_bytes = most_bytes - health.ByteSize() - 1000
+        for stream in health.streams:
+            told = []
+            for report in reversed(self.reports(stream.stream)):
+                left_bytes -= report.ByteSize() + 8
+                if left_bytes >= 0:
+                    told.append(report)
+                else:
+                    health.refused[LEFT_OUT] += 1
+            stream.subscriptions.extend(reversed(told))
         return pb.Reply(health=health)
 
-    def _send(self, envelope: list[bytes], reply: pb.Reply, batches: Sequence[Buffer] = ()) -> None:
+    def _send(self, client: _Client, reply: pb.Reply, batches: Sequence[Buffer] = ()) -> None:
         reply.contract = CONTRACT
-        frames: list[Buffer] = [*envelope, reply.SerializeToString(), *batches]
-        client, now_ns = envelope[0], time.monotonic_ns()
-        if not self._undelivered.waits(client) and self._try(frames):
+        frames: list[Buffer] = [client.identity, reply.SerializeToString(), *batches]
+        now_ns = time.monotonic_ns()
+        if not self._undelivered.waits(client) and self._try(client, frames):
             return
         # Who asks too much is told so before it gets what it has asked for.
         first = reply.error.code == pb.ErrorReply.CODE_BUSY
         if not self._undelivered.keep(client, frames, now_ns, first=first):
             self._refusals.count(TOO_SLOW)
 
-    def _try(self, frames: Sequence[Buffer]) -> bool:
+    def _try(self, client: _Client, frames: Sequence[Buffer]) -> bool:
         """Send, unless the client has no room now."""
+        size_bytes = sum(map(len, frames[1:]))
+        self._gatekeeper.gave(REQUESTS, client.fd, size_bytes)
         try:
             self._socket.send_multipart(frames, zmq.DONTWAIT)
-        except zmq.Again:
-            return False
         except zmq.ZMQError as error:
+            self._gatekeeper.gave(REQUESTS, client.fd, -size_bytes)
+            if error.errno == zmq.EAGAIN:
+                return False
             if error.errno != zmq.EHOSTUNREACH:
                 raise
             self._refusals.count("client gone before its answer")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
 from usbcast_schemas.batch import Buffer
 
@@ -12,11 +13,14 @@ MAX_ANSWERS = 1_000
 MAX_BYTES = 1024 * 1024
 """Of one client. What is larger alone, a fetch's batches, is asked for again by who wants it."""
 
+MAX_TOTAL_BYTES = 16 * 1024 * 1024
+"""Of all clients."""
+
 KEPT_NS = 5_000_000_000
 """Who has not taken an answer by then does not read its answers."""
 
-Try = Callable[[Sequence[Buffer]], bool]
-"""Sends, or says that there is no room; what can never be sent counts as sent."""
+C = TypeVar("C")
+"""A client, of any kind that can be the key of a dictionary."""
 
 
 class _Waiting:
@@ -29,24 +33,27 @@ class _Waiting:
         self.size_bytes = 0
 
 
-class Undelivered:
+class Undelivered(Generic[C]):
     """Used by one thread; monotonic nanoseconds are handed in."""
 
     def __init__(self) -> None:
-        self._clients: OrderedDict[bytes, _Waiting] = OrderedDict()
+        self._clients: OrderedDict[C, _Waiting] = OrderedDict()
+        self._size_bytes = 0
 
     def __bool__(self) -> bool:
         return bool(self._clients)
 
-    def waits(self, client: bytes) -> bool:
+    def waits(self, client: C) -> bool:
         """Whether earlier answers to `client` wait, so that later ones are to wait behind them."""
         return client in self._clients
 
-    def keep(self, client: bytes, frames: Sequence[Buffer], now_ns: int, *, first: bool = False) -> bool:
+    def keep(self, client: C, frames: Sequence[Buffer], now_ns: int, *, first: bool = False) -> bool:
         """Take an answer to `client`; False if that is beyond the bounds. One that goes `first` may go twice as far beyond."""
         further = 2 if first else 1
         size = sum(map(len, frames))
         waiting = self._clients.get(client)
+        if self._size_bytes + size > MAX_TOTAL_BYTES * further:
+            return False
         if waiting is None:
             if len(self._clients) >= MAX_CLIENTS or size > MAX_BYTES:
                 return False
@@ -58,20 +65,26 @@ class Undelivered:
         else:
             waiting.answers.append((frames, now_ns))
         waiting.size_bytes += size
+        self._size_bytes += size
         return True
 
-    def retry(self, send: Try, now_ns: int) -> int:
-        """Send what there is room for now; return how many answers were given up as they have waited for too long."""
+    def retry(self, send: Callable[[C, Sequence[Buffer]], bool], now_ns: int) -> int:
+        """Send what there is room for now; return how many answers were given up as they have waited for too long.
+
+        `send` sends, or says that there is no room; what can never be sent counts as sent.
+        """
         given_up = 0
         for client, waiting in list(self._clients.items()):
             while waiting.answers:
                 frames, since_ns = waiting.answers[0]
                 if now_ns - since_ns > KEPT_NS:
                     given_up += 1
-                elif not send(frames):
+                elif not send(client, frames):
                     break
                 waiting.answers.popleft()
-                waiting.size_bytes -= sum(map(len, frames))
+                size = sum(map(len, frames))
+                waiting.size_bytes -= size
+                self._size_bytes -= size
             if not waiting.answers:
                 del self._clients[client]
         return given_up

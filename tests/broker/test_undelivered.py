@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from usbcast_broker.undelivered import KEPT_NS, MAX_ANSWERS, MAX_BYTES, MAX_CLIENTS, Undelivered
+from usbcast_broker.undelivered import KEPT_NS, MAX_ANSWERS, MAX_BYTES, MAX_CLIENTS, MAX_TOTAL_BYTES, Undelivered
 
 
 def test_what_waits_goes_in_order_as_there_is_room() -> None:
     room = 2
     sent: list[bytes] = []
 
-    def send(frames: Sequence[bytes]) -> bool:
+    def send(client: bytes, frames: Sequence[bytes]) -> bool:
         if len(sent) >= room:
             return False
         sent.append(frames[1])
         return True
 
-    undelivered = Undelivered()
+    undelivered: Undelivered[bytes] = Undelivered()
     assert not undelivered
     for n in range(5):
         assert undelivered.keep(b"a", [b"a", b"%d" % n], 0)
@@ -31,15 +31,15 @@ def test_what_waits_goes_in_order_as_there_is_room() -> None:
 
 
 def test_one_that_takes_nothing_keeps_nobody_waiting() -> None:
-    undelivered = Undelivered()
+    undelivered: Undelivered[bytes] = Undelivered()
     undelivered.keep(b"slow", [b"slow"], 0)
     undelivered.keep(b"quick", [b"quick"], 0)
     sent = []
 
-    def send(frames: Sequence[bytes]) -> bool:
-        if frames[0] == b"quick":
+    def send(client: bytes, frames: Sequence[bytes]) -> bool:
+        if client == b"quick":
             sent.append(frames)
-        return frames[0] == b"quick"
+        return client == b"quick"
 
     assert undelivered.retry(send, 1) == 0
     assert (len(sent), undelivered.waits(b"slow"), undelivered.waits(b"quick")) == (1, True, False)
@@ -49,14 +49,14 @@ def test_one_that_takes_nothing_keeps_nobody_waiting() -> None:
 
 
 def test_what_is_urgent_goes_first() -> None:
-    undelivered = Undelivered()
+    undelivered: Undelivered[bytes] = Undelivered()
     for n in range(MAX_ANSWERS):
         undelivered.keep(b"a", [b"a", b"%d" % n], 0)
     assert not undelivered.keep(b"a", [b"a", b"late"], 0)
     assert undelivered.keep(b"a", [b"a", b"urgent"], 0, first=True)
     sent: list[bytes] = []
 
-    def send(frames: Sequence[bytes]) -> bool:
+    def send(client: bytes, frames: Sequence[bytes]) -> bool:
         sent.append(frames[1])
         return True
 
@@ -66,7 +66,7 @@ def test_what_is_urgent_goes_first() -> None:
 
 
 def test_everything_is_bounded() -> None:
-    undelivered = Undelivered()
+    undelivered: Undelivered[bytes] = Undelivered()
     assert not undelivered.keep(b"large", [bytes(MAX_BYTES + 1)], 0)
     assert undelivered.keep(b"bytes", [bytes(MAX_BYTES)], 0)
     assert not undelivered.keep(b"bytes", [b"x"], 0)
@@ -76,3 +76,14 @@ def test_everything_is_bounded() -> None:
     for n in range(MAX_CLIENTS - 2):
         assert undelivered.keep(b"%d" % n, [b""], 0)
     assert not undelivered.keep(b"one more", [b""], 0)
+
+
+def test_all_together_are_bounded() -> None:
+    undelivered: Undelivered[bytes] = Undelivered()
+    kept = sum(undelivered.keep(b"%d" % n, [bytes(MAX_BYTES)], 0) for n in range(MAX_CLIENTS))
+    assert kept == MAX_TOTAL_BYTES // MAX_BYTES
+    assert undelivered.retry(lambda client, _: client == b"3", 1) == 0
+    assert undelivered.keep(b"another", [bytes(MAX_BYTES)], 1), "there is room again"
+    assert undelivered.retry(lambda *_: False, KEPT_NS + 1) == kept - 1
+    assert undelivered.retry(lambda *_: False, KEPT_NS + 2) == 1
+    assert not undelivered

@@ -84,9 +84,7 @@ KINDS = {
     "requests": Kind("send garbage of 3.9 MB again and again", then=frame(bytes(3_900_000)), repeated=3),
     "commands": Kind(
         "send the device 1.9 MB again and again",
-        then=request(
-            command=pb.CommandRequest(stream=STREAM, out=pb.OutTransfer(endpoint=1, data=bytes(1_900_000)))
-        ),
+        then=request(command=pb.CommandRequest(stream=STREAM, out=pb.OutTransfer(endpoint=1, data=bytes(1_900_000)))),
         repeated=3,
     ),
     "properties": Kind("name a megabyte of properties in the handshake", first=ready(b"DEALER", PROPERTIES)),
@@ -108,7 +106,7 @@ class Peer:
         self.socket.sendall(GREETING)
         self.socket.recv(64, posix.MSG_WAITALL)
         self.socket.setblocking(False)
-        then = kind.then.replace(b"{n:06d}", b"%08d" % n)
+        then = kind.then.replace(b"{n:06d}", b"%07d" % n)
         self._left = iter([memoryview(part) for part in (kind.first, *[then] * kind.repeated) if part])
         self._part = memoryview(b"")
 
@@ -218,7 +216,18 @@ def node() -> Iterator[tuple[int, str, str]]:
     """A node in a process of its own: its process, its two addresses. It has some ten MiB in its ring."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
         program = shutil.which("usbcast", path=str(Path(sys.executable).parent)) or "usbcast"
-        options = ["--simulate", "--rate", "20000", "--ring-size", "33554432", "--stream", STREAM, "--bind", "tcp://127.0.0.1:0", "--json"]
+        options = [
+            "--simulate",
+            "--rate",
+            "20000",
+            "--ring-size",
+            "33554432",
+            "--stream",
+            STREAM,
+            "--bind",
+            "tcp://127.0.0.1:0",
+            "--json",
+        ]
         environment = {**os.environ, "USBCAST_RUNTIME_DIR": directory, "USBCAST_RING_DIR": directory}
         process = subprocess.Popen(
             [program, "serve", *options], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, text=True
@@ -296,7 +305,9 @@ def main() -> None:
     parser.add_argument("kinds", nargs="*", default=list(KINDS), help=", ".join(KINDS))
     options = parser.parse_args()
     print(f"{options.peers} peers of each kind, at once; memory in MB, times in ms")
-    print(f"{'kind':12} {'sent':>7} {'cut':>5} {'before':>7} {'peak':>7} {'after':>7} {'slowest':>8} {'unanswered':>10}")
+    print(
+        f"{'kind':12} {'sent':>7} {'cut':>5} {'before':>7} {'peak':>7} {'after':>7} {'slowest':>8} {'unanswered':>10}"
+    )
     for name in options.kinds:
         seen = besiege(name, options.peers, seconds=options.seconds)
         print(
