@@ -205,6 +205,12 @@ def test_a_short_read_splits_a_packet() -> None:
     assert Host(halved).read_all() == [zero[:56], zero[56:]]
 
 
+def test_short_reads_that_overlap_split_each_packet_once() -> None:
+    faults = (Fault(kind="short_read", at_packet=1, count=4), Fault(kind="short_read", at_packet=3, count=4))
+    config = SimulatorConfig(packets=12, faults=faults)
+    assert b"".join(Host(config).read_all()) == make_packets(config, 0, 12)
+
+
 def test_garbage_stands_between_packets_and_follows_from_the_seed() -> None:
     fault = Fault(kind="garbage", at_packet=1, bytes=50)
     runs = []

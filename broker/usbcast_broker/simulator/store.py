@@ -102,7 +102,7 @@ class Store:
 
     def split(self, size_bytes: int) -> bytes:
         """The first part of the oldest packet, as a transfer of its own; the rest comes next. 0: half of it."""
-        run = next(item for item in self._queue if isinstance(item, _Run))
+        run = next(item for item in self._queue if isinstance(item, _Run) and item.count)
         packet = self._packets(run.first, 1)
         self._drop_oldest(1)
         at = size_bytes or len(packet) // 2
