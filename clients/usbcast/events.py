@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
+_KINDS = {number: name.removeprefix("KIND_").lower() for name, number in pb.DeviceEvent.Kind.items()}
+"""A kind of a later version is told as that which says nothing, with its sentence."""
+
 STAGES = {
     pb.STAGE_UNSPECIFIED: "unknown",
     pb.STAGE_DEVICE: "device",
@@ -17,6 +20,11 @@ STAGES = {
     pb.STAGE_BRIDGE: "bridge",
     pb.STAGE_STORE: "store",
 }
+
+
+def stage_of(number: pb.Stage) -> str:
+    """The name of a stage; one of a later version is not known."""
+    return STAGES.get(number, "unknown")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +91,16 @@ class End:
 
 
 def gap_of_loss(loss: pb.Loss, at_sequence: int) -> Gap:
-    return Gap(at_sequence, at_sequence - 1, loss.packets, STAGES[loss.stage], loss.reason, loss.bytes, loss.at_least)
+    return Gap(at_sequence, at_sequence - 1, loss.packets, stage_of(loss.stage), loss.reason, loss.bytes, loss.at_least)
 
 
 def gap_of_hole(hole: pb.LostRange, first: int) -> Gap:
     """What is behind `first` of a hole that a batch tells of."""
     until = hole.first_sequence + hole.count
-    return Gap(first, until - 1, until - first, STAGES[hole.stage], hole.reason, on_purpose=hole.on_purpose)
+    return Gap(first, until - 1, until - first, stage_of(hole.stage), hole.reason, on_purpose=hole.on_purpose)
 
 
 def device_event(message: pb.DeviceEvent) -> DeviceEvent:
-    kind = pb.DeviceEvent.Kind.Name(message.kind).removeprefix("KIND_").lower()
+    kind = _KINDS.get(message.kind, "unspecified")
     device = message.device
     return DeviceEvent(kind, message.realtime_ns, message.monotonic_ns, message.detail, device.serial, device.bus_path)

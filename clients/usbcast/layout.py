@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,11 @@ from usbcast_schemas.v1 import usbcast_pb2 as pb
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+
+_TYPE = re.compile(r"[ui](8|16|32|64)|f(32|64)")
+_MOST_PACKET_BYTES = 16 * 1024 * 1024
+_MOST_FIELDS = 10_000
 
 
 class FieldViews(Mapping[str, "NDArray[Any]"]):
@@ -74,6 +80,7 @@ class Layout:
                     "this stream has no field layout: its profile has no [[fields]], or its packets vary in size"
                 )
             fields = self._fields.values()
+            check_fields(list(fields), self._packet_size)
             self._dtype = np.dtype(
                 {
                     "names": [field.name for field in fields],
@@ -83,6 +90,23 @@ class Layout:
                 }
             )
         return self._dtype
+
+
+def check_fields(fields: Sequence[pb.Field], packet_size: int) -> None:
+    """Raise UsageError if these cannot be the fields of packets of that size: anybody may have described them."""
+    names = [field.name for field in fields]
+    if packet_size > _MOST_PACKET_BYTES or len(fields) > _MOST_FIELDS or len(set(names)) < len(names):
+        raise UsageError(
+            f"the description of this stream cannot be right: {len(names)} fields, {len(set(names))} of them with names of "
+            f"their own, in packets of {packet_size} bytes; read its packets as bytes"
+        )
+    for field in fields:
+        known = field.name and _TYPE.fullmatch(field.type)
+        if not known or field.offset + int(field.type[1:]) // 8 > packet_size:
+            raise UsageError(
+                f"the description of this stream cannot be right: its field {field.name[:80]!r} of type {field.type[:20]!r} at "
+                f"offset {field.offset} is not within packets of {packet_size} bytes; read its packets as bytes"
+            )
 
 
 def _format(field: pb.Field) -> str:

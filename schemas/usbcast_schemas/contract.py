@@ -28,9 +28,13 @@ TAIL_NS = 50_000_000
 _STREAM_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
+def is_stream_name(name: str) -> bool:
+    return _STREAM_NAME.fullmatch(name) is not None
+
+
 def check_stream_name(name: str) -> str:
     """Return `name`; raise UsageError if it is no stream name."""
-    if not _STREAM_NAME.fullmatch(name):
+    if not is_stream_name(name):
         raise UsageError(
             f"{name!r} is not a stream name: use 1 to 64 of a-z, 0-9, '_' and '-', beginning with a letter or digit"
         )

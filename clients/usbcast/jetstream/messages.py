@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from usbcast.continuity import Position
-from usbcast.events import STAGES, Gap
+from usbcast.events import STAGES, Gap, stage_of
 from usbcast.jetstream.names import Names
 from usbcast_schemas.batch import MAX_COUNT, EncodedBatch, decode_batch
 from usbcast_schemas.contract import CONTRACT
@@ -92,7 +92,7 @@ def read(subject: str, body: bytes) -> EncodedBatch | StoredGap:
         lost.first_sequence,
         lost.first_sequence + lost.count - 1,
         lost.count,
-        STAGES.get(lost.stage, "unknown"),
+        stage_of(lost.stage),
         lost.reason,
     )
     return StoredGap(message.epoch, gap, message.next_number if message.HasField("next_number") else None)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from usbcast.clocks import ClockOffset
-from usbcast.events import STAGES
+from usbcast.events import stage_of
 from usbcast.recording.contents import Contents
 from usbcast.recording.entries import STAGE, Item, Remark, clock_of, gap_of, hex_epoch
 from usbcast_schemas.batch import EncodedBatch
@@ -184,7 +184,7 @@ class Books:
         books.batches += 1
         books.events += len(batch.events)
         for loss in batch.losses:
-            what = f"{STAGES[loss.stage]}: {loss.reason}"
+            what = f"{stage_of(loss.stage)}: {loss.reason}"
             books.lost_earlier[what] = books.lost_earlier.get(what, 0) + loss.packets
         if batch.arrivals.realtime_ns:
             books.start_ns = books.start_ns or batch.arrivals.realtime_ns[0]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from usbcast.batch import Batch
+from usbcast.layout import check_fields
 from usbcast_schemas.errors import UsageError
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
@@ -26,13 +27,18 @@ class Column:
 
 
 class Columns:
-    """Which columns a stream has, and their values of a batch. Raises UsageError for unknown `times`."""
+    """Which columns a stream has, and their values of a batch.
+
+    Raises UsageError for unknown `times`, and for fields that its packets cannot have.
+    """
 
     def __init__(self, info: pb.StreamInfo, times: str = "arrival") -> None:
         if times not in TIMES:
             raise UsageError(f"times are {times!r}: {' or '.join(TIMES)} is allowed")
         self._dejittered = times == "dejittered"
         self.stream = info.stream
+        if info.packet_size:
+            check_fields(info.fields, info.packet_size)
         self.fields = [_column(field) for field in info.fields] if info.packet_size else []
 
     @property

@@ -12,9 +12,7 @@ import zlib
 from dataclasses import dataclass, field
 from typing import Final
 
-from google.protobuf.message import DecodeError
-
-from usbcast.recording.entries import Channel
+from usbcast.recording.entries import Channel, decode_info
 from usbcast_schemas.errors import WireError
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
@@ -54,12 +52,12 @@ class Copies:
         try:
             said = json.loads(data)
             channels = {
-                int(number): Channel(topic, encoding, schema, tuple(metadata.items()))
+                int(number): Channel(str(topic), str(encoding), str(schema), _texts(metadata))
                 for number, (topic, encoding, schema, metadata) in said["channels"].items()
             }
-            descriptions = [pb.StreamInfo.FromString(base64.b64decode(text)) for text in said["descriptions"]]
-            head = dict(said["head"])
-        except (ValueError, KeyError, TypeError, AttributeError, DecodeError):
+            descriptions = [decode_info(base64.b64decode(text)) for text in said["descriptions"]]
+            head = dict(_texts(said["head"]))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, WireError):
             raise WireError(f"{data[:80]!r} are no copies of what a recording needs") from None
         self.head |= head
         self.channels |= channels
@@ -69,6 +67,10 @@ class Copies:
         """The last description of `stream`, in `epoch` if that is given; None if there is no copy of it."""
         fitting = [i for i in self.descriptions if i.stream == stream and epoch in (None, i.epoch)]
         return fitting[-1] if fitting else None
+
+
+def _texts(mapping: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple((str(key), str(value)) for key, value in mapping.items())
 
 
 def is_sound(record: bytes) -> bool:

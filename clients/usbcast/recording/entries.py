@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
@@ -16,8 +17,11 @@ from usbcast.clocks import ClockOffset
 from usbcast.continuity import Position
 from usbcast.events import Gap, Restart, Silence
 from usbcast.recording.contents import Contents, Run
+from usbcast.recording.remark_fields import read_remark
 from usbcast_schemas.batch import EncodedBatch, decode_batch
+from usbcast_schemas.contract import is_stream_name
 from usbcast_schemas.errors import WireError
+from usbcast_schemas.parsing import parse
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 PROFILE = "usbcast"
@@ -71,10 +75,15 @@ class Remark:
     def decode(cls, data: bytes) -> Remark:
         """Raise WireError for what is no remark."""
         try:
-            fields = json.loads(data)
-            return cls(fields.pop("kind"), int(fields.pop("time_ns")), fields.pop("stream", ""), fields)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise WireError(f"{data[:80]!r} is no remark of a recording") from None
+            return cls(*read_remark(data))
+        except (ValueError, WireError) as error:
+            raise WireError(f"{data[:80]!r} is not a remark of a recording: {error}") from None
+
+
+@lru_cache(maxsize=1024)
+def _stream_in(metadata: tuple[tuple[str, str], ...]) -> str:
+    said = dict(metadata).get("stream", "")
+    return said if is_stream_name(said) else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +97,14 @@ class Channel:
 
     @property
     def stream(self) -> str:
-        """The stream that it is about; empty for one about the recording as a whole."""
-        return dict(self.metadata).get("stream", "")
+        """The stream that it is about; empty for one about the recording as a whole, or for what no stream can be called."""
+        return _stream_in(self.metadata)
+
+    @property
+    def misnamed(self) -> str:
+        """What it says that its stream is called, if no stream can be called so."""
+        said = dict(self.metadata).get("stream", "")
+        return said if said and not is_stream_name(said) else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +178,16 @@ def decode_entry(schema: str, data: bytes) -> Item | None:
     if schema == REMARK_SCHEMA_NAME:
         return Remark.decode(data)
     if schema == INFO_SCHEMA:
-        try:
-            return pb.StreamInfo.FromString(data)
-        except Exception as error:  # noqa: BLE001 - the library's DecodeError has several homes
-            raise WireError(f"{len(data)} bytes are no StreamInfo: {error}") from None
+        return decode_info(data)
     return None
+
+
+def decode_info(data: bytes) -> pb.StreamInfo:
+    """The description of a stream. Raises WireError."""
+    info = parse(pb.StreamInfo, data, "a description")
+    if not is_stream_name(info.stream):
+        raise WireError(f"a description is of {info.stream[:80]!r}, and no stream is called so")
+    return info
 
 
 def schema_of(name: str) -> tuple[str, bytes]:

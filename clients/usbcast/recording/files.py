@@ -22,19 +22,24 @@ from mcap.exceptions import McapError
 from mcap.opcode import Opcode
 from mcap.records import Attachment, Chunk, DataEnd, Footer, Message, Metadata, Schema
 from mcap.records import Channel as ChannelRecord
-from mcap.stream_reader import breakup_chunk
 from mcap.writer import MCAP0_MAGIC
 
 from usbcast.recording.contents import Contents
 from usbcast.recording.copies import MAX_BYTES, NAME, Copies, is_sound
 from usbcast.recording.entries import SEGMENT, Channel, Item, Remark, decode_entry
 from usbcast.recording.segment import PART, Head
-from usbcast_schemas.errors import PeerError, RecordingError
+from usbcast.recording.unpacking import MAX_CHUNK_BYTES, records, unpack
+from usbcast_schemas.errors import PeerError, RecordingError, WireError
 
 DECODED = ".decoded.mcap"
 """How the files of `usbcast convert --to mcap` end: they are no recordings."""
 
-MAX_CHUNK_BYTES = 1 << 30
+MALFORMED_TOLD = 20
+"""Of the malformed entries of a chunk, so many are told one by one."""
+
+_MAX_RECORD_BYTES = 16 * 1024 * 1024
+"""A record that is not a chunk, and is read, is no larger."""
+
 _HEADER = struct.Struct("<BQ")
 _CHUNK = struct.Struct("<BQQQQII")
 """The fixed part of a chunk's record: kind, length, two times, size, checksum, and the length of the compression's name."""
@@ -52,7 +57,17 @@ _CHUNK_HEAD_BYTES = _CHUNK.size + 4 + _LENGTH.size
 _WINDOW_BYTES = 1 << 20
 _FOOTER_BYTES = 9 + 20
 _LAST_OPCODE = max(Opcode)
-_UNREADABLE = (McapError, ValueError, struct.error, zstandard.ZstdError, RuntimeError, MemoryError, KeyError, PeerError)
+_UNREADABLE = (
+    McapError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zstandard.ZstdError,
+    RuntimeError,
+    MemoryError,
+    KeyError,
+    PeerError,
+)
 """What the MCAP library and the decompressors raise for bytes that are not what they should be."""
 
 
@@ -128,24 +143,16 @@ class SegmentFile:
 
         `progress` hears of the size of each chunk before it is read.
         """
+        noted: list[Damage] = [] if damages is None else damages
         with self.path.open("rb") as file:
             for ref in self.chunks[first_chunk:]:
                 progress(ref.size_bytes)
-                try:
-                    found = self._read(file, ref)
-                except _UNREADABLE as error:
-                    if damages is not None:
-                        damages.append(Damage(ref.offset, f"a chunk of {ref.size_bytes:,} bytes is damaged: {error}"))
-                    continue
-                yield from found
+                yield from self._read(file, ref, noted)
 
-    def first_stored(self, chunk: int) -> Sequence[Stored]:
+    def first_stored(self, chunk: int) -> Iterator[Stored]:
         """The messages of one chunk; none if it is unreadable."""
         with self.path.open("rb") as file:
-            try:
-                return self._read(file, self.chunks[chunk])
-            except _UNREADABLE:
-                return ()
+            yield from self._read(file, self.chunks[chunk], [])
 
     def known_channels(self) -> list[Channel]:
         """The channels that are known so far."""
@@ -194,27 +201,45 @@ class SegmentFile:
                 )
         return found
 
-    def _read(self, file: IO[bytes], ref: ChunkRef) -> list[Stored]:
-        file.seek(ref.offset + _HEADER.size)
-        chunk = Chunk.read(ReadDataStream(BytesIO(file.read(ref.size_bytes - _HEADER.size))))
-        if chunk.uncompressed_size > MAX_CHUNK_BYTES:
-            raise ValueError(f"it claims {chunk.uncompressed_size:,} bytes uncompressed")
-        found = []
-        for record in breakup_chunk(chunk, validate_crc=True):
+    def _read(self, file: IO[bytes], ref: ChunkRef, damages: list[Damage]) -> Iterator[Stored]:
+        """The messages of a chunk, one by one. One that is malformed is told in `damages` and stepped over."""
+        malformed = 0
+        try:
+            if ref.size_bytes > MAX_CHUNK_BYTES:
+                raise ValueError(f"at most {MAX_CHUNK_BYTES:,} are allowed")
+            file.seek(ref.offset + _HEADER.size)
+            unpacked = unpack(Chunk.read(ReadDataStream(BytesIO(file.read(ref.size_bytes - _HEADER.size)))))
+            for message in self._messages(unpacked):
+                try:
+                    channel = self._channel(message.channel_id)
+                    if channel.misnamed:
+                        raise WireError(f"its channel is of {channel.misnamed[:80]!r}, and no stream is called so")
+                    item = decode_entry(channel.schema, message.data)
+                except (ValueError, PeerError) as error:
+                    malformed += 1
+                    if malformed <= MALFORMED_TOLD:
+                        damages.append(Damage(ref.offset, f"an entry of a chunk is malformed: {error}"))
+                    continue
+                if item is not None:
+                    yield Stored(channel, message.publish_time, message.log_time, message.sequence, message.data, item)
+        except _UNREADABLE as error:
+            damages.append(Damage(ref.offset, f"a chunk of {ref.size_bytes:,} bytes is damaged: {error}"))
+        if malformed > MALFORMED_TOLD:
+            damages.append(
+                Damage(ref.offset, f"{malformed:,} entries of a chunk are malformed; the first of them are told")
+            )
+
+    def _messages(self, unpacked: bytes) -> Iterator[Message]:
+        """The messages of a chunk; what it says of channels is noted."""
+        for record in records(unpacked):
             if isinstance(record, Schema):
                 self._schemas[record.id] = record.name
             elif isinstance(record, ChannelRecord):
                 schema = self._schemas.get(record.schema_id) or self.index_schemas.get(record.schema_id)
                 if schema is not None:
                     self.channels[record.id] = _channel(record, schema)
-            elif isinstance(record, Message):
-                channel = self._channel(record.channel_id)
-                item = decode_entry(channel.schema, record.data)
-                if item is not None:
-                    found.append(
-                        Stored(channel, record.publish_time, record.log_time, record.sequence, record.data, item)
-                    )
-        return found
+            else:
+                yield record
 
     def _channel(self, number: int) -> Channel:
         known = self.channels.get(number) or self.copies.channels.get(number)
@@ -270,7 +295,11 @@ def _walk(path: Path, file: IO[bytes]) -> SegmentFile:
 def _check_head(found: SegmentFile) -> None:
     """Believe the copy of the head, which has a checksum, more than the head."""
     if found.copies.head:
-        head = Head.from_metadata(found.copies.head)
+        try:
+            head = Head.from_metadata(found.copies.head)
+        except (KeyError, ValueError) as error:
+            found.damages.append(Damage(len(MCAP0_MAGIC), f"the copy of the head of the file is malformed: {error}"))
+            return
         if found.head.index >= 0 and found.head != head:
             found.damages.append(Damage(len(MCAP0_MAGIC), "the head of the file is damaged; its copy is right"))
         found.head = head
@@ -300,6 +329,8 @@ def _note(found: SegmentFile, file: IO[bytes], at: int) -> int:
     elif opcode == Opcode.ATTACHMENT:
         _note_attachment(found, file, at, length)
     elif opcode in (Opcode.METADATA, Opcode.SCHEMA, Opcode.CHANNEL, Opcode.DATA_END, Opcode.FOOTER):
+        if length > _MAX_RECORD_BYTES:
+            raise ValueError(f"a record has {length:,} bytes: at most {_MAX_RECORD_BYTES:,} are allowed")
         file.seek(at + _HEADER.size)
         _note_record(found, ReadDataStream(BytesIO(file.read(length))), opcode, at)
     if opcode == Opcode.FOOTER:
