@@ -49,6 +49,7 @@ class Layout:
     """Where the fields are, by what the node said of the stream."""
 
     def __init__(self, fields: Sequence[pb.Field], packet_size: int) -> None:
+        self._described = fields
         self._fields = {field.name: field for field in fields}
         self._packet_size = packet_size
         self._dtype: np.dtype[np.void] | None = None
@@ -80,7 +81,7 @@ class Layout:
                     "this stream has no field layout: its profile has no [[fields]], or its packets vary in size"
                 )
             fields = self._fields.values()
-            check_fields(list(fields), self._packet_size)
+            check_fields(self._described, self._packet_size)
             self._dtype = np.dtype(
                 {
                     "names": [field.name for field in fields],

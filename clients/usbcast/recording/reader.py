@@ -224,7 +224,7 @@ class Recording:
                     for stored in segment.stored():
                         if isinstance(stored.item, pb.StreamInfo):
                             found[stored.item.stream] = stored.item
-                with_batches |= {c.stream for c in segment.known_channels() if c.schema == BATCH_SCHEMA}
+                with_batches |= {c.stream for c in segment.known_channels() if c.stream and c.schema == BATCH_SCHEMA}
                 copies = {info.stream: info for info in segment.copies.descriptions}
                 self._infos |= copies | found
             for stream in with_batches - self._infos.keys():

@@ -71,7 +71,9 @@ def recover(
     if target.exists() and target != path:
         raise RecordingError(f"{target} is there already: name another file with --output")
     if source.finished and not source.damages and not source.check_sums():
-        return _whole(source)
+        whole = _whole(source)
+        if whole is not None:
+            return whole
     head = source.head if source.head.index >= 0 else Head("", 0, time.time_ns(), "")
     try:
         return _copy(source, head, path, target, output is None, progress, compression)
@@ -192,13 +194,17 @@ class _Copy:
         self._segment.add(entry)
 
 
-def _whole(source: SegmentFile) -> Recovered:
+def _whole(source: SegmentFile) -> Recovered | None:
+    """What stands in a file with nothing to mend; None if an entry in it cannot be read, which no checksum tells."""
+    damages: list[Damage] = []
     holes = Holes()
     holes.segment(source.contents)
     batches = packets = 0
-    for stored in source.stored():
+    for stored in source.stored(damages=damages):
         holes.take(stored.stream, stored.item)
         if isinstance(stored.item, EncodedBatch):
             batches += 1
             packets += stored.item.packet_count
+    if damages:
+        return None
     return Recovered(source.path, batches, packets, 0, (), (), True, holes.positions, holes.dropped_before)
