@@ -58,6 +58,8 @@ class LanBrowser:
         self.began_s = time.monotonic()
         self._lock = threading.Lock()
         self._found: dict[str, LanNode] = {}
+        self._refused: set[str] = set()
+        """Names of what announced something malformed; each is said once."""
         try:
             self._zeroconf = Zeroconf(interfaces=addresses, ip_version=IPVersion.V4Only)
         except OSError as error:
@@ -113,7 +115,9 @@ class LanBrowser:
         try:
             announced = Announced.from_txt(service.properties)
         except WireError as error:
-            log.warning("%s: %s", name, error)
+            if name not in self._refused and len(self._refused) < MAX_NODES:
+                self._refused.add(name)
+                log.warning("%r: %s", name[:100], error)
             return
         with self._lock:
             if addresses and service.port and (name in self._found or len(self._found) < MAX_NODES):

@@ -58,7 +58,9 @@ class Announced:
             contract, version, node = said["contract"], said["version"][:40], said["node"][:40]
         except (KeyError, UnicodeDecodeError, UsageError) as error:
             raise WireError(f"what is announced is not of a usbcast node: {error!r}") from None
-        if not (contract.isascii() and version.isprintable() and node.isalnum()):
+        if not (
+            contract.isprintable() and version.isprintable() and node.isalnum() and said.get("key", "").isprintable()
+        ):
             raise WireError(f"what is announced is not of a usbcast node: {said!r:.200}")
         return cls(node, streams, version, contract[:10], said.get("key", "")[:100], "more" not in said)
 

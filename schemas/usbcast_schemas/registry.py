@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from usbcast_schemas.contract import check_stream_name
+from usbcast_schemas.errors import UsageError, WireError
 from usbcast_schemas.places import runtime_directory
+from usbcast_schemas.sockets import split_tcp
+
+log = logging.getLogger(__name__)
+
+MAX_RECORD_BYTES = 1024 * 1024
+MOST_NAMED = 1000
+"""So many files that are not records of nodes are named in the log."""
+
+_named: set[str] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +57,25 @@ def local_nodes() -> list[NodeRecord]:
     return [record for _, record in sorted(_alive(runtime_directory()), key=lambda found: found[0], reverse=True)]
 
 
+def _read_record(data: bytes) -> NodeRecord:
+    """What a record says. Raises WireError."""
+    try:
+        fields: Any = json.loads(data) if len(data) <= MAX_RECORD_BYTES else None
+        endpoint, pid, streams, key = fields["endpoint"], fields["pid"], fields["streams"], fields.get("key", "")
+        if not (isinstance(endpoint, str) and type(pid) is int and isinstance(streams, list) and isinstance(key, str)):
+            raise ValueError("a field is of another type")
+        split_tcp(endpoint)
+        return NodeRecord(endpoint, pid, tuple(check_stream_name(name) for name in streams), key)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError) as error:
+        raise WireError(f"it is not the record of a node: {error}") from None
+
+
+def _pass_over(path: Path, error: WireError) -> None:
+    if path.name not in _named and len(_named) < MOST_NAMED:
+        _named.add(path.name)
+        log.warning("%s is passed over: %s", path, error)
+
+
 def _alive(directory: Path) -> Iterator[tuple[int, NodeRecord]]:
     """The records whose lock is held, each with the time it was made. A node may end and take its record away meanwhile."""
     for path in directory.glob("node-*.json"):
@@ -54,12 +86,12 @@ def _alive(directory: Path) -> Iterator[tuple[int, NodeRecord]]:
         try:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            status = os.fstat(fd)
-            fields = json.loads(os.read(fd, status.st_size))
-            yield (
-                status.st_mtime_ns,
-                NodeRecord(fields["endpoint"], fields["pid"], tuple(fields["streams"]), fields.get("key", "")),
-            )
+            try:
+                yield os.fstat(fd).st_mtime_ns, _read_record(os.read(fd, MAX_RECORD_BYTES + 1))
+            except WireError as error:
+                _pass_over(path, error)
+        except OSError:
+            continue  # not a file that can be locked
         else:
             path.unlink(missing_ok=True)
         finally:

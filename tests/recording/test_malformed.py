@@ -14,10 +14,12 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import EPOCH, PER_BATCH, SIZE, batch, info
+from malformed_things import BATCHES as BATCHES_OF_ANY_WAY
+from malformed_things import good, packet
 from mcap.records import Chunk
 
 import usbcast
-from usbcast import Batch
+from usbcast import Batch, Gap
 from usbcast.continuity import Position
 from usbcast.recording.convert import FORMS, ConvertOptions, convert
 from usbcast.recording.copies import Copies
@@ -154,6 +156,22 @@ def test_a_malformed_entry_is_told_and_stepped_over(name: str, tmp_path: Path) -
     assert (saved.batches, saved.lost, len(saved.damages)) == (BATCHES, 0, 1)
     (again,) = verify([saved.path])
     assert not again.books.problems
+
+
+@pytest.mark.parametrize("name", BATCHES_OF_ANY_WAY)
+def test_a_malformed_batch_is_told_and_is_a_gap(name: str, tmp_path: Path) -> None:
+    segment = Segment(tmp_path / "r-00000.mcap", Head("aa", 0, 1, "host"), "zstd")
+    segment.add(message(INFO_SCHEMA, info().SerializeToString()))
+    for raw in (good(EPOCH, 0), BATCHES_OF_ANY_WAY[name](EPOCH), good(EPOCH, 2)):
+        segment.add(message(BATCH_SCHEMA, raw))
+    path = segment.finish()
+    (found,) = verify([path])
+    assert len([p for p in found.books.problems if "an entry of a chunk is malformed" in p]) == 1, found.books.problems
+    (books,) = found.books.epochs.values()
+    assert (books.recorded, books.missing) == (2, 1)
+    events = list(usbcast.open_recording(path).events("s"))
+    assert [raw for one in events if isinstance(one, Batch) for raw in one] == [packet(0), packet(2)]
+    assert [(one.first, one.last, one.stage) for one in events if isinstance(one, Gap)] == [(1, 1, "recording")]
 
 
 def test_of_many_malformed_entries_the_first_are_told_and_all_counted(tmp_path: Path) -> None:
