@@ -59,14 +59,15 @@ static int ring_init(PyObject *object, PyObject *args, PyObject *Py_UNUSED(kwarg
         ring_let_go(self);
         return -1;
     }
-    uint64_t data_at = HEADER_BYTES + slots * SLOT_WORDS * 8;
-    if ((uint64_t)self->view.len != data_at + data_bytes || slots == 0 || data_bytes == 0) {
+    /* By subtraction and division: the figures are anybody's, and their sum may wrap. */
+    uint64_t size = (uint64_t)self->view.len, beyond = size < HEADER_BYTES ? 0 : size - HEADER_BYTES;
+    if (slots == 0 || slots > beyond / (SLOT_WORDS * 8) || data_bytes == 0 || beyond - slots * SLOT_WORDS * 8 != data_bytes) {
         ring_let_go(self);
         PyErr_SetString(PyExc_ValueError, "the memory is not as large as such a ring");
         return -1;
     }
     self->words = self->view.buf;
-    self->data = (unsigned char *)self->view.buf + data_at;
+    self->data = (unsigned char *)self->view.buf + (size - data_bytes);
     self->slots = slots;
     self->data_bytes = data_bytes;
     self->head = self->tail = self->position = 0;

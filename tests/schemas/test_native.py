@@ -417,7 +417,18 @@ def test_a_closed_ring_says_so(tmp_path: Path) -> None:
         core.write((b"",), 0, 0, 0)
 
 
-@pytest.mark.parametrize("arguments", [(b"", 4, 4096), (bytearray(100), 4, 4096), (bytearray(8192), 0, 4096)])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (b"", 4, 4096),
+        (bytearray(100), 4, 4096),
+        (bytearray(8192), 0, 4096),
+        (bytearray(4096), 1, 0),
+        (bytearray(8192), 2**60, 4096),  # whose table has 3 * 2**64 bytes
+        (bytearray(8192), 100, 2**64 - 704),  # which makes 8192 of 2**64 more
+        (bytearray(8192), 2**64 - 1, 4144),
+    ],
+)
 def test_memory_that_is_no_ring(arguments: tuple[object, int, int]) -> None:
     assert native.core is not None
     with pytest.raises((ValueError, BufferError)):

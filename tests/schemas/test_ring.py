@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import select
 import signal
+import struct
 import threading
 import time
 import zlib
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from usbcast_schemas.batch import Arrivals, encode_batch
 from usbcast_schemas.errors import ConfigError, RingTorn, RingUnavailable
 from usbcast_schemas.ring import HEADER_BYTES, RingReader, RingWriter, Slot, sweep
+from usbcast_schemas.ring.layout import DATA_BYTES, IS_A_RING, MAGIC, NONCE, SLOTS
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -319,3 +321,25 @@ def test_the_ring_of_a_killed_node_is_swept_and_that_of_a_living_one_is_not(writ
     assert not path.with_suffix(".wake").exists()
     assert writer.path.exists()
     assert writer.wake_path.exists()
+
+
+@pytest.mark.parametrize(
+    ("size", "figures"),
+    [
+        (100, {}),  # no room for a header
+        (4096, {SLOTS: 0, DATA_BYTES: 0}),
+        (8192, {SLOTS: 0, DATA_BYTES: 4096}),
+        (4096 + 48, {SLOTS: 1, DATA_BYTES: 0}),
+        (8192, {SLOTS: 2**60, DATA_BYTES: 4096}),
+        (8192, {SLOTS: 100, DATA_BYTES: 2**64 - 704}),
+    ],
+)
+def test_a_file_whose_figures_make_no_ring_is_refused(size: int, figures: dict[int, int], tmp_path: Path) -> None:
+    words = [0] * (HEADER_BYTES // 8)
+    words[MAGIC], words[NONCE] = IS_A_RING, 7
+    for word, value in figures.items():
+        words[word] = value
+    path = tmp_path / "s.ring"
+    path.write_bytes(struct.pack(f"={len(words)}Q", *words).ljust(size, b"\0")[:size])
+    with pytest.raises(RingUnavailable, match="is not the ring that the node described"):
+        RingReader(path, 7)

@@ -77,13 +77,11 @@ class RingReader:
                 self._map = mmap.mmap(file.fileno(), 0)
         except (OSError, ValueError) as error:
             raise RingUnavailable(f"cannot open the ring {path}: {error}; use via='push'") from None
-        header = memoryview(self._map)[:HEADER_BYTES].cast("Q")
-        slots, data_bytes = header[SLOTS], header[DATA_BYTES]
-        sound = header[MAGIC] == IS_A_RING and len(self._map) == HEADER_BYTES + slots * SLOT_BYTES + data_bytes
-        if not sound or header[NONCE] != nonce:
-            header.release()
+        if not _is_ring(self._map, nonce):
             self._map.close()
             raise RingUnavailable(f"{path} is not the ring that the node described: describe the stream again")
+        header = memoryview(self._map)[:HEADER_BYTES].cast("Q")
+        slots, data_bytes = header[SLOTS], header[DATA_BYTES]
         self.epoch = header[EPOCH]
         self.data_bytes = data_bytes
         self._slots = slots
@@ -278,3 +276,13 @@ class RingReader:
             self._native.close()
         with contextlib.suppress(BufferError):  # batches that stayed in place are still looked at
             self._map.close()
+
+
+def _is_ring(whole: mmap.mmap, nonce: int) -> bool:
+    """Whether this is the memory of a ring with that nonce, as large as its header says."""
+    if len(whole) < HEADER_BYTES:
+        return False
+    with memoryview(whole) as all_bytes, all_bytes[:HEADER_BYTES] as first, first.cast("Q") as header:
+        slots, data_bytes = header[SLOTS], header[DATA_BYTES]
+        is_whole = slots > 0 and data_bytes > 0 and len(whole) == HEADER_BYTES + slots * SLOT_BYTES + data_bytes
+        return header[MAGIC] == IS_A_RING and header[NONCE] == nonce and is_whole
