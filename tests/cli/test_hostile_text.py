@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import logging
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -212,6 +214,39 @@ def test_a_traceback_in_the_log_is_indented() -> None:
     assert first == "ended"
     assert all(line.startswith("    ") for line in others)
     check_harmless("\n".join(others))
+
+
+def test_a_traceback_of_a_program_error_is_safe_too() -> None:
+    """There should be none; if there is one, it may quote a stranger."""
+    code = (
+        "import sys; from usbcast.cli import main, health\n"
+        f"def fail(_): raise RuntimeError({HOSTILE!r})\n"
+        "health.endpoints = fail; sys.argv = ['usbcast', 'health']; main()"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert ran.returncode == 1
+    assert "RuntimeError: \\x1b]0;pwned" in ran.stderr
+    check_harmless(ran.stderr)
+
+
+def test_no_verb_writes_past_the_one_place_of_output() -> None:
+    """`print`, `echo`, another console, or a Text made elsewhere would show what strangers wrote as it is."""
+    found = []
+    for path in sorted(Path(app.__file__).parent.glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and path.name not in ("output.py", "fitting.py"):
+                called = ast.unparse(node.func)
+                if called in (
+                    "print",
+                    "typer.echo",
+                    "typer.secho",
+                    "click.echo",
+                    "Console",
+                    "Text",
+                    "sys.stdout.write",
+                ):
+                    found.append(f"{path.name}: {ast.unparse(node)}")
+    assert found == ["app.py: typer.echo(f\"usbcast {version('usbcast')}\")"]
 
 
 def test_what_is_drawn_again_and_again_is_safe_too() -> None:

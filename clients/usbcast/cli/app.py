@@ -81,7 +81,6 @@ app.command("command", epilog="Example: usbcast command first-case --type 0xc0 -
 
 def run() -> int:
     """Run the verb that the arguments name; return the exit code."""
-    sys.excepthook = show_crash
     try:
         app()
     except SystemExit as wish:
@@ -102,4 +101,6 @@ def run() -> int:
         return 1
     except BrokenPipeError:
         return 1
+    finally:
+        sys.excepthook = show_crash  # instead of the one that Typer has put there
     return 0

@@ -240,6 +240,6 @@ def _say_farewell(node: Node, reason: str, as_json: bool) -> None:
         streams = {found.stream: stream_as_plain(found) for found in node.last_health}
         emit({"event": "ended", "reason": reason, "streams": streams})
         return
-    console.print(reason, markup=False)
+    console.print(reason)
     for found in node.last_health:
         show_stream(found)

@@ -53,6 +53,6 @@ def command(
     if as_json:
         emit({"data": answer.data.hex(), "written": answer.written})
     elif answer.data:
-        console.print(answer.data.hex(" "), highlight=False)
+        console.print(answer.data.hex(" "))
     else:
-        console.print(f"{answer.written} bytes written", highlight=False)
+        console.print(f"{answer.written} bytes written")

@@ -48,9 +48,7 @@ def devices(
         emit({"devices": [_plain(device) for device in found]})
         return
     if not found:
-        console.print(
-            "No USB device is plugged in. `usbcast demo` and `usbcast serve --simulate` need none.", markup=False
-        )
+        console.print("No USB device is plugged in. `usbcast demo` and `usbcast serve --simulate` need none.")
         return
     rows = [
         (
@@ -67,7 +65,7 @@ def devices(
     ]
     console.print(table("USB devices", ("id", "name", "serial", "path", "speed", "IN", "held by", "may open"), rows))
     if any(device.may_open is False for device in found):
-        console.print("  docs/usb.md says how to let your user open a device (a udev rule).", markup=False)
+        console.print("  docs/usb.md says how to let your user open a device (a udev rule).")
 
 
 def _print_rules(names: list[str], group: str, unit: str, as_json: bool) -> None:

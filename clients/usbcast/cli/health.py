@@ -120,9 +120,9 @@ def show_stream(found: pb.StreamHealth) -> None:
     console.print(ledger_table(f"{found.stream} ({state}{source})", ledgers))
     for books in ledgers:
         if figures := device_figures(books.counters, found.read_held_ns):
-            console.print(f"  at the device: {figures}", markup=False, highlight=False)
+            console.print(f"  at the device: {figures}")
     if found.problem:
-        console.print(f"  {found.problem}", markup=False)
+        console.print(f"  {found.problem}")
     if found.subscriptions:
         console.print(
             table(
@@ -145,7 +145,7 @@ def show_stream(found: pb.StreamHealth) -> None:
         )
     if found.discrepancies:
         for sentence in found.discrepancies:
-            console.print(f"  NOT BALANCED: {sentence}", style="red", markup=False)
+            console.print(f"  NOT BALANCED: {sentence}", style="red")
     else:
         console.print("  the books balance", style="green")
 

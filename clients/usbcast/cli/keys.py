@@ -81,7 +81,7 @@ def allow(
     if as_json:
         emit({"allowed": {"name": name, "key": key, "rights": client.rights.value}})
     else:
-        console.print(f"{short_text(client.public, name)} may {client.rights.value}", highlight=False, markup=False)
+        console.print(f"{short_text(client.public, name)} may {client.rights.value}")
 
 
 @app.command("revoke", epilog="Example: usbcast keys revoke alice --keys ~/.usbcast-keys")
@@ -95,7 +95,7 @@ def revoke(
     if as_json:
         emit({"revoked": {"name": client.name, "key": key_text(client.public)}})
     else:
-        console.print(f"{short_text(client.public, client.name)} is revoked", highlight=False, markup=False)
+        console.print(f"{short_text(client.public, client.name)} is revoked")
 
 
 @app.command("trust", epilog="Example: usbcast keys trust tcp://lab:5570 KEY --keys ~/.usbcast-keys")
@@ -111,9 +111,9 @@ def trust(
     if as_json:
         emit({"trusted": {"endpoint": endpoint, "key": key, "before": key_text(before) if before else None}})
         return
-    console.print(f"the node at {endpoint} must have the key {short_text(public)}", highlight=False, markup=False)
+    console.print(f"the node at {endpoint} must have the key {short_text(public)}")
     if before not in (None, public):
-        console.print(f"  until now it had to have {short_text(before or b'')}", highlight=False, markup=False)
+        console.print(f"  until now it had to have {short_text(before or b'')}")
 
 
 def _directory(given: str | None) -> Path:
@@ -135,7 +135,7 @@ def _show(ring: Keyring, as_json: bool, made: str | None) -> None:
         emit({"name": own.name, "key": key, "directory": str(ring.directory)})
         return
     if made:
-        console.print(made, markup=False, highlight=False, soft_wrap=True)
+        console.print(made, soft_wrap=True)
     for line in (
         f"public key of {own.name}:",
         f"  {key}",
@@ -144,4 +144,4 @@ def _show(ring: Keyring, as_json: bool, made: str | None) -> None:
         "for a node, have this run by its clients:",
         f"  usbcast keys trust tcp://{socket.gethostname()}:5570 {key} --keys DIR",
     ):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)

@@ -25,7 +25,6 @@ def show_lan(endpoint: str, keys: str | None, as_json: bool) -> None:
         console.print(
             "No node is announced on the LAN. `usbcast serve --announce all` starts one that is; an address needs no "
             "announcement: usbcast list --endpoint tcp://HOST:5570",
-            markup=False,
         )
         return
     rows = [
@@ -44,7 +43,7 @@ def show_lan(endpoint: str, keys: str | None, as_json: bool) -> None:
     )
     for node, answer in zip(nodes, answers, strict=True):
         if answer:
-            console.print(f"  {node.endpoint} is announced, but gone or not to be reached: {answer}", markup=False)
+            console.print(f"  {node.endpoint} is announced, but gone or not to be reached: {answer}")
 
 
 def _answer(node: LanNode, keys: str | None) -> str:

@@ -7,8 +7,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-import typer
-
 from usbcast.cli.output import console, emit
 
 if TYPE_CHECKING:
@@ -64,7 +62,7 @@ def run(probed: Probed, stopped: threading.Event, as_json: bool) -> None:
     identity = transport.open()
     try:
         if not as_json:
-            console.print(f"{transport.name}: {identity.product or 'no product name'}  (Ctrl-C stops)", markup=False)
+            console.print(f"{transport.name}: {identity.product or 'no product name'}  (Ctrl-C stops)")
         while not stopped.is_set():
             last = probed.exhausted.is_set()
             transfer = transport.read()
@@ -94,18 +92,22 @@ def _show(transfer: Transfer, seconds: float, as_json: bool) -> None:
     if as_json:
         emit({"event": "transfer", "seconds": round(seconds, 6), "bytes": len(data), "hex": data.hex()})
         return
-    typer.echo(f"{seconds:12.6f} s  {len(data)} bytes")
+    console.print(f"{seconds:12.6f} s  {len(data)} bytes", soft_wrap=True)
     for at in range(0, min(len(data), SHOWN_BYTES), _PER_LINE):
         part = data[at : at + _PER_LINE]
         text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in part)
-        typer.echo(f"    {at:04x}  {part.hex(' '):<{3 * _PER_LINE}} {text}")
+        console.print(f"    {at:04x}  {part.hex(' '):<{3 * _PER_LINE}} {text}", soft_wrap=True)
     if len(data) > SHOWN_BYTES:
-        typer.echo(f"    ... and {len(data) - SHOWN_BYTES} bytes more")
+        console.print(f"    ... and {len(data) - SHOWN_BYTES} bytes more", soft_wrap=True)
 
 
 def _tell(summary: Summary) -> None:
     sizes = ", ".join(f"{size} bytes {times} times" for size, times in summary.sizes.most_common(5))
-    typer.echo(f"{summary.transfers} transfers, {summary.bytes} bytes" + (f": {sizes}" if sizes else ""))
+    console.print(
+        f"{summary.transfers} transfers, {summary.bytes} bytes" + (f": {sizes}" if sizes else ""), soft_wrap=True
+    )
     if summary.transfers > 1:
         for what, part in (("begin", summary.head), ("end", summary.tail)):
-            typer.echo(f"all {what} with {part.hex(' ')}" if part else f"they do not all {what} alike")
+            console.print(
+                f"all {what} with {part.hex(' ')}" if part else f"they do not all {what} alike", soft_wrap=True
+            )

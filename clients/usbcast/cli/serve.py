@@ -237,6 +237,6 @@ def _say_farewell(node: Node, reason: str, as_json: bool) -> None:
             {"event": "ended", "reason": reason, "streams": {found.stream: stream_as_plain(found) for found in health}}
         )
         return
-    console.print(reason, markup=False)
+    console.print(reason)
     for found in health:
         show_stream(found)
