@@ -91,6 +91,12 @@ def test_a_hostile_node_and_the_doctor(told: Tell) -> None:
         told("doctor", endpoint, "--stream", "evil", code=1)
 
 
+def test_a_hostile_node_whose_streams_have_no_names_and_the_doctor(told: Tell) -> None:
+    with stranger() as endpoint:
+        said = " ".join(told("doctor", endpoint, code=1).split())
+    assert "failed stream it describes a stream that no node of usbcast has: '\\x1b]0;pwned" in said
+
+
 def test_a_hostile_node_that_refuses(told: Tell) -> None:
     with stranger(refusing=True) as endpoint:
         for verb in (("list",), ("info", "x"), ("health",), ("watch", "x")):

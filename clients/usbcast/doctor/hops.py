@@ -16,7 +16,7 @@ from usbcast.receiver import Receiver
 from usbcast.requests import NodeClient
 from usbcast.subscription import Subscription
 from usbcast.ways.published import data_endpoint
-from usbcast_schemas.contract import MAJOR, MINOR
+from usbcast_schemas.contract import MAJOR, MINOR, check_stream_name
 from usbcast_schemas.errors import (
     AccessRefused,
     KeysError,
@@ -24,6 +24,7 @@ from usbcast_schemas.errors import (
     RemoteError,
     RingUnavailable,
     StreamUnknown,
+    UsageError,
     UsbcastError,
     VersionMismatch,
 )
@@ -130,6 +131,11 @@ class _Examination:
         names = sorted(info.stream for info in self._described)
         if not names:
             return failed(hop, "the node has no stream: it still waits for its device, or for its upstream")
+        for name in names:
+            try:
+                check_stream_name(name)
+            except UsageError as error:
+                return failed(hop, f"it describes a stream that no node of usbcast has: {error}")
         wanted = self._wanted or names[0]
         if wanted not in names:
             raise StreamUnknown(f"this node has no stream {wanted!r}; it has {', '.join(names)}")
