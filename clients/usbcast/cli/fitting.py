@@ -29,7 +29,7 @@ class FittingTable(Table):
         self.show_header = any(self._heads)
         for at, head in enumerate(self._heads):
             numeric = bool(rows) and all(_FIGURE.fullmatch(row[at]) for row in self._rows)
-            self.add_column(head, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
+            self.add_column(head, justify="right" if numeric else "left", overflow="fold")
         for row in self._rows:
             self.add_row(*row)
 
