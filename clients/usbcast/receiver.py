@@ -279,12 +279,13 @@ class Receiver:
         return books
 
     def unreachable(self, timeout_s: float) -> NodeUnreachable:
-        """The sentence for that no node answered within `timeout_s`."""
+        """The error to raise when no node answered within `timeout_s`."""
         if not self._link.reached_by and self._endpoint is not None and is_lan(self._endpoint):
             return NodeUnreachable(not_found(self.stream, self._endpoint.removeprefix(SCHEME) or ALL, []))
         at = self._link.reached_by or locate(self.stream, self._endpoint)
         return NodeUnreachable(
             f"no node with stream {self.stream!r} answered at {at} within {timeout_s:g} s: is one running? "
+            "`usbcast serve PROFILE` starts one (without a device: `usbcast serve --simulate`), "
             f"`usbcast doctor {at}` says where it fails"
         )
 
@@ -349,6 +350,8 @@ class Receiver:
                 self._describe_soon(now_ns)
         elif not self._silent:
             self._silent = True
+            if self.info is None:  # whoever only iterates over batches would wait without a word
+                log.warning("%s; looking for it goes on", self.unreachable(SILENCE_S))
             self._digest.say(Silence(now_ns - self._heard_ns()))
             self._describe_soon(now_ns)
         if self._way is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from nodes import Account, Served, eventually, serving, small, take_until
+from programs import Program
 
 import usbcast
 import usbcast.aio
@@ -66,6 +68,20 @@ def test_without_a_node_nothing_comes_and_nothing_hangs(monkeypatch: pytest.Monk
             _ = subscription.info
         assert time.monotonic() - begun < 5
         assert (subscription.via, subscription.ledger.entered, subscription.lag_ns) == ("auto", 0, 0)
+
+
+@pytest.mark.slow
+def test_who_iterates_where_no_node_is_is_told_what_is_looked_for_and_how_to_start_it() -> None:
+    """Without a word it would look as if the stream were still; so there is one line, and it goes on."""
+    program = "import sys, usbcast\nfor batch in usbcast.subscribe('imu', sys.argv[1]): print(batch)"
+    with Program([sys.executable, "-c", program, NOWHERE]) as waiting:
+        eventually(lambda: waiting.err, "a warning")
+        time.sleep(4)  # as long again: it is said once
+        assert waiting.running
+        assert len(waiting.err) == 1
+        assert waiting.stderr.startswith(f"no node with stream 'imu' answered at {NOWHERE} within 3 s: is one running?")
+        assert "`usbcast serve PROFILE` starts one" in waiting.stderr
+        assert waiting.stderr.endswith("; looking for it goes on\n")
 
 
 def test_a_stream_that_the_node_does_not_have(served: Served) -> None:
