@@ -28,13 +28,13 @@ from typing import Any
 PEERS = ("nobody", "silent", "closing")
 DEADLINES_S = (0.2, 4.0, 12.0)
 SIGNALS = ("SIGINT", "SIGTERM")
-SIGNAL_AFTER_S = 4.0
-"""Later than a node's silence is noticed: then something waits that nobody takes."""
-
 LATE_S = 5.0
 """So much later than its deadline, or than the signal, a wait may end on a busy machine."""
 
 FOR_EVER_S = 300.0
+OWN_S = -1.0
+"""Stands for the deadline of what knows its own."""
+
 STREAM = "sim"
 
 
@@ -196,11 +196,13 @@ class Wait:
     """How long it may take, where that is not the deadline."""
     deadlines_s: tuple[float, ...] = DEADLINES_S
     scheme: str = "tcp"
+    signal_after_s: float = 4.0
+    """Where it can be, later than a node's silence is noticed: then something waits that nobody takes."""
 
 
 def fixed(*arguments: str, seconds: float, scheme: str = "tcp") -> Wait:
     """A verb of the command line, which knows for itself how long to wait."""
-    return Wait(cli(*arguments), lambda _: seconds, (0.0,), scheme)
+    return Wait(cli(*arguments), lambda _: seconds, (OWN_S,), scheme, min(4.0, seconds / 3))
 
 
 WAITS = {
@@ -231,7 +233,12 @@ WAITS = {
     "usbcast bridge": fixed("bridge", "{endpoint}", "--bind", "tcp://127.0.0.1:0", seconds=6),
     "usbcast list, NATS": fixed("list", "--endpoint", "{endpoint}", seconds=10, scheme="nats"),
     "usbcast watch, NATS": fixed("watch", STREAM, "--endpoint", "{endpoint}", seconds=10, scheme="nats"),
-    "usbcast bridge --to": fixed("bridge", "--streams", STREAM, "--to", "{endpoint}", seconds=10, scheme="nats"),
+    "usbcast bridge --to": fixed("bridge", "--streams", STREAM, "--to", "{endpoint}", seconds=3, scheme="nats"),
+    "… --wait": fixed("bridge", "--streams", STREAM, "--wait", "--to", "{endpoint}", seconds=FOR_EVER_S, scheme="nats"),
+    "usbcast record --wait": fixed(
+        "record", STREAM, "--wait", "--endpoint", "{endpoint}", "--output", "run", seconds=FOR_EVER_S
+    ),
+    "usbcast bridge --wait": fixed("bridge", "{endpoint}", "--wait", "--bind", "tcp://127.0.0.1:0", seconds=FOR_EVER_S),
 }
 
 
@@ -306,7 +313,7 @@ def run(name: str, kind: str, deadline_s: float, number: str = "") -> Ended:
         begun_s = time.monotonic()
         if number:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(SIGNAL_AFTER_S)
+                process.wait(wait.signal_after_s)
             begun_s, allowed_s = time.monotonic(), 0.0
             process.send_signal(signal.Signals[number])
         how = "hung"
@@ -342,8 +349,10 @@ def one(name: str, endpoint: str, deadline_s: float) -> None:
 
     signal.signal(signal.SIGTERM, terminate)
     import usbcast.aio  # so that the time it takes to import does not count
+    import usbcast.bridge.bridge
     import usbcast.cli.app
-    import usbcast.jetstream.receiver  # noqa: F401
+    import usbcast.jetstream.receiver
+    import usbcast.recording.recorder  # noqa: F401
 
     say(cpu_s=time.process_time())
     leave = os._exit
@@ -365,7 +374,7 @@ def one(name: str, endpoint: str, deadline_s: float) -> None:
 def cases(names: list[str]) -> Iterator[tuple[str, str, float, str]]:
     for name in names:
         for kind in PEERS:
-            for deadline_s in WAITS[name].deadlines_s:
+            for deadline_s in WAITS[name].deadlines_s if WAITS[name].allowed_s(OWN_S) < FOR_EVER_S else ():
                 yield name, kind, deadline_s, ""
             for number in SIGNALS:
                 yield name, kind, 0.0, number
@@ -380,33 +389,25 @@ def main() -> int:
     if given.one:
         one(given.one[0], given.one[1], float(given.one[2]))
         return 0
+    columns = [f"{deadline_s:g} s" for deadline_s in DEADLINES_S] + ["own", *SIGNALS]
+    print(f"{'wait':22}{'peer':9}" + "".join(f"{column:>12}" for column in columns))
+    wrong: list[str] = []
     wanted = list(cases(given.waits))
+    row: dict[tuple[float, str], Ended] = {}
     with ThreadPoolExecutor(given.at_once) as pool:
-        found = dict(zip(wanted, pool.map(lambda case: run(*case), wanted), strict=True))
-    print(
-        f"{'wait':22}{'peer':9}"
-        + "".join(f"{f'{s:g} s':>13}" for s in DEADLINES_S)
-        + "".join(f"{n:>13}" for n in SIGNALS)
-    )
-    wrong = []
-    for name in given.waits:
-        for kind in PEERS:
-            cells = []
-            for deadline_s in DEADLINES_S:
-                own = (
-                    deadline_s
-                    if deadline_s in WAITS[name].deadlines_s
-                    else 0.0
-                    if deadline_s == DEADLINES_S[-1]
-                    else -1.0
-                )
-                cells.append(found.get((name, kind, own, "")))
-            cells += [found[name, kind, 0.0, number] for number in SIGNALS]
-            print(f"{name:22}{kind:9}" + "".join(f"{_cell(cell):>13}" for cell in cells))
-            wrong += [f"{name}, {kind}: {cell.wrong}" for cell in cells if cell is not None and cell.wrong]
-    print(
-        "seconds until it ended, from its begin or from the signal, and of the processor; a verb's own deadline is on the right"
-    )
+        for (name, kind, deadline_s, number), ended in zip(
+            wanted, pool.map(lambda case: run(*case), wanted), strict=True
+        ):
+            row[deadline_s, number] = ended
+            wrong += [f"{name}, {kind}, {number or f'{deadline_s:g} s'}: {ended.wrong}"] if ended.wrong else []
+            if number == SIGNALS[-1]:  # it is the last of its row
+                keys = [
+                    *((deadline_s, "") for deadline_s in (*DEADLINES_S, OWN_S)),
+                    *((0.0, number) for number in SIGNALS),
+                ]
+                print(f"{name:22}{kind:9}" + "".join(f"{_cell(row.get(key)):>12}" for key in keys), flush=True)
+                row.clear()
+    print("seconds until it ended, from its begin or from the signal; and of the processor")
     print("\n".join(wrong) or "all ended in time")
     return int(bool(wrong))
 

@@ -16,7 +16,7 @@ from usbcast.digest import Event
 from usbcast.events import End
 from usbcast.lifetime import Lifetime
 from usbcast.reception import Reception, receive
-from usbcast.subscription import CONNECT_TIMEOUT_S, FOR_EVER_S
+from usbcast.subscription import CONNECT_TIMEOUT_S, FOR_EVER_S, described
 from usbcast_schemas.errors import UsageError
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb
@@ -43,11 +43,15 @@ class AsyncSubscription:
 
     def __init__(self, receiver: Reception, endpoint: str | None) -> None:
         self._receiver = receiver
+        self._endpoint = endpoint
         self._commands = Commands(receiver.stream, endpoint, receiver.keys)
         self._life = Lifetime(self, receiver.stream, receiver.waiter, receiver.close)
         self._ended = False
         self._taken = 0
         self._listening: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return described("AsyncSubscription", self._receiver, self._endpoint, self._life.over)
 
     async def __aenter__(self) -> AsyncSubscription:
         return self

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import copy
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from usbcast.clocks import KnownClock
 from usbcast.dejitter import Dejitter
 from usbcast.events import Gap
-from usbcast_schemas.batch import EncodedBatch
+from usbcast_schemas.batch import EncodedBatch, decode_batch
 from usbcast_schemas.errors import ClockUnknown, UsageError
 from usbcast_schemas.extras import missing
 
@@ -29,11 +31,17 @@ class Meaning(NamedTuple):
     dejitter: Dejitter | None = None
     clock: Clock | None = None
 
+    def as_of_now(self) -> Meaning:
+        """The same, which changes no more."""
+        clock = KnownClock(self.clock()) if self.clock is not None else None
+        return Meaning(self.layout, copy(self.dejitter), clock)
+
 
 class Batch:
     """Consecutive packets of one epoch. Iterating gives the bytes of each packet, `len` their number.
 
     Everything is read-only and stays valid for as long as it is referred to; but with `copy=False`, until the next is asked for.
+    It can be pickled and copied; a copy has bytes of its own, and knows of clocks and smoothed times what was known then.
     """
 
     __slots__ = ("_encoded", "_meaning", "_skip", "gaps")
@@ -43,7 +51,15 @@ class Batch:
         self._meaning = meaning
         self._skip = skip
         self.gaps = gaps
-        """All gaps between the batch before and this one, in order."""
+        """All gaps between the batch before and this one, in order; after a restart those of the epoch before too."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raw = bytes(self._encoded.raw)
+        if not self.intact:
+            raise UsageError(
+                f"{self!r} was overwritten in the ring before it was copied: copy it sooner, or subscribe with copy=True"
+            )
+        return _restored, (raw, self._meaning.as_of_now(), self.gaps, self._skip)
 
     @property
     def intact(self) -> bool:
@@ -211,6 +227,10 @@ class Batch:
     def encoded(self) -> EncodedBatch:
         """The batch as it was published."""
         return self._encoded
+
+
+def _restored(raw: bytes, meaning: Meaning, gaps: tuple[Gap, ...], skip: int) -> Batch:
+    return Batch(decode_batch(raw), meaning, gaps, skip)
 
 
 def _optional(module: str) -> Any:

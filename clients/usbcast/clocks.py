@@ -102,6 +102,16 @@ Clock = Callable[[], ClockOffset | None]
 """Gives what is known now; None while nothing is."""
 
 
+@dataclass(frozen=True, slots=True)
+class KnownClock:
+    """A clock that was asked once, and always answers the same."""
+
+    known: ClockOffset | None
+
+    def __call__(self) -> ClockOffset | None:
+        return self.known
+
+
 def same_clock(at_ns: int) -> ClockOffset:
     """Of two processes that read one and the same clock."""
     return ClockOffset(0, 0, 0.0, 0.0, at_ns)
@@ -189,4 +199,14 @@ class OffsetTracker:
         return (least, most) if least <= most else carried[-1]
 
 
-__all__ = ["MAX_DRIFT", "WANDER", "WINDOW", "Clock", "ClockOffset", "OffsetTracker", "Probe", "same_clock"]
+__all__ = [
+    "MAX_DRIFT",
+    "WANDER",
+    "WINDOW",
+    "Clock",
+    "ClockOffset",
+    "KnownClock",
+    "OffsetTracker",
+    "Probe",
+    "same_clock",
+]

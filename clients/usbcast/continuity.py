@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from usbcast.events import Gap, Restart, gap_of_hole
 from usbcast_schemas.batch import EncodedBatch
@@ -281,7 +281,7 @@ class Continuity:
             self.first_sequence = self.next_sequence
         if not (joined and passed):
             return None
-        return Gap(first, self.next_sequence - 1, self.next_sequence - first, stage, reason, on_purpose=True)
+        return replace(self._missing(first, self.next_sequence, stage, reason), on_purpose=True)
 
     def restart(self, epoch: int) -> None:
         """The stream has begun a new epoch."""
@@ -293,7 +293,7 @@ class Continuity:
         for batch in self._held:  # what came but could not be joined up: the missing before it is a gap now
             self._accept(batch, NODE_GONE, "ring")
         if self.first_sequence is not None and known > self.next_sequence:
-            self.out.append(Gap(self.next_sequence, known - 1, known - self.next_sequence, "ring", NODE_GONE))
+            self.out.append(self._missing(self.next_sequence, known, "ring", NODE_GONE))
             self.next_sequence = known
         delivered = self.next_sequence
         self.span_before = self.span
@@ -379,13 +379,18 @@ class Continuity:
 
     def _lose_until(self, sequence: int, stage: str, reason: str) -> None:
         first, self.next_sequence = self.next_sequence, sequence
-        self.out.append(Gap(first, sequence - 1, sequence - first, stage, reason))
+        self.out.append(self._missing(first, sequence, stage, reason))
+
+    def _missing(self, first: int, until: int, stage: str, reason: str) -> Gap:
+        """The gap of this epoch from `first` up to `until`, which is not in it."""
+        assert self.epoch is not None
+        return Gap(first, until - 1, until - first, stage, reason, epoch=self.epoch)
 
     def _told_by(self, batch: EncodedBatch) -> tuple[Gap, ...]:
         """What of the holes that `batch` tells of lies before us."""
         here, joined = self.next_sequence, self._next_number is not None
         return tuple(
-            gap_of_hole(hole, max(here, hole.first_sequence))
+            gap_of_hole(hole, max(here, hole.first_sequence), batch.epoch)
             for hole in batch.holes
             if hole.first_sequence + hole.count > here
             or (joined and not hole.count and not hole.on_purpose and hole.first_sequence >= here)
@@ -397,11 +402,11 @@ class Continuity:
         here = self.next_sequence
         for gap in told:
             if gap.first > here:
-                gaps.append(Gap(here, gap.first - 1, gap.first - here, stage, reason))
+                gaps.append(self._missing(here, gap.first, stage, reason))
             gaps.append(gap)
             here = gap.last + 1
         if batch.first_sequence > here:
-            gaps.append(Gap(here, batch.first_sequence - 1, batch.first_sequence - here, stage, reason))
+            gaps.append(self._missing(here, batch.first_sequence, stage, reason))
         elif (
             self._next_number is not None
             and batch.first_number > self._next_number
@@ -409,7 +414,7 @@ class Continuity:
             and batch.first_sequence == here
         ):
             # Only batches without packets are missing: no packet is lost, but something that was said of the device is.
-            gaps.append(Gap(here, here - 1, 0, stage, f"device events {reason}"))
+            gaps.append(self._missing(here, here, stage, f"device events {reason}"))
         return tuple(gaps)
 
     def _skip_waiting(self) -> None:
@@ -428,7 +433,7 @@ class Continuity:
             first = batch.first_sequence + item.skip
             if batch.end is not None or (not item.skip and (batch.losses or batch.events)):
                 kept.append(Delivery(batch, (), batch.packet_count))
-            kept.append(Gap(first, batch.end_sequence - 1, count, "subscription", SKIPPED))
+            kept.append(Gap(first, batch.end_sequence - 1, count, "subscription", SKIPPED, epoch=batch.epoch))
         self.out.clear()
         self.out.extend(_merged(kept))
 
@@ -442,11 +447,11 @@ def _merged(items: list[Delivery | Restart | Gap]) -> list[Delivery | Restart | 
             isinstance(item, Gap)
             and isinstance(before, Gap)
             and before.last + 1 == item.first
-            and (before.stage, before.reason) == (item.stage, item.reason)
+            and (before.stage, before.reason, before.epoch) == (item.stage, item.reason, item.epoch)
             and before.count
             and item.count
         ):
-            merged[-1] = Gap(before.first, item.last, before.count + item.count, item.stage, item.reason)
+            merged[-1] = replace(before, last=item.last, count=before.count + item.count)
         else:
             merged.append(item)
     return merged

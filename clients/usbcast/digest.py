@@ -106,7 +106,7 @@ class Digest:
         if lent.encoded.intact:
             self.books.left += len(lent)
             return
-        gap = Gap(lent.first_sequence, lent.last_sequence, len(lent), "ring", OVERWRITTEN_IN_USE)
+        gap = Gap(lent.first_sequence, lent.last_sequence, len(lent), "ring", OVERWRITTEN_IN_USE, epoch=lent.epoch)
         self._events.appendleft(gap)
         self._gaps.append(gap)
 
@@ -186,7 +186,7 @@ class Digest:
         if _is_cut(item) or not item.batch.losses:
             return []
         self._lost_earlier += sum(loss.packets for loss in item.batch.losses)
-        return [gap_of_loss(loss, item.batch.first_sequence) for loss in item.batch.losses]
+        return [gap_of_loss(loss, item.batch.first_sequence, item.batch.epoch) for loss in item.batch.losses]
 
     def learn_times(self, batch: EncodedBatch) -> None:
         if self.dejitter is None:

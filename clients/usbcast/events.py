@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
@@ -45,6 +45,11 @@ class Gap:
     at_least: bool = False
     on_purpose: bool = False
     """A bridge left them out as it was told to: nothing is lost."""
+    epoch: int = field(default=0, compare=False)
+    """Whose packets and sequences these are; in the `gaps` of the first batch of an epoch also those of the one before it.
+
+    It does not count when two gaps are compared.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +95,26 @@ class End:
     """How many packets the epoch had."""
 
 
-def gap_of_loss(loss: pb.Loss, at_sequence: int) -> Gap:
-    return Gap(at_sequence, at_sequence - 1, loss.packets, stage_of(loss.stage), loss.reason, loss.bytes, loss.at_least)
+def gap_of_loss(loss: pb.Loss, at_sequence: int, epoch: int) -> Gap:
+    """A loss from before numbering that a batch, which begins at `at_sequence`, tells of."""
+    return Gap(
+        at_sequence,
+        at_sequence - 1,
+        loss.packets,
+        stage_of(loss.stage),
+        loss.reason,
+        loss.bytes,
+        loss.at_least,
+        epoch=epoch,
+    )
 
 
-def gap_of_hole(hole: pb.LostRange, first: int) -> Gap:
-    """What is behind `first` of a hole that a batch tells of."""
+def gap_of_hole(hole: pb.LostRange, first: int, epoch: int) -> Gap:
+    """The part from `first` on of a hole that a batch tells of."""
     until = hole.first_sequence + hole.count
-    return Gap(first, until - 1, until - first, stage_of(hole.stage), hole.reason, on_purpose=hole.on_purpose)
+    return Gap(
+        first, until - 1, until - first, stage_of(hole.stage), hole.reason, on_purpose=hole.on_purpose, epoch=epoch
+    )
 
 
 def device_event(message: pb.DeviceEvent) -> DeviceEvent:

@@ -39,6 +39,10 @@ class FieldViews(Mapping[str, "NDArray[Any]"]):
     def __len__(self) -> int:
         return len(self._structured.dtype.names or ())
 
+    def __repr__(self) -> str:
+        kinds = self._structured.dtype
+        return f"<{len(self._structured)} packets of {', '.join(f'{name} {kinds[name].str}' for name in self)}>"
+
     @property
     def structured(self) -> NDArray[np.void]:
         """All fields at once: a structured array (n,)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -30,6 +31,7 @@ from usbcast_schemas.v1 import usbcast_pb2 as pb
 from usbcast_schemas.wire import MAX_DATA_BYTES, decode_reply
 
 DEFAULT_TIMEOUT_S = 3.0
+_STOPPING_S = 0.1
 
 
 def dealer(endpoint: str, keys: Credentials | None) -> tuple[zmq.Socket[bytes], Handshakes]:
@@ -68,14 +70,22 @@ def raise_error(error: pb.ErrorReply) -> None:
 
 
 class NodeClient:
-    """Requests to one node, from one thread; `keys` as for `usbcast.subscribe`.
+    """Requests to one node, from one thread; `keys` as for `usbcast.subscribe`. Once `stopping` is set, no answer is waited for.
 
     Raises NodeUnreachable, AccessRefused, StreamUnknown, CommandFailed, PeerError.
     """
 
-    def __init__(self, endpoint: str, *, timeout_s: float = DEFAULT_TIMEOUT_S, keys: Keys = None) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        keys: Keys = None,
+        stopping: threading.Event | None = None,
+    ) -> None:
         self.endpoint = endpoint
         self._timeout_s = timeout_s
+        self._stopping = stopping
         self._socket, self._handshakes = dealer(endpoint, credentials(keys))
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
@@ -154,6 +164,10 @@ class NodeClient:
         """Wait until a reply is there; False if the time is up, whatever else has come. Raises AccessRefused."""
         while time.monotonic() < deadline:
             rest_s = min(deadline - time.monotonic(), self._handshakes.rest_s)
+            if self._stopping is not None:
+                rest_s = min(rest_s, _STOPPING_S)
+                if self._stopping.is_set():
+                    return False
             ready = dict(self._poller.poll(max(0, int(rest_s * 1000))))
             if self._socket in ready:
                 return True

@@ -45,6 +45,9 @@ class Subscription:
         self._ended = False
         self._listening: Listening | None = None
 
+    def __repr__(self) -> str:
+        return described("Subscription", self._receiver, self._endpoint, self._life.over)
+
     def __enter__(self) -> Subscription:
         return self
 
@@ -251,6 +254,12 @@ class Subscription:
 
     def _is_heard_elsewhere(self) -> bool:
         return self._listening is not None and self._listening.is_elsewhere
+
+
+def described(kind: str, receiver: Reception, endpoint: str | None, over: str) -> str:
+    """What `repr` says of a subscription: which stream, from where, by which way, and its state."""
+    state = over or ("joined" if receiver.joined else "not joined yet")
+    return f"<{kind} to {receiver.stream!r}{f' at {endpoint}' if endpoint is not None else ''} via {receiver.via}, {state}>"
 
 
 class Listening:

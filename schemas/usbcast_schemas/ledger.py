@@ -35,6 +35,13 @@ class Ledger:
         self.lost: dict[str, int] = {}
         self.counters: dict[str, int] = {}
 
+    def __repr__(self) -> str:
+        lost = ", ".join(f"{n} {reason}" for reason, n in sorted(self.lost.items()) if n) or "0"
+        return (
+            f"<Ledger {self.stage}: {self.entered} {self.unit} in, {self.left} out, {self.overhead} overhead, "
+            f"{self.held} held, lost {lost}>"
+        )
+
     def enter(self, n: int) -> None:
         self.entered += n
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import re
 import struct
+from collections.abc import Callable
 
 import numpy as np
 import pytest
+from nodes import eventually, serving, small
 
 from usbcast.batch import Batch, Meaning
 from usbcast.dejitter import Dejitter
 from usbcast.layout import Layout
-from usbcast_schemas.batch import Arrivals, decode_batch, encode_batch
+from usbcast_broker.simulator import Fault
+from usbcast_schemas.batch import Arrivals, EncodedBatch, decode_batch, encode_batch
 from usbcast_schemas.errors import UsageError
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
@@ -104,3 +110,62 @@ def test_dejittered_times_follow_the_true_clock() -> None:
 def test_dejittering_needs_a_rate() -> None:
     with pytest.raises(UsageError, match="no nominal rate"):
         batch().times_ns_dejittered()
+
+
+COPIES: dict[str, Callable[[Batch], Batch]] = {
+    "pickle": lambda batch: pickle.loads(pickle.dumps(batch)),
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+}
+
+
+@pytest.mark.parametrize("how", COPIES)
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_batch_can_be_pickled_and_copied(how: str, in_place: bool) -> None:
+    """A copy is as the batch was, also when that is overwritten in the ring."""
+    with (
+        serving(rate_hz=2000, packets=300, faults=(Fault(kind="drop", at_packet=50, count=3),), ends=True) as served,
+        served.subscribe("ring", start=10, copy=not in_place) as subscription,
+    ):
+        taken = []
+        for batch in subscription:
+            made = COPIES[how](batch)
+            taken.append(made)
+            assert repr(made) == repr(batch)
+            assert (made.epoch, made.number, made.gaps) == (batch.epoch, batch.number, batch.gaps)
+            assert list(made) == list(batch)
+            assert made.times_ns.tolist() == batch.times_ns.tolist()
+            assert made.times_local_ns.tolist() == batch.times_local_ns.tolist()
+            assert made.times_ns_dejittered().tolist() == batch.times_ns_dejittered().tolist()
+            assert made.fields["counter"].tolist() == batch.fields["counter"].tolist()
+            assert made.scaled("ch0").tolist() == batch.scaled("ch0").tolist()
+        assert sum(map(len, taken)) == 287
+        assert any(batch.gaps for batch in taken)
+        assert all(batch.intact for batch in taken)
+
+
+def test_what_has_been_overwritten_is_not_copied() -> None:
+    settings = small(ring_size=1 << 20, batch_size=8192)
+    with (
+        serving(rate_hz=20_000, settings=settings) as served,
+        served.subscribe("ring", start="oldest", copy=False) as subscription,
+    ):
+        batch = next(batch for batch in subscription if type(batch.encoded) is not EncodedBatch)
+        eventually(lambda: not batch.intact)
+        with pytest.raises(UsageError, match=r"<Batch .*> was overwritten in the ring before it was copied"):
+            copy.copy(batch)
+
+
+def test_what_is_printed_says_what_it_is() -> None:
+    with serving(rate_hz=1000) as served, served.subscribe("ring", start=0) as subscription:
+        waiting = f"<Subscription to 'sim' at {served.endpoint} via ring, not joined yet>"
+        assert repr(subscription) == waiting
+        batch = next(iter(subscription))
+        assert repr(subscription) == waiting.replace("not joined yet", "joined")
+        assert re.fullmatch(r"<Batch 0\.\.\d+ of epoch [0-9a-f]{16}>", repr(batch))
+        assert repr(batch.fields).startswith(f"<{len(batch)} packets of counter <u4, device_time <u8, ch0 <f4")
+        assert re.fullmatch(
+            r"<Ledger subscription: \d+ packets in, \d+ out, 0 overhead, \d+ held, lost 0>", repr(subscription.ledger)
+        )
+        subscription.close()
+        assert repr(subscription).endswith(" via ring, closed>")

@@ -5,7 +5,10 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from usbcast.batch import Batch
+from usbcast.clock_watch import ClockWatch
 from usbcast.continuity import Continuity, Delivery
+from usbcast.digest import Digest
 from usbcast.events import Gap, Restart
 from usbcast_schemas.batch import EncodedBatch, decode_batch, encode_batch
 from usbcast_schemas.v1 import usbcast_pb2 as pb
@@ -424,3 +427,25 @@ def test_what_is_overwritten_later_is_not_told_as_unreadable() -> None:
     assert [item.gaps for item in core.out if isinstance(item, Delivery)][-1] == (
         Gap(4, 5, 2, "ring", "overwritten in the ring"),
     )
+
+
+def test_a_gap_says_of_which_epoch_it_is_and_comes_before_the_restart() -> None:
+    core = Continuity(can_fetch=False)
+    digest = Digest(core, ClockWatch("sim"))
+    core.start(1, 0, 0)
+    core.live(batch(0, 0, 2, epoch=1))
+    core.known(1, 5, 2)
+    told = batch(0, 0, 1, epoch=2)
+    told.losses = [pb.Loss(stage=pb.STAGE_DEVICE, reason="counter", packets=4)]
+    core.live(told)
+    events = list(iter(digest.take, None))
+    assert [type(event) for event in events] == [Batch, Gap, Restart, Gap, Batch]
+    _, old, restart, new, first = events
+    assert isinstance(old, Gap)
+    assert isinstance(restart, Restart)
+    assert isinstance(new, Gap)
+    assert isinstance(first, Batch)
+    assert (old.first, old.last, old.epoch) == (2, 4, 1)
+    assert (restart.old_epoch, restart.new_epoch) == (1, 2)
+    assert (new.count, new.epoch) == (4, 2)
+    assert [(gap.count, gap.epoch) for gap in first.gaps] == [(3, 1), (4, 2)], "who only iterates hears of both"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -11,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from nodes import eventually
+from programs import Program
 
 from usbcast_broker.node import Node
 from usbcast_broker.settings import NodeSettings
@@ -131,6 +134,40 @@ def test_the_profile_of_ones_own_device_is_served() -> None:
 def test_the_example_of_a_test_passes() -> None:
     output = run("-m", "pytest", "-q", "-p", "no:cacheprovider", EXAMPLES / "test_with_a_simulated_device.py")
     assert "2 passed" in output
+
+
+@pytest.mark.parametrize(
+    ("name", "summary"),
+    [
+        ("subscribe.py", r"(\d+) packets by ring; the books: (\d+) delivered, (\d+) lost"),
+        ("subscribe_asyncio.py", r"deliver='all': (\d+) received, (\d+) skipped"),
+    ],
+)
+def test_a_live_stream_is_shown_and_ctrl_c_brings_the_summary(name: str, summary: str) -> None:
+    with Node(NodeSettings(bind="tcp://127.0.0.1:0", ring_size=4 << 20)) as node:
+        add_simulated(node, SimulatorConfig(rate_hz=1000), "first-case")
+        node.start()
+        with Program([sys.executable, "-X", "dev", str(EXAMPLES / name)]) as program:
+            if name == "subscribe.py":
+                eventually(lambda: "packets so far" in program.stdout)
+            else:
+                eventually(lambda: len(node.health()[0].subscriptions) == 2)
+                eventually(lambda: all(one.ledger.left for one in node.health()[0].subscriptions))
+            program.signal(signal.SIGINT)
+            assert program.finish() == 0
+        assert figures(summary, program.stdout)[0] > 0
+        assert program.stderr == "", "no traceback, and no task that was destroyed while it was pending"
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_asyncio_example_where_no_node_is() -> None:
+    """After some seconds the silence of the node waits to be taken, and the loop must still turn."""
+    with Program([sys.executable, "-X", "dev", str(EXAMPLES / "subscribe_asyncio.py")]) as program:
+        eventually(lambda: len(program.err) == 2, "both say that no node answers")
+        program.signal(signal.SIGINT)
+        assert program.finish() == 0
+        assert all(line.startswith("no node with stream 'first-case' answered") for line in program.err)
+        assert "deliver='all': 0 received" in program.stdout
 
 
 def test_no_example_is_left_out() -> None:

@@ -38,13 +38,16 @@ class Bridged:
 
 
 class Bridge:
-    """Use it around a node: `connect`, start the node, `watch`; at the end `stop`, then stop the node."""
+    """Use it around a node: `connect`, start the node, `watch`; at the end `stop`, then stop the node.
 
-    def __init__(self, node: Node, options: BridgeOptions) -> None:
+    Whoever sets `stopping` ends what it waits for.
+    """
+
+    def __init__(self, node: Node, options: BridgeOptions, stopping: threading.Event | None = None) -> None:
         self._node = node
         self._options = options
         self._adding = threading.Lock()
-        self._stopping = threading.Event()
+        self._stopping = stopping or threading.Event()
         self._watchers: list[threading.Thread] = []
         self._said: set[str] = set()
         self.streams: dict[str, Bridged] = {}
@@ -59,6 +62,8 @@ class Bridge:
             try:
                 self._look(upstream)
             except NodeUnreachable as error:
+                if self._stopping.is_set():
+                    return
                 if not wait:
                     raise NodeUnreachable(f"{error}; --wait starts the bridge all the same") from None
                 log.warning("%s", error)
@@ -87,11 +92,15 @@ class Bridge:
             try:
                 self._look(upstream)
             except UsbcastError as error:
-                self._say_once(str(error))
+                if not self._stopping.is_set():
+                    self._say_once(str(error))
 
     def _look(self, upstream: UpstreamAddress) -> None:
         """Add the streams of `upstream` that are wanted and not there yet."""
-        with NodeClient(upstream.endpoint, timeout_s=LOOK_TIMEOUT_S, keys=self._options.keys) as client:
+        asking = NodeClient(
+            upstream.endpoint, timeout_s=LOOK_TIMEOUT_S, keys=self._options.keys, stopping=self._stopping
+        )
+        with asking as client:
             described = client.describe()
         for info in described:
             if self._options.wants(info.stream) and not self._stopping.is_set():

@@ -67,7 +67,7 @@ class Whole:
         if not missed and self._next_number is not None and batch.first_number > self._next_number:
             # Its packets were told of; only its number is free still.
             here = batch.holes[0].first_sequence if batch.holes else batch.first_sequence
-            missed = [Gap(here, here - 1, 0, "bridge", "told of before", on_purpose=True)]
+            missed = [Gap(here, here - 1, 0, "bridge", "told of before", on_purpose=True, epoch=self.epoch)]
         if missed:
             made = self._hole(missed, batch.first_number)
         self._next_number = batch.number + 1
@@ -98,7 +98,8 @@ class Whole:
             return []
         self._next_number = level.next_number
         begin = level.next_sequence
-        return [Gap(begin, first - 1, first - begin, "bridge", self._before, on_purpose=self._before_on_purpose)]
+        on_purpose = self._before_on_purpose
+        return [Gap(begin, first - 1, first - begin, "bridge", self._before, on_purpose=on_purpose, epoch=self.epoch)]
 
     def _hole(self, gaps: Sequence[Gap], until_number: int) -> list[Encoded]:
         """A batch that tells of `gaps` and stands for the numbers from the next one up to `until_number`."""

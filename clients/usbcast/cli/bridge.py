@@ -151,7 +151,7 @@ def bridge(
         upstream_keys,
     )
     with nonwaiting("stdout"), stop_signals() as stopped, Node(settings) as node:
-        bridged = Bridge(node, options)
+        bridged = Bridge(node, options, stopped)
         with contextlib.closing(_Stopping(bridged)):
             bridged.connect(wait=wait)
             node.start()

@@ -336,7 +336,7 @@ class Forwarder:
         return gap_message(
             self._names,
             self._epoch,
-            Gap(first, first + count - 1, count, "bridge", reason),
+            Gap(first, first + count - 1, count, "bridge", reason, epoch=self._epoch),
             next_number,
         )
 

@@ -94,6 +94,7 @@ def read(subject: str, body: bytes) -> EncodedBatch | StoredGap:
         lost.count,
         stage_of(lost.stage),
         lost.reason,
+        epoch=message.epoch,
     )
     return StoredGap(message.epoch, gap, message.next_number if message.HasField("next_number") else None)
 

@@ -300,7 +300,8 @@ def gap_of(remark: Remark) -> Gap:
     """The Gap that a remark of kind "gap" tells of."""
     f = remark.fields
     on_purpose = f.get("on_purpose", False)
-    return Gap(f["first"], f["last"], f["count"], f["stage"], f["reason"], on_purpose=on_purpose)
+    epoch = int(f["epoch"], 16)
+    return Gap(f["first"], f["last"], f["count"], f["stage"], f["reason"], on_purpose=on_purpose, epoch=epoch)
 
 
 def restart_of(remark: Remark) -> Restart:

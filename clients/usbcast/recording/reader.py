@@ -267,7 +267,7 @@ class _Reading:
         skip = min(max(0, start_sequence - batch.first_sequence), batch.packet_count)
         if not skip:
             for loss in batch.losses:
-                yield self._gap(gap_of_loss(loss, batch.first_sequence))
+                yield self._gap(gap_of_loss(loss, batch.first_sequence, batch.epoch))
             for event in batch.events:
                 yield device_event(event)
         if batch.packet_count > skip:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from usbcast.continuity import Delivery, Position
@@ -129,8 +130,7 @@ class Tap:
                 self.lag_ns = self._receiver.lag_ns
                 self.ended = batch.end is not None
             case Gap():
-                epoch = self.position.epoch if self.position else 0
-                made.append(self._gap(record, epoch, realtime_ns))
+                made.append(self._gap(record, record.epoch, realtime_ns))
             case Restart():
                 made.append(remark_entry(restart_remark(self.stream, record, realtime_ns)))
                 self.position = Position(record.new_epoch, 0, 0)
@@ -194,7 +194,7 @@ class Tap:
 
     def _gap(self, gap: Gap, epoch: int, realtime_ns: int) -> Entry:
         if self._excuse and gap.stage == "ring":
-            gap = Gap(gap.first, gap.last, gap.count, STAGE, f"{self._excuse}; meanwhile {gap.reason}")
+            gap = replace(gap, stage=STAGE, reason=f"{self._excuse}; meanwhile {gap.reason}")
         self.lost += gap.count
         if self.position is not None and gap.last >= gap.first:
             self.position = Position(self.position.epoch, gap.last + 1, self.position.next_number)
@@ -204,7 +204,7 @@ class Tap:
         if self._skipped is None:
             return []
         (epoch, first, until), self._skipped = self._skipped, None
-        gap = Gap(first, until - 1, until - first, STAGE, NOT_WANTED)
+        gap = Gap(first, until - 1, until - first, STAGE, NOT_WANTED, epoch=epoch)
         return [remark_entry(gap_remark(self.stream, epoch, gap, realtime_ns))]
 
     def finish(self, realtime_ns: int) -> list[Entry]:
