@@ -293,6 +293,7 @@ def _event(happening: Happening) -> pb.DeviceEvent:
         monotonic_ns=happening.monotonic_ns,
         detail=happening.detail,
         device=device_info(happening.device) if happening.device else None,
+        clock_step_ns=happening.clock_step_ns or None,
     )
 
 

@@ -41,6 +41,7 @@ class Happening:
     monotonic_ns: int
     detail: str = ""
     device: DeviceIdentity | None = None
+    clock_step_ns: int = 0
 
 
 @dataclass(slots=True)

@@ -310,6 +310,7 @@ class Node:
         info.attached = pipeline.feed.attached
         if pipeline.outlet.source is not None:
             info.source_silent_ns = pipeline.outlet.source_silent_ns(time.monotonic_ns())
+        info.clock_steps = pipeline.feed.counters.get("clock_steps", 0)
         info.node_version = self._version
         info.node_pid = os.getpid()
         info.started_realtime_ns = self._started_realtime_ns

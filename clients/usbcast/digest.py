@@ -75,6 +75,11 @@ class Digest:
             self.dejitter = dejitter_of(self._rate_hz)
         self.meaning = Meaning(Layout(info.fields, info.packet_size), self.dejitter, self._clock.offset)
 
+    def _begin_dejitter(self) -> None:
+        """Smooth times anew. Batches that were handed out keep the line that they have."""
+        self.dejitter = Dejitter(self._rate_hz) if self._rate_hz > 0 else None
+        self.meaning = self.meaning._replace(dejitter=self.dejitter)
+
     def say(self, silence: Silence) -> None:
         """Put an event of the receiver's own behind what has been expanded so far."""
         self._events.append(silence)
@@ -174,6 +179,8 @@ class Digest:
             self._gap(gap)
         if not _is_cut(item):
             self._events.extend(device_event(event) for event in batch.events)
+        if any(event.kind == pb.DeviceEvent.KIND_CLOCK_STEPPED for event in batch.events):
+            self._begin_dejitter()
         if batch.packet_count > item.skip:
             self.learn_times(batch)
             self._events.append(Batch(batch, self.meaning, tuple(self._gaps), item.skip))

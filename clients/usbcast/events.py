@@ -69,12 +69,14 @@ class DeviceEvent:
     """Something that happened to the device, in order with its packets."""
 
     kind: str
-    """attached, detached, stalled, resynchronised, overflowed or failed."""
+    """attached, detached, stalled, resynchronised, overflowed, failed, replaced, clock_stepped; unspecified, if a newer node says what is not known here."""
     realtime_ns: int
     monotonic_ns: int
     detail: str
     serial: str = ""
     bus_path: str = ""
+    clock_step_ns: int = 0
+    """Of clock_stepped: by how much the reading host's realtime clock was set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,4 +122,12 @@ def gap_of_hole(hole: pb.LostRange, first: int, epoch: int) -> Gap:
 def device_event(message: pb.DeviceEvent) -> DeviceEvent:
     kind = _KINDS.get(message.kind, "unspecified")
     device = message.device
-    return DeviceEvent(kind, message.realtime_ns, message.monotonic_ns, message.detail, device.serial, device.bus_path)
+    return DeviceEvent(
+        kind,
+        message.realtime_ns,
+        message.monotonic_ns,
+        message.detail,
+        device.serial,
+        device.bus_path,
+        message.clock_step_ns,
+    )

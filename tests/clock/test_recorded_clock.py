@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from distant import distant_node, distant_program
-from nodes import eventually
+from nodes import eventually, serving
 from programs import run
 
 import usbcast
@@ -66,3 +67,35 @@ def test_a_clock_remark_says_what_was_known() -> None:
     assert clock_of(clock_remark("s", None, 5)) is None
     known = usbcast.ClockOffset(-7, 3, 1.5, MAX_DRIFT * 1e6, 11)
     assert clock_of(Remark.decode(clock_remark("s", known, 12).encode())) == known
+
+
+def test_a_recording_says_that_the_reading_hosts_clock_was_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_by_ns = 0
+    clock = SimpleNamespace(time_ns=lambda: time.time_ns() + set_by_ns, monotonic_ns=time.monotonic_ns)
+    monkeypatch.setattr("usbcast_broker.usb.clock.time", clock)
+    base = str(tmp_path / "run")
+    with serving(stream="fit", rate_hz=1000, packets=600, ends=True) as served:
+        eventually(lambda: served.device.produced > 200)
+        set_by_ns = 24 * 3600 * S
+        done = run(
+            "record", "fit", "--endpoint", served.endpoint, "--start", "oldest", "--packets", "600", "--output", base
+        )
+        assert done.finish() == 0, done.stderr
+        told = run("info", "fit", "--endpoint", served.endpoint).stdout
+        assert "set 1 times while it was read: times before and after do not compare" in told
+    verified = run("verify", base, "--json")
+    assert verified.finish() == 0
+    (recording,) = json.loads(verified.stdout)["recordings"]
+    (epoch,) = recording["streams"]
+    assert (epoch["clock_steps"], epoch["recorded"], epoch["balanced"]) == (1, 600, True)
+    (note,) = (note for note in recording["notes"] if "clock was set by +86,400.000 s" in note)
+    assert "fit" in note
+    assert "the reading host's clock was set by +86,400" in run("verify", base).stdout
+    assert "was set 1 times: times before and after are not of one clock" in run("info", base).stdout
+    with usbcast.open_recording(base) as opened:
+        steps = [event for event in opened.events("fit") if isinstance(event, usbcast.DeviceEvent)]
+        assert [event.kind for event in steps] == ["attached", "clock_stepped"]
+    began_s = time.monotonic()
+    played = run("play", base, "--linger-s", "0", "--bind", "tcp://127.0.0.1:0")
+    assert played.finish() == 0
+    assert time.monotonic() - began_s < 60, "not a day"

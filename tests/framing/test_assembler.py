@@ -254,6 +254,16 @@ JOINED = "joined in mid-packet"
             id="replugged, further than in that time",
         ),
         pytest.param(
+            [
+                transfer(packet(100)),
+                happened(KIND.KIND_DETACHED),
+                happened(KIND.KIND_REPLACED),
+                transfer(packet(150), 500),
+            ],
+            [100, ("detached", ""), ("replaced", ""), 150],
+            id="another device's counter says nothing of this one's losses",
+        ),
+        pytest.param(
             [transfer(packet(1000)), happened(KIND.KIND_DETACHED, 10), transfer(packet(1005), 60)],
             [1000, ("detached", ""), ("device", "counter", 4, 0), 1005],
             id="replugged, counting on",

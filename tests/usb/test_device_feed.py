@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from usb_rig import RATE_HZ, Backend, Rig, Scripted, data_of, take_all, told, until
+from usb_rig import RATE_HZ, Backend, Rig, Scripted, data_of, take_all, told, twin, until
 
 from usbcast_broker.flow import DeviceIdentity, Happening, HostItem, Transfer
 from usbcast_broker.host_queue import HostQueue
@@ -251,3 +251,50 @@ def test_whatever_goes_wrong_produced_is_read_plus_lost(faults: list[Fault]) -> 
 def test_the_scripted_transport_is_one() -> None:
     checked: Callable[[Transport], None] = lambda _: None  # noqa: E731 - mypy checks the call below
     checked(Scripted())
+
+
+def test_another_device_that_takes_the_part_of_one_without_a_serial_number_is_told() -> None:
+    backend = Backend(twin(""), twin(""))
+    first, second = backend.devices
+    second.unplug()
+    with Rig(backend) as rig:
+        until(lambda: rig.feed.counters["transfers"])
+        first.unplug()
+        second.plug()
+        until(lambda: rig.feed.counters["reopens"])
+    happenings = [item for item in take_all(rig.queue) if isinstance(item, Happening)]
+    kinds = [pb.DeviceEvent.Kind.Name(item.kind) for item in happenings]
+    assert kinds == ["KIND_ATTACHED", "KIND_DETACHED", "KIND_REPLACED", "KIND_ATTACHED"]
+    told = happenings[2]
+    assert told.device is not None
+    assert told.device.bus_path == "99-2"
+    assert "may be another device than before: it is at 99-2, the one before was at 99-1" in told.detail
+    assert rig.feed.counters["replaced"] == 1
+
+
+def test_times_that_are_far_apart_once_are_no_step_of_the_clock() -> None:
+    """The thread was held up between looking at the one clock and at the other."""
+    late_ns = 0
+
+    def clock() -> tuple[int, int]:
+        return time.time_ns() + late_ns, time.monotonic_ns()
+
+    def held_up() -> bytes:
+        nonlocal late_ns
+        late_ns = 10**9
+        return b"late"
+
+    def again() -> bytes:
+        nonlocal late_ns
+        late_ns = 0
+        return b"in time"
+
+    way = Scripted([b"first", held_up, again])
+    way.clock = clock
+    queue = HostQueue()
+    feed = DeviceFeed(way, queue)
+    feed.start()
+    assert way.silent.wait(10)
+    feed.stop()
+    assert "CLOCK_STEPPED" not in told(take_all(queue))
+    assert feed.counters["clock_steps"] == 0

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from usb_rig import Backend, transport, twin
 
+from usbcast_broker.flow import DeviceIdentity
 from usbcast_broker.simulator import SimulatorConfig
+from usbcast_broker.usb.finding import doubt
 from usbcast_broker.usb.system import System
 from usbcast_schemas.errors import DeviceDetached, DeviceForbidden, DeviceMissing, UsageError
 
@@ -144,3 +146,40 @@ def test_gone_while_it_is_looked_at() -> None:
     for serial in (None, "SIM0001"):
         with pytest.raises(DeviceDetached, match="went away"):
             transport(backend, serial=serial).open()
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "why"),
+    [
+        (("A", "1-1"), ("A", "1-2"), ""),
+        (("", "1-1"), ("", "1-1"), ""),
+        (("", "1-1"), ("", "1-2"), "it is at 1-2, the one before was at 1-1, and neither tells a serial number"),
+        (("A", "1-1"), ("B", "1-1"), "it tells serial number B, and the one before had A"),
+        (("A", "1-1"), ("", "1-1"), "it tells no serial number, and the one before had A"),
+        (("", "1-1"), ("B", "1-1"), "it tells serial number B, and the one before told none"),
+    ],
+)
+def test_what_proves_that_it_is_the_same_device(before: tuple[str, str], now: tuple[str, str], why: str) -> None:
+    one, other = (DeviceIdentity(1, 2, serial=serial, bus_path=path) for serial, path in (before, now))
+    assert doubt(one, other) == why
+
+
+@pytest.mark.parametrize(
+    ("serials", "said"), [(("", ""), "neither tells a serial"), (("A", "B"), "tells serial number B")]
+)
+def test_a_strict_profile_takes_no_other_device(serials: tuple[str, str], said: str) -> None:
+    backend = Backend(*map(twin, serials))
+    first, second = backend.devices
+    second.unplug()
+    way = transport(backend, strict=True)
+    assert way.open().bus_path == "99-1"
+    first.unplug()
+    if serials[0]:  # another one in its very place
+        backend.devices = (second, first)
+    second.plug()
+    with pytest.raises(DeviceMissing, match=said) as caught:
+        way.open()
+    assert "strict is set in the profile" in str(caught.value)
+    first.plug()
+    assert way.open().serial == serials[0]
+    way.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
+from types import SimpleNamespace
 
 import nodes
 import numpy as np
@@ -476,3 +477,33 @@ def test_two_streams_of_one_node_do_not_mix(via: str) -> None:
             account = take_to_end("events", served, via, begin=0, start=0)
             assert bytes(account.payload) == served.expected(0, 300), served.stream
         assert made[0].expected(0, 300) != made[1].expected(0, 300)
+
+
+@pytest.mark.parametrize("to", ["an hour back", "a day ahead", "1970", "2230"])
+def test_the_clock_of_the_reading_host_is_set(via: str, to: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    step_s = {"an hour back": -3600, "a day ahead": 86400, "1970": 1000 - int(time.time()), "2230": 6_438_000_000}[to]
+    set_by_ns = 0
+    clock = SimpleNamespace(time_ns=lambda: time.time_ns() + set_by_ns, monotonic_ns=time.monotonic_ns)
+    monkeypatch.setattr("usbcast_broker.usb.clock.time", clock)
+    with serving(rate_hz=1000, packets=600, ends=True) as served:
+        eventually(lambda: served.device.produced > 200)
+        set_by_ns = step_s * 10**9
+        account = take_to_end("events", served, via, begin=0, start=0)
+        (step,) = (event for event in account.of(DeviceEvent) if event.kind == "clock_stepped")
+        assert abs(step.clock_step_ns - set_by_ns) < 10**9
+        assert "times before and after are not of one clock" in step.detail
+        at = account.events.index(step)
+        before, after = account.events[:at], account.events[at:]
+        offset_ns = time.time_ns() - time.monotonic_ns()
+        for events, ahead_ns in ((before, 0), (after, set_by_ns)):
+            batches = [event for event in events if isinstance(event, Batch)]
+            assert batches
+            for batch in batches:
+                arrivals = batch.encoded.arrivals
+                for realtime_ns, monotonic_ns in zip(arrivals.realtime_ns, arrivals.monotonic_ns, strict=True):
+                    assert abs(realtime_ns - monotonic_ns - offset_ns - ahead_ns) < 10**9
+                # The line through the arrival times begins anew.
+                assert abs(int(batch.times_ns[-1]) - arrivals.realtime_ns[-1]) < 10**9
+        assert check_packets(account.payload, SIZE) == list(range(600))
+        with NodeClient(served.endpoint) as client:
+            assert client.describe()[0].clock_steps == 1

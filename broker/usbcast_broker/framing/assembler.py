@@ -155,6 +155,8 @@ class Assembler:
                 self._close_gap()
                 if self._tracker is not None:
                     self._tracker.restart()
+        elif happening.kind == pb.DeviceEvent.KIND_REPLACED and self._tracker is not None:
+            self._tracker.forget()
         return (*items, *self._told(), happening)
 
     def lost(self, lost: Lost) -> tuple[StreamItem, ...]:

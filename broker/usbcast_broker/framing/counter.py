@@ -95,6 +95,10 @@ class CounterTracker:
         if self._expected is not None:
             self._before, self._expected = self._expected, None
 
+    def forget(self) -> None:
+        """Another device may have taken its part: its counter has nothing to do with the one before."""
+        self._before = self._expected = None
+
     def track(self, packets: Packets, monotonic_ns: int) -> tuple[Packets | Lost, ...]:
         """The packets as they are, or in parts, with a Lost before each part that does not follow on what came before."""
         elapsed_s = max(0, monotonic_ns - self._seen_ns) / 1e9 if self.following else 0.0

@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Final, Protocol
 
-from usbcast_broker.flow import DeviceIdentity, Happening, Transfer
+from usbcast_broker.flow import DeviceIdentity, Happening, HostItem, Transfer
 from usbcast_broker.host_queue import HostQueue
 from usbcast_broker.usb.clock import Clock, system_clock
 from usbcast_broker.usb.commands import Commandable, Commands
+from usbcast_broker.usb.finding import doubt
 from usbcast_broker.usb.recovery import Recovery, Step
 from usbcast_schemas.errors import (
     DeviceDetached,
@@ -32,6 +33,8 @@ POLL_S: Final = 0.2
 DRAIN_S: Final = 0.1
 DRAIN_READ_MS: Final = 50
 JOIN_S: Final = 5.0
+CLOCK_STEP_NS: Final = 100_000_000
+"""A step of realtime against monotonic clock that is told. Time services step a clock by 128 ms and more; less is slewed."""
 
 
 class Transport(Commandable, Protocol):
@@ -86,10 +89,12 @@ class DeviceFeed:
         self._counters = dict.fromkeys(
             (
                 *("transfers", "bytes", "timeouts", "zero_length"),
-                *("stalls", "overflows", "io_errors", "resets", "detaches", "reopens"),
+                *("stalls", "overflows", "io_errors", "resets", "detaches", "reopens", "replaced", "clock_steps"),
             ),
             0,
         )
+        self._ahead_ns: int | None = None
+        """Realtime less monotonic clock, as it was last."""
 
     @property
     def identity(self) -> DeviceIdentity | None:
@@ -122,7 +127,7 @@ class DeviceFeed:
 
     @property
     def counters(self) -> Mapping[str, int]:
-        """transfers, bytes, timeouts, zero_length, stalls, overflows, io_errors, resets, detaches, reopens; the transport's."""
+        """transfers, bytes, timeouts, zero_length; a number for each kind of fault and of change; the transport's."""
         return {**self._counters, **self._transport.counters}
 
     @property
@@ -240,10 +245,47 @@ class DeviceFeed:
 
     def _pass_on(self, transfers: list[Transfer]) -> None:
         counters = self._counters
+        items: list[HostItem] = []
         for transfer in transfers:
-            counters["transfers" if transfer.data else "zero_length"] += 1
+            if not transfer.data:
+                counters["zero_length"] += 1
+                continue
+            counters["transfers"] += 1
             counters["bytes"] += len(transfer.data)
-        self._queue.extend([transfer for transfer in transfers if transfer.data])
+            ahead_ns = transfer.realtime_ns - transfer.monotonic_ns
+            before_ns = self._ahead_ns
+            if before_ns is None or not -CLOCK_STEP_NS < ahead_ns - before_ns < CLOCK_STEP_NS:
+                self._add_clock_step(transfer, items)
+            else:
+                self._ahead_ns = ahead_ns
+            items.append(transfer)
+        self._queue.extend(items)
+
+    def _add_clock_step(self, transfer: Transfer, items: list[HostItem]) -> None:
+        """Tell before `transfer` that the realtime clock was set, if it was."""
+        before_ns, self._ahead_ns = self._ahead_ns, transfer.realtime_ns - transfer.monotonic_ns
+        if before_ns is None:
+            return
+        realtime_ns, monotonic_ns = self._clock()
+        if abs(realtime_ns - monotonic_ns - before_ns) < CLOCK_STEP_NS:
+            # Only this transfer's two times are far apart: its thread was held up between looking at the two clocks.
+            self._ahead_ns = before_ns
+            return
+        step_ns = self._ahead_ns - before_ns
+        why = (
+            f"the reading host's clock was set by {step_ns / 1e9:+,.3f} s: times before and after are not of one clock"
+        )
+        self._counters["clock_steps"] += 1
+        items.append(
+            Happening(
+                pb.DeviceEvent.KIND_CLOCK_STEPPED,
+                transfer.realtime_ns,
+                transfer.monotonic_ns,
+                why,
+                clock_step_ns=step_ns,
+            )
+        )
+        log.warning("%s: %s", self._transport.name, why)
 
     def _finish(self, timeout_s: float) -> None:
         """Pass on what was read ahead, before the device is let go."""
@@ -304,7 +346,13 @@ class DeviceFeed:
             self._failure = None
 
     def _attach(self, identity: DeviceIdentity) -> None:
-        self._identity = identity
+        before, self._identity = self._identity, identity
+        why = doubt(before, identity) if before is not None else ""
+        if why:
+            self._counters["replaced"] += 1
+            why = f"{self._transport.name} may be another device than before: {why}"
+            self._happen(pb.DeviceEvent.KIND_REPLACED, why, identity)
+            log.warning("%s", why)
         self._attached = True
         self._problem = ""
         self._recovery.survived()

@@ -70,12 +70,39 @@ def find_device(
         raise _why_unreadable(unreadable[0], system)
     if not found:
         raise DeviceMissing(_missing(wanted, serial, same_numbers, before, system))
+    if wanted.strict and before:
+        proven = [device for device in found if not doubt(before, identity_of(device, system))]
+        if not proven:
+            raise DeviceMissing(_refused(wanted, before, identity_of(found[0], system)))
+        found = proven
     if len(found) > 1 and before:
         found = [device for device in found if bus_path(device) == before.bus_path] or found
     if len(found) > 1:
         raise UsageError(_ambiguous(wanted, found, system))
     device: usb.core.Device = found[0]
     return device
+
+
+def doubt(before: DeviceIdentity, now: DeviceIdentity) -> str:
+    """Why `now` may be another device than `before`; empty where its serial number, or else its place, is the same."""
+    if before.serial and before.serial == now.serial:
+        return ""
+    if before.serial:
+        told = f"serial number {now.serial}" if now.serial else "no serial number"
+        return f"it tells {told}, and the one before had {before.serial}"
+    if now.serial:
+        return f"it tells serial number {now.serial}, and the one before told none"
+    if before.bus_path == now.bus_path:
+        return ""
+    return f"it is at {now.bus_path}, the one before was at {before.bus_path}, and neither tells a serial number"
+
+
+def _refused(wanted: DeviceMatch, before: DeviceIdentity, now: DeviceIdentity) -> str:
+    """Why a strict profile does not take `now`."""
+    return (
+        f"the USB device {wanted.vendor_id:04x}:{wanted.product_id:04x} that is plugged in may be another one: "
+        f"{doubt(before, now)}; plug that one in again, or start the node anew for this one (strict is set in the profile)"
+    )
 
 
 def _fitting(

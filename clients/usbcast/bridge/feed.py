@@ -117,7 +117,7 @@ class BridgedFeed:
         self._attached = info.attached
         self.reads_ahead = True
         self.held_ns = 0
-        self._counters = {"batches": 0, "bytes": 0, "outages": 0}
+        self._counters = {"batches": 0, "bytes": 0, "outages": 0, "clock_steps": 0}
         self._commander = ThreadPoolExecutor(1, thread_name_prefix="usbcast-bridge-commands")
         self._commanding = 0
 
@@ -311,6 +311,8 @@ class BridgedFeed:
                 for event in batch.events:
                     if event.kind in (pb.DeviceEvent.KIND_ATTACHED, pb.DeviceEvent.KIND_DETACHED):
                         self._attached = event.kind == pb.DeviceEvent.KIND_ATTACHED
+                    elif event.kind == pb.DeviceEvent.KIND_CLOCK_STEPPED:
+                        self._counters["clock_steps"] += 1
                 if self._which.choice.latest_hz:
                     record.gaps = tuple(self._chosen(gap) for gap in record.gaps)
                 made = self._carrier.deliver(record)

@@ -16,7 +16,7 @@ from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 FAULTS: Final = (
-    *("stalls", "overflows", "io_errors", "resets", "detaches", "reopens"),
+    *("stalls", "overflows", "io_errors", "resets", "detaches", "reopens", "replaced", "clock_steps"),
     *("failed_together", "queue_refused", "read_ahead_discarded"),
 )
 """Counters of the stage at the device that are 0 while all is well."""

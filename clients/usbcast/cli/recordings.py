@@ -59,6 +59,13 @@ def show_recording(path: Path, as_json: bool) -> None:
             (name, device_text(info.device), info.profile_name, info.packet_size or "varying", rate, fields)
         )
     console.print(table("", ("stream", "device", "profile", "size", "rate/s", "fields"), described))
+    for epoch in books.epochs.values():
+        if epoch.clock_steps:
+            console.print(
+                f"  {epoch.stream}: the clock of the host that reads the device was set {epoch.clock_steps:,} times: "
+                "times before and after are not of one clock (`usbcast verify` says where)",
+                soft_wrap=True,
+            )
     for stream, known in sorted(books.clocks.items()):
         console.print(f"  {stream}: {_clock_text(known)}", markup=False, highlight=False, soft_wrap=True)
 

@@ -109,6 +109,10 @@ def info(
         ("nominal rate", f"{described.nominal_rate_hz:g} packets/s" if described.nominal_rate_hz else "unknown"),
         ("ring", f"{described.ring.path} ({described.ring_bytes / 2**20:g} MiB)"),
     ]
+    if described.clock_steps:
+        rows.append(
+            ("clock", f"set {described.clock_steps:,} times while it was read: times before and after do not compare")
+        )
     console.print(table(f"Stream {described.stream}", ("", ""), rows))
     _show_fields(described)
 

@@ -14,6 +14,7 @@ from usbcast.events import stage_of
 from usbcast.recording.contents import Contents
 from usbcast.recording.entries import STAGE, Item, Remark, clock_of, gap_of, hex_epoch
 from usbcast_schemas.batch import EncodedBatch
+from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 MAX_PROBLEMS = 1000
 """So many are kept in words; all are counted."""
@@ -40,6 +41,8 @@ class EpochBooks:
     doubled: int = 0
     ended: bool = False
     events: int = 0
+    clock_steps: int = 0
+    """How often the clock of the reading host was set."""
     start_ns: int = 0
     end_ns: int = 0
     told: bool = False
@@ -69,6 +72,7 @@ class EpochBooks:
             "missing": self.missing,
             "doubled": self.doubled,
             "device_events": self.events,
+            "clock_steps": self.clock_steps,
             "ended": self.ended,
             "start_ns": self.start_ns,
             "end_ns": self.end_ns,
@@ -183,6 +187,10 @@ class Books:
         books.recorded += batch.packet_count
         books.batches += 1
         books.events += len(batch.events)
+        for event in batch.events:
+            if event.kind == pb.DeviceEvent.KIND_CLOCK_STEPPED:
+                books.clock_steps += 1
+                self.note(f"{_who(books)}: before packet {first:,} {event.detail}")
         for loss in batch.losses:
             what = f"{stage_of(loss.stage)}: {loss.reason}"
             books.lost_earlier[what] = books.lost_earlier.get(what, 0) + loss.packets

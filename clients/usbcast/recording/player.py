@@ -47,7 +47,7 @@ class PlayedFeed:
         self._identity = DeviceIdentity(
             device.vendor_id, device.product_id, device.serial, device.manufacturer, device.product, device.bus_path
         )
-        self._counters = {"batches": 0, "packets": 0, "bytes": 0}
+        self._counters = {"batches": 0, "packets": 0, "bytes": 0, "clock_steps": 0}
         self.attached = True
         self.reads_ahead = True
         self.held_ns = 0
@@ -88,6 +88,8 @@ class PlayedFeed:
                 self.attached = False
             elif event.kind == pb.DeviceEvent.KIND_ATTACHED:
                 self.attached = True
+            elif event.kind == pb.DeviceEvent.KIND_CLOCK_STEPPED:
+                self._counters["clock_steps"] += 1
 
 
 @dataclass(slots=True)
@@ -178,7 +180,7 @@ class Player:
             part.restamper.join()
         options = self._options
         for stored, batch in self._batches():
-            if shift is None:
+            if shift is None or _is_clock_step(batch):  # the pace goes on, whatever the clock was set to
                 shift = Shift(stored.log_time_ns, time.time_ns(), time.monotonic_ns(), options.speed or 1.0)
             if options.step:
                 self._steps.acquire()
@@ -208,3 +210,7 @@ class Player:
         rest_ns = monotonic_ns - time.monotonic_ns()
         if rest_ns > AHEAD_NS:
             self._stopping.wait(rest_ns / 1e9)
+
+
+def _is_clock_step(batch: EncodedBatch) -> bool:
+    return any(event.kind == pb.DeviceEvent.KIND_CLOCK_STEPPED for event in batch.events)

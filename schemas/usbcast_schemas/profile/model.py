@@ -94,6 +94,7 @@ class DeviceMatch(_Table):
         default=None, pattern=r"^[0-9]+-[0-9]+(\.[0-9]+)*$", description='a bus and its ports, such as "1-4.2",'
     )
     product: str | None = Field(default=None, min_length=1, max_length=126, description="a text of 1 to 126 characters")
+    strict: bool = False
     configuration: int | None = Field(default=None, ge=1, le=255)
     interface: int = Field(default=0, ge=0, le=255)
     alternate: int = Field(default=0, ge=0, le=255)

@@ -58,7 +58,7 @@ class DeviceInfo(_message.Message):
     def __init__(self, vendor_id: _Optional[int] = ..., product_id: _Optional[int] = ..., serial: _Optional[str] = ..., manufacturer: _Optional[str] = ..., product: _Optional[str] = ..., bus_path: _Optional[str] = ...) -> None: ...
 
 class DeviceEvent(_message.Message):
-    __slots__ = ("kind", "realtime_ns", "monotonic_ns", "detail", "device")
+    __slots__ = ("kind", "realtime_ns", "monotonic_ns", "detail", "device", "clock_step_ns")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         KIND_UNSPECIFIED: _ClassVar[DeviceEvent.Kind]
@@ -68,6 +68,8 @@ class DeviceEvent(_message.Message):
         KIND_RESYNCHRONISED: _ClassVar[DeviceEvent.Kind]
         KIND_OVERFLOWED: _ClassVar[DeviceEvent.Kind]
         KIND_FAILED: _ClassVar[DeviceEvent.Kind]
+        KIND_REPLACED: _ClassVar[DeviceEvent.Kind]
+        KIND_CLOCK_STEPPED: _ClassVar[DeviceEvent.Kind]
     KIND_UNSPECIFIED: DeviceEvent.Kind
     KIND_ATTACHED: DeviceEvent.Kind
     KIND_DETACHED: DeviceEvent.Kind
@@ -75,17 +77,21 @@ class DeviceEvent(_message.Message):
     KIND_RESYNCHRONISED: DeviceEvent.Kind
     KIND_OVERFLOWED: DeviceEvent.Kind
     KIND_FAILED: DeviceEvent.Kind
+    KIND_REPLACED: DeviceEvent.Kind
+    KIND_CLOCK_STEPPED: DeviceEvent.Kind
     KIND_FIELD_NUMBER: _ClassVar[int]
     REALTIME_NS_FIELD_NUMBER: _ClassVar[int]
     MONOTONIC_NS_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_STEP_NS_FIELD_NUMBER: _ClassVar[int]
     kind: DeviceEvent.Kind
     realtime_ns: int
     monotonic_ns: int
     detail: str
     device: DeviceInfo
-    def __init__(self, kind: _Optional[_Union[DeviceEvent.Kind, str]] = ..., realtime_ns: _Optional[int] = ..., monotonic_ns: _Optional[int] = ..., detail: _Optional[str] = ..., device: _Optional[_Union[DeviceInfo, _Mapping]] = ...) -> None: ...
+    clock_step_ns: int
+    def __init__(self, kind: _Optional[_Union[DeviceEvent.Kind, str]] = ..., realtime_ns: _Optional[int] = ..., monotonic_ns: _Optional[int] = ..., detail: _Optional[str] = ..., device: _Optional[_Union[DeviceInfo, _Mapping]] = ..., clock_step_ns: _Optional[int] = ...) -> None: ...
 
 class StreamEnd(_message.Message):
     __slots__ = ("reason", "packets", "realtime_ns")
@@ -182,7 +188,7 @@ class Ring(_message.Message):
     def __init__(self, path: _Optional[str] = ..., wake_path: _Optional[str] = ..., nonce: _Optional[int] = ...) -> None: ...
 
 class StreamInfo(_message.Message):
-    __slots__ = ("contract", "stream", "epoch", "device", "profile_name", "profile_toml", "fields", "packet_size", "nominal_rate_hz", "data_endpoints", "ring", "host_id", "oldest_sequence", "next_sequence", "next_number", "attached", "ended", "node_version", "node_pid", "started_realtime_ns", "ring_bytes", "reader_host_id", "batch_bytes", "source", "source_silent_ns", "has_tail")
+    __slots__ = ("contract", "stream", "epoch", "device", "profile_name", "profile_toml", "fields", "packet_size", "nominal_rate_hz", "data_endpoints", "ring", "host_id", "oldest_sequence", "next_sequence", "next_number", "attached", "ended", "node_version", "node_pid", "started_realtime_ns", "ring_bytes", "reader_host_id", "batch_bytes", "source", "source_silent_ns", "has_tail", "clock_steps")
     CONTRACT_FIELD_NUMBER: _ClassVar[int]
     STREAM_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -209,6 +215,7 @@ class StreamInfo(_message.Message):
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     SOURCE_SILENT_NS_FIELD_NUMBER: _ClassVar[int]
     HAS_TAIL_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_STEPS_FIELD_NUMBER: _ClassVar[int]
     contract: int
     stream: str
     epoch: int
@@ -235,7 +242,8 @@ class StreamInfo(_message.Message):
     source: str
     source_silent_ns: int
     has_tail: bool
-    def __init__(self, contract: _Optional[int] = ..., stream: _Optional[str] = ..., epoch: _Optional[int] = ..., device: _Optional[_Union[DeviceInfo, _Mapping]] = ..., profile_name: _Optional[str] = ..., profile_toml: _Optional[str] = ..., fields: _Optional[_Iterable[_Union[Field, _Mapping]]] = ..., packet_size: _Optional[int] = ..., nominal_rate_hz: _Optional[float] = ..., data_endpoints: _Optional[_Iterable[str]] = ..., ring: _Optional[_Union[Ring, _Mapping]] = ..., host_id: _Optional[str] = ..., oldest_sequence: _Optional[int] = ..., next_sequence: _Optional[int] = ..., next_number: _Optional[int] = ..., attached: bool = ..., ended: bool = ..., node_version: _Optional[str] = ..., node_pid: _Optional[int] = ..., started_realtime_ns: _Optional[int] = ..., ring_bytes: _Optional[int] = ..., reader_host_id: _Optional[str] = ..., batch_bytes: _Optional[int] = ..., source: _Optional[str] = ..., source_silent_ns: _Optional[int] = ..., has_tail: bool = ...) -> None: ...
+    clock_steps: int
+    def __init__(self, contract: _Optional[int] = ..., stream: _Optional[str] = ..., epoch: _Optional[int] = ..., device: _Optional[_Union[DeviceInfo, _Mapping]] = ..., profile_name: _Optional[str] = ..., profile_toml: _Optional[str] = ..., fields: _Optional[_Iterable[_Union[Field, _Mapping]]] = ..., packet_size: _Optional[int] = ..., nominal_rate_hz: _Optional[float] = ..., data_endpoints: _Optional[_Iterable[str]] = ..., ring: _Optional[_Union[Ring, _Mapping]] = ..., host_id: _Optional[str] = ..., oldest_sequence: _Optional[int] = ..., next_sequence: _Optional[int] = ..., next_number: _Optional[int] = ..., attached: bool = ..., ended: bool = ..., node_version: _Optional[str] = ..., node_pid: _Optional[int] = ..., started_realtime_ns: _Optional[int] = ..., ring_bytes: _Optional[int] = ..., reader_host_id: _Optional[str] = ..., batch_bytes: _Optional[int] = ..., source: _Optional[str] = ..., source_silent_ns: _Optional[int] = ..., has_tail: bool = ..., clock_steps: _Optional[int] = ...) -> None: ...
 
 class DescribeRequest(_message.Message):
     __slots__ = ("stream",)
