@@ -15,6 +15,7 @@ import usb.util
 
 from usbcast_broker.flow import DeviceIdentity, Transfer
 from usbcast_broker.usb.clock import Clock, system_clock
+from usbcast_broker.usb.drivers import left_behind, remove_note, write_note
 from usbcast_broker.usb.errors import Cause, busy, cause_of, device_error, forbidden
 from usbcast_broker.usb.finding import bus_path, find_device, identity_of, name_of
 from usbcast_broker.usb.libusb import load_backend
@@ -225,6 +226,7 @@ class UsbTransport:
             for interface in sorted(self._detached):  # the driver of several is asked by the first of them
                 with contextlib.suppress(usb.core.USBError, NotImplementedError):
                     device.attach_kernel_driver(interface)
+            remove_note(device, self._match.interface)
             usb.util.dispose_resources(device)
         self._started = False
         self._detached, self._companions = [], []
@@ -272,6 +274,7 @@ class UsbTransport:
         self._device = device = find_device(self._backend, self._match, self._identity, self._system)
         self.name = name_of(device.idVendor, device.idProduct, self._match.serial or "", bus_path(device))
         wanted = self._match
+        self._detached = left_behind(device, wanted.interface)
         self._detach_kernel_driver(wanted.interface)
         self._configure(device, wanted.configuration)
         self._detach_kernel_driver(wanted.interface)
@@ -317,6 +320,7 @@ class UsbTransport:
         if not self._has_kernel_driver(interface):
             return
         others = [other for other in self._other_interfaces(interface) if self._has_kernel_driver(other)]
+        write_note(self._device, self._match.interface, {*self._detached, interface, *others})
         try:
             self._device.detach_kernel_driver(interface)
         except usb.core.USBError as error:
@@ -326,6 +330,7 @@ class UsbTransport:
         companions = [other for other in others if not self._has_kernel_driver(other)]
         self._companions = companions
         self._detached += [one for one in (interface, *companions) if one not in self._detached]
+        write_note(self._device, self._match.interface, self._detached)
 
     def _has_kernel_driver(self, interface: int) -> bool:
         try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from usbcast.cli.options import AsJson
-from usbcast.cli.output import console, emit, table, write
+from usbcast.cli.output import console, emit, errors, table, write
 from usbcast_schemas.errors import DeviceMissing, UsageError
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ def devices(
             "--unit", metavar="UNIT", help="With --udev: start this with the device, as usbcast-node@{name}.service."
         ),
     ] = "",
+    release: Annotated[
+        bool, typer.Option("--release", help="Give back the kernel drivers of devices whose node was killed.")
+    ] = False,
     hubs: Annotated[bool, typer.Option("--hubs", help="Hubs as well.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -42,6 +45,9 @@ def devices(
         return
     if profile is not None:
         _draft(profile, as_json)
+        return
+    if release:
+        _release(as_json)
         return
     found = [device for device in list_devices() if hubs or not device.is_hub]
     if as_json:
@@ -77,6 +83,26 @@ def _print_rules(names: list[str], group: str, unit: str, as_json: bool) -> None
         emit({"file": RULES_FILE, "rules": rules})
     else:
         write(rules)
+
+
+def _release(as_json: bool) -> None:
+    from usbcast_broker.usb.drivers import release_all
+
+    done = release_all()
+    if as_json:
+        emit({"released": [asdict(one) for one in done]})
+    elif not done:
+        console.print("No killed node has left a device of this machine without its kernel driver.")
+    else:
+        for one in done:
+            if one.interfaces:
+                console.print(
+                    f"{one.device}: interfaces {', '.join(map(str, one.interfaces))} have their kernel driver again"
+                )
+            if one.problem:
+                errors.print(f"usbcast: {one.problem}", style="red")
+    if any(one.problem for one in done):
+        raise typer.Exit(1)
 
 
 def _draft(wanted: str, as_json: bool) -> None:
