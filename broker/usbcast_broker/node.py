@@ -17,6 +17,7 @@ from usbcast_broker import binding
 from usbcast_broker.announcing import Announcement, addresses_to_announce
 from usbcast_broker.batcher import Batcher
 from usbcast_broker.budget import Budgets
+from usbcast_broker.flow import DeviceIdentity
 from usbcast_broker.framing import Assembler
 from usbcast_broker.gatekeeper import Gatekeeper
 from usbcast_broker.host_queue import HostQueue
@@ -72,6 +73,7 @@ class Node:
         self.last_health: list[pb.StreamHealth] = []
         """The books as they stood when the node had stopped."""
         self._bound: list[str] = []
+        self._wanted: dict[str, DeviceIdentity] = {}
         self._registration: Registration | None = None
         self._stopped = False
         self._announce_at: list[str] = []
@@ -125,6 +127,10 @@ class Node:
         queue = HostQueue(settings.host_queue_size, lambda: self._publisher.knock(pipeline), outlet.moderation)
         batcher = Batcher(outlet.epoch, max_bytes=settings.batch_size, max_age_ns=int(settings.batch_age_ms * 1e6))
         self._cleanup.callback(outlet.close)
+        device = profile.device
+        self._wanted[name] = DeviceIdentity(
+            device.vendor_id, device.product_id, device.serial or "", "", device.product or "", device.bus_path or ""
+        )
         pipeline = Pipeline(make_feed(queue), queue, Assembler(profile), batcher, outlet)
         self.pipelines.append(pipeline)
         return pipeline
@@ -303,7 +309,8 @@ class Node:
         return self._publisher.start(self.pipelines, [chosen, [local]] if fits else [chosen])
 
     def _describe(self, pipeline: Line) -> pb.StreamInfo:
-        info = pipeline.outlet.describe(pipeline.feed.identity)
+        # Of a device that has never been there, what the profile wants is known.
+        info = pipeline.outlet.describe(pipeline.feed.identity or self._wanted.get(pipeline.outlet.stream))
         info.data_endpoints.extend(self.data_endpoints)
         info.host_id = host_id()
         info.reader_host_id = reading_host_of(pipeline.feed).host_id

@@ -9,6 +9,7 @@
     ├── DeviceError           the device, or the way to it
     │   ├── LibusbMissing     no libusb on this machine
     │   ├── DeviceMissing     not plugged in
+    │   ├── DeviceAmbiguous   several fit, and the profile does not say which
     │   ├── DeviceBusy        another program or a kernel driver holds it
     │   ├── DeviceForbidden   no permission to open it
     │   ├── DeviceDetached    it went away while in use
@@ -77,6 +78,10 @@ class LibusbMissing(DeviceError):
 
 class DeviceMissing(DeviceError):
     """No such device is plugged in."""
+
+
+class DeviceAmbiguous(DeviceError):
+    """Several devices are as the profile wants them."""
 
 
 class DeviceBusy(DeviceError):

@@ -119,14 +119,25 @@ def test_serve_from_a_settings_file_and_a_shipped_profile(tmp_path: Any) -> None
     config = tmp_path / "node.toml"
     config.write_text('bind = "tcp://127.0.0.1:0"\nring_size = 2097152\n')
     with Program(usbcast("serve", "first-case", "--wait", "--config", str(config), "--json")) as node:
-        endpoint = node.hear("serving")["endpoint"]
+        serving = node.hear("serving")
+        endpoint = serving["endpoint"]
+        assert "no USB device 1209:0001 is plugged in" in serving["waiting"]["first-case"]
         (info,) = lines(ran("list", "--endpoint", endpoint, "--json"))[0]["streams"]
         assert (info["stream"], info["attached"], info["ring_bytes"]) == ("first-case", False, 2097152)
         health = lines(ran("health", "--endpoint", endpoint, "--json"))[0]
         assert "no USB device 1209:0001 is plugged in" in health["streams"]["first-case"]["problem"]
-        assert "detached" in ran("list", "--endpoint", endpoint).stdout
+        listed = ran("list", "--endpoint", endpoint).stdout
+        assert "detached" in listed
+        assert "1209:0001" in listed, "what it waits for"
         node.signal(signal.SIGTERM)
         assert node.hear("ended")["reason"] == "the node was stopped"
+        assert node.finish(INTERRUPTED_S) == 0
+
+
+def test_serve_says_that_it_waits() -> None:
+    with Program(usbcast("serve", "first-case", "--wait", *ANYWHERE)) as node:
+        eventually(lambda: "first-case waits for its device: no USB device 1209:0001 is plugged in" in node.stdout)
+        node.signal(signal.SIGTERM)
         assert node.finish(INTERRUPTED_S) == 0
 
 

@@ -152,6 +152,22 @@ def test_the_rules_of_two_profiles(profile: Path) -> None:
     assert int(re.findall(r"rules\.d/(\d+)-", made.stdout)[0]) < 73, "73-seat-late.rules acts on uaccess"
 
 
+def test_the_group_comes_before_the_rules(profile: Path) -> None:
+    """Without it they shut out everybody but root."""
+    profile.write_text(PROFILE.format(""))
+    made = run("devices", "--udev", str(profile), "--group", "no-such-group")
+    steps = [
+        "groupadd --force --system no-such-group",
+        "usermod --append --groups no-such-group",
+        "rules.d/",
+        "udevadm",
+    ]
+    places = [made.stdout.index(step) for step in steps]
+    assert places == sorted(places)
+    assert "there is no group no-such-group on this machine yet" in made.stderr
+    assert "there is no group" not in run("devices", "--udev", str(profile), "--group", "root").stderr
+
+
 @pytest.mark.skipif(
     shutil.which("udevadm") is None
     or int(subprocess.run(["udevadm", "--version"], capture_output=True, text=True, check=True).stdout) < 254,

@@ -298,3 +298,14 @@ def test_times_that_are_far_apart_once_are_no_step_of_the_clock() -> None:
     feed.stop()
     assert "CLOCK_STEPPED" not in told(take_all(queue))
     assert feed.counters["clock_steps"] == 0
+
+
+def test_two_devices_that_fit_are_waited_out() -> None:
+    backend = Backend(twin("A"), twin("B"))
+    with Rig(backend, wait=True) as rig:
+        until(lambda: "2 USB devices 1209:0001 are plugged in" in rig.feed.problem)
+        assert not rig.feed.attached
+        backend.devices[0].unplug()
+        until(lambda: rig.feed.attached)
+        assert rig.feed.identity is not None
+        assert rig.feed.identity.serial == "B"

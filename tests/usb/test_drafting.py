@@ -101,3 +101,21 @@ def test_a_device_as_it_is_found() -> None:
     (found,) = list_devices(SimulatorBackend([SimulatedDevice(SimulatorConfig())]))
     profile = drafted(found)
     assert (profile.device.vendor_id, profile.device.product_id, profile.device.endpoint) == (0x1209, 0x0001, 0x81)
+
+
+@pytest.mark.parametrize(
+    ("descriptor", "size", "transfer", "words"),
+    [
+        ("7508 9506 8102", 6, 8, "input reports of one size, as the report descriptor says\n"),
+        ("8501 7508 9508 8102", 9, 16, "as the report descriptor says, each after its id"),
+        ("8501 7508 9503 8102 8502 9506 8102", 4, 8, "differ in size (1: 4 bytes, 2: 7 bytes)"),
+        ("", 8, 16384, "a guess, the endpoint's largest packet"),
+    ],
+)
+def test_the_size_of_reports_is_that_of_the_report_descriptor(
+    descriptor: str, size: int, transfer: int, words: str
+) -> None:
+    text = draft_profile(device(HID), bytes.fromhex(descriptor))
+    profile = parse_profile(text, "draft.toml")
+    assert (profile.packet_size, profile.transfer.size) == (size, transfer)
+    assert words in text

@@ -12,7 +12,7 @@ from usbcast_broker.flow import DeviceIdentity
 from usbcast_broker.simulator import SimulatorConfig
 from usbcast_broker.usb.finding import doubt
 from usbcast_broker.usb.system import System
-from usbcast_schemas.errors import DeviceDetached, DeviceForbidden, DeviceMissing, UsageError
+from usbcast_schemas.errors import DeviceAmbiguous, DeviceDetached, DeviceForbidden, DeviceMissing
 
 QUICK = SimulatorConfig(rate_hz=1000)
 
@@ -50,11 +50,11 @@ def test_one_of_several(wanted: dict[str, Any], path: str) -> None:
     ("serials", "keys"), [(("A", "B"), "serial or bus_path"), (("A", "A"), "bus_path"), (("", ""), "bus_path")]
 )
 def test_two_that_fit(serials: tuple[str, str], keys: str) -> None:
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(DeviceAmbiguous) as caught:
         transport(Backend(*map(twin, serials))).open()
     assert "one at 99-1" in str(caught.value)
     assert "one at 99-2" in str(caught.value)
-    assert f"say which one by {keys} in" in str(caught.value)
+    assert f"unplug all but one, or say which one by {keys} in" in str(caught.value)
 
 
 def test_after_it_was_away_it_is_the_same_one() -> None:

@@ -18,6 +18,9 @@ from usbcast_schemas.errors import DeviceFailed
 _KINDS: Final = ("control", "isochronous", "bulk", "interrupt")
 _SPEEDS: Final = {1: "low", 2: "full", 3: "high", 4: "super", 5: "super plus"}
 _HUB_CLASS: Final = 0x09
+HID_CLASS: Final = 0x03
+MAX_REPORT_DESCRIPTOR: Final = 4096
+"""As Linux takes of one (HID_MAX_DESCRIPTOR_SIZE)."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,31 @@ def list_devices(backend: usb.backend.IBackend | None = None, system: System | N
         if used is not backend:
             used.finalize()
     raise failure
+
+
+def report_descriptor(found: FoundDevice, interface: int, system: System | None = None) -> bytes:
+    """The report descriptor of a HID interface: what the system knows, else what the device says; empty if neither tells."""
+    known = (system or System()).report_descriptor(found.identity.bus_path, interface)
+    return known or _asked_report_descriptor(found, interface)
+
+
+def _asked_report_descriptor(found: FoundDevice, interface: int) -> bytes:
+    backend = load_backend()
+    try:
+        device: Any = usb.core.find(
+            backend=backend, custom_match=lambda one: (one.bus, one.address) == (found.bus, found.address)
+        )
+        if device is None:
+            return b""
+        try:  # GET_DESCRIPTOR of the class, to the interface (HID 1.11, 7.1.1)
+            return bytes(device.ctrl_transfer(0x81, 0x06, 0x2200, interface, MAX_REPORT_DESCRIPTOR))
+        except (usb.core.USBError, NotImplementedError):  # a driver has it, or this user may not
+            return b""
+        finally:
+            usb.util.dispose_resources(device)
+            del device
+    finally:
+        backend.finalize()
 
 
 def _sorted(backend: usb.backend.IBackend) -> list[Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from usbcast_broker.usb.discovery import FoundDevice, FoundEndpoint
+from usbcast_broker.usb.discovery import HID_CLASS, FoundDevice, FoundEndpoint
+from usbcast_broker.usb.hid import input_report_sizes
 from usbcast_schemas.errors import UsageError
 
 _CDC_CONTROL: Final = 0x02
@@ -70,17 +71,36 @@ size = {size}
 """
 
 
-def draft_profile(device: FoundDevice) -> str:
-    """TOML that can be loaded; UsageError if the device has no endpoint that could be read."""
+_REPORTS: Final = """
+[transfer]
+size = {transfer}               # one report a read
+
+[framing]               # {why}
+method = "fixed"
+size = {size}
+"""
+
+
+def chosen_endpoint(device: FoundDevice) -> FoundEndpoint:
+    """The endpoint that carries the data, most likely; UsageError if the device has none that could be read."""
+    readable = _readable(device)
+    if not readable:
+        name = f"{device.identity.vendor_id:04x}:{device.identity.product_id:04x}"
+        raise UsageError(f"device {name} has no bulk or interrupt IN endpoint: there is nothing to read from it")
+    return min(readable, key=_rank)
+
+
+def draft_profile(device: FoundDevice, report_descriptor: bytes = b"") -> str:
+    """TOML that can be loaded; UsageError if the device has no endpoint that could be read.
+
+    `report_descriptor` is that of the chosen endpoint's interface, where this is one of HID and it is known.
+    """
     identity = device.identity
     name = f"{identity.vendor_id:04x}:{identity.product_id:04x}"
-    readable = [one for one in device.endpoints if one.direction == "in" and one.kind in ("bulk", "interrupt")]
-    if not readable:
-        raise UsageError(f"device {name} has no bulk or interrupt IN endpoint: there is nothing to read from it")
-    chosen = min(readable, key=_rank)
+    chosen = chosen_endpoint(device)
     lines = [
         f"# {_comment(f'{identity.manufacturer} {identity.product}'.strip() or 'a device')}, {name}, {device.speed} speed.",
-        *_others(readable, chosen),
+        *_others(_readable(device), chosen),
         "",
         "[stream]",
         f'name = "{_stream_name(identity.product, name)}"',
@@ -98,10 +118,10 @@ def draft_profile(device: FoundDevice) -> str:
     lines.append(
         f"endpoint = {chosen.address:#04x}          # {chosen.kind}, up to {chosen.max_packet_size} bytes a packet"
     )
-    return "\n".join(lines) + "\n" + _rest(device, chosen)
+    return "\n".join(lines) + "\n" + _rest(device, chosen, report_descriptor)
 
 
-def _rest(device: FoundDevice, chosen: FoundEndpoint) -> str:
+def _rest(device: FoundDevice, chosen: FoundEndpoint, report_descriptor: bytes) -> str:
     if device.identity.vendor_id == _FTDI:
         transfer = _FTDI_TRANSFER.format(
             packet=chosen.max_packet_size, index=chosen.interface + 1 if _ports(device) > 1 else 0
@@ -111,7 +131,23 @@ def _rest(device: FoundDevice, chosen: FoundEndpoint) -> str:
         controls = sorted({one.interface for one in device.endpoints if one.interface_class == _CDC_CONTROL})
         before = [number for number in controls if number < chosen.interface]
         return _CDC_STARTUP.format(index=before[-1] if before else max(0, chosen.interface - 1)) + _LINES
-    return _FIXED.format(size=max(1, chosen.max_packet_size))
+    packet = max(1, chosen.max_packet_size)
+    reports = input_report_sizes(report_descriptor) if chosen.interface_class == HID_CLASS else {}
+    if not reports:
+        return _FIXED.format(size=packet)
+    size = min(reports.values())
+    if len(set(reports.values())) == 1:
+        why = "input reports of one size, as the report descriptor says" + (
+            ", each after its id" if 0 not in reports else ""
+        )
+    else:
+        told = ", ".join(f"{report}: {n} bytes" for report, n in sorted(reports.items()))
+        why = f"its input reports differ in size ({told}), and packets of one size fit the smallest alone"
+    return _REPORTS.format(transfer=-(-max(reports.values()) // packet) * packet, size=size, why=why)
+
+
+def _readable(device: FoundDevice) -> list[FoundEndpoint]:
+    return [one for one in device.endpoints if one.direction == "in" and one.kind in ("bulk", "interrupt")]
 
 
 def _rank(endpoint: FoundEndpoint) -> tuple[bool, bool, int, int]:

@@ -11,7 +11,7 @@ import usb.core
 from usbcast_broker.flow import DeviceIdentity
 from usbcast_broker.usb.errors import Cause, cause_of, device_error, forbidden
 from usbcast_broker.usb.system import System
-from usbcast_schemas.errors import DeviceError, DeviceMissing, UsageError
+from usbcast_schemas.errors import DeviceAmbiguous, DeviceError, DeviceMissing
 from usbcast_schemas.profile import DeviceMatch
 
 
@@ -58,7 +58,7 @@ def find_device(
     Where `wanted` names no serial number, another one at the very place of the former has taken that one's part; one
     that stands elsewhere has not, whoever else uses it.
 
-    Raises DeviceMissing, DeviceForbidden if its serial number cannot be read, and UsageError for more than one.
+    Raises DeviceMissing, DeviceForbidden if its serial number cannot be read, and DeviceAmbiguous for more than one.
     """
     serial = wanted.serial or (before.serial if before else "")
     same_numbers = list(_plugged_in(backend, wanted))
@@ -78,7 +78,7 @@ def find_device(
     if len(found) > 1 and before:
         found = [device for device in found if bus_path(device) == before.bus_path] or found
     if len(found) > 1:
-        raise UsageError(_ambiguous(wanted, found, system))
+        raise DeviceAmbiguous(_ambiguous(wanted, found, system))
     device: usb.core.Device = found[0]
     return device
 
@@ -175,7 +175,7 @@ def _ambiguous(wanted: DeviceMatch, found: list[usb.core.Device], system: System
     keys = "serial or bus_path" if len(serials) == len(found) and "" not in serials else "bus_path"
     return (
         f"{len(found)} USB devices {wanted.vendor_id:04x}:{wanted.product_id:04x} are plugged in, {there}: "
-        f"say which one by {keys} in the profile's [device] table"
+        f"unplug all but one, or say which one by {keys} in the profile's [device] table"
     )
 
 

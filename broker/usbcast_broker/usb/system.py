@@ -44,6 +44,15 @@ class System:
                 continue
         return ""
 
+    def report_descriptor(self, bus_path: str, interface: int) -> bytes:
+        """What the HID driver has read of an interface's reports; empty if none has."""
+        for path in self._sysfs.glob(f"{bus_path}:*.{interface}/*/report_descriptor"):
+            try:
+                return path.read_bytes()
+            except OSError:
+                continue
+        return b""
+
     def node(self, bus: int, address: int) -> Path | None:
         """The device's file, if this system has such files."""
         path = self._nodes / f"{bus:03d}" / f"{address:03d}"

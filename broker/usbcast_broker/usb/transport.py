@@ -112,8 +112,8 @@ class UsbTransport:
     def open(self) -> DeviceIdentity:
         """Find, claim and start the device; after a first time, the same one again.
 
-        Raises DeviceMissing, DeviceBusy, DeviceForbidden, LibusbMissing and other DeviceErrors, UsageError if more
-        than one device fits, ProfileError for an interface or endpoint that the device does not have.
+        Raises DeviceMissing, DeviceBusy, DeviceForbidden, LibusbMissing and other DeviceErrors, DeviceAmbiguous if
+        more than one device fits, ProfileError for an interface or endpoint that the device does not have.
         """
         self.close()
         try:

@@ -13,8 +13,11 @@ RULES_FILE = "70-usbcast.rules"
 DEFAULT_GROUP = "usbcast"
 
 _HEAD = f"""\
-# Who may open these devices; made by `usbcast devices --udev`. Put it into /etc/udev/rules.d/{RULES_FILE}, then:
-#   sudo udevadm control --reload && sudo udevadm trigger --subsystem-match=usb
+# Who may open these devices; made by `usbcast devices --udev`. In this order (without the group, only root may open them):
+#   1. sudo groupadd --force --system {{group}}
+#   2. sudo usermod --append --groups {{group}} USER    for each USER who is to read them; it holds from the next login on
+#   3. put this text into /etc/udev/rules.d/{RULES_FILE}; its name must sort before 73-seat-late.rules
+#   4. sudo udevadm control --reload && sudo udevadm trigger --subsystem-match=usb
 """
 
 
@@ -28,7 +31,7 @@ def udev_rules(profiles: list[Profile], *, group: str = DEFAULT_GROUP, unit: str
         raise UsageError(f"{group!r} is no name of a group: give one like {DEFAULT_GROUP} or plugdev")
     if unit and (not re.fullmatch(r"[\w@.:{}-]+\.service", unit, re.ASCII) or re.sub(r"\{name\}", "", unit).count("{")):
         raise UsageError(f"{unit!r} is no unit: give one like usbcast-node@{{name}}.service")
-    return _HEAD + "".join(_rule(profile, group, unit) for profile in profiles)
+    return _HEAD.format(group=group) + "".join(_rule(profile, group, unit) for profile in profiles)
 
 
 def _rule(profile: Profile, group: str, unit: str) -> str:

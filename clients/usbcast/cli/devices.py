@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from usbcast.cli.options import AsJson
-from usbcast.cli.output import console, emit, errors, table, write
+from usbcast.cli.output import complain, console, emit, table, write
 from usbcast_schemas.errors import DeviceMissing, UsageError
 
 if TYPE_CHECKING:
@@ -79,10 +80,25 @@ def _print_rules(names: list[str], group: str, unit: str, as_json: bool) -> None
     from usbcast_broker.usb.udev import RULES_FILE, udev_rules
 
     rules = udev_rules([profiles.load(name) for name in names], group=group, unit=unit)
+    if not has_group(group):
+        complain(
+            f"there is no group {group} on this machine yet: make it before you put the rules in place, "
+            f"else nobody but root may open the device (sudo groupadd --system {group})",
+            "yellow",
+        )
     if as_json:
         emit({"file": RULES_FILE, "rules": rules})
     else:
         write(rules)
+
+
+def has_group(name: str) -> bool:
+    """Whether this machine has a group of this name."""
+    try:
+        grp.getgrnam(name)
+    except KeyError:
+        return False
+    return True
 
 
 def _release(as_json: bool) -> None:
@@ -100,14 +116,14 @@ def _release(as_json: bool) -> None:
                     f"{one.device}: interfaces {', '.join(map(str, one.interfaces))} have their kernel driver again"
                 )
             if one.problem:
-                errors.print(f"usbcast: {one.problem}", style="red")
+                complain(one.problem)
     if any(one.problem for one in done):
         raise typer.Exit(1)
 
 
 def _draft(wanted: str, as_json: bool) -> None:
-    from usbcast_broker.usb.discovery import list_devices
-    from usbcast_broker.usb.drafting import draft_profile
+    from usbcast_broker.usb.discovery import HID_CLASS, list_devices, report_descriptor
+    from usbcast_broker.usb.drafting import chosen_endpoint, draft_profile
 
     given = re.fullmatch(r"(?:0x)?([0-9a-fA-F]{1,4}):(?:0x)?([0-9a-fA-F]{1,4})", wanted)
     if given is None:
@@ -118,7 +134,9 @@ def _draft(wanted: str, as_json: bool) -> None:
         raise DeviceMissing(
             f"no USB device {wanted} is plugged in; plug it in, and see what there is with: usbcast devices"
         )
-    text = draft_profile(found[0])
+    chosen = chosen_endpoint(found[0])
+    is_hid = chosen.interface_class == HID_CLASS
+    text = draft_profile(found[0], report_descriptor(found[0], chosen.interface) if is_hid else b"")
     if as_json:
         emit({"profile": text})
     else:

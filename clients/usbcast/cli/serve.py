@@ -179,13 +179,22 @@ def _run(
 ) -> str:
     """Stay until told to stop, or the simulated device has no more; return why it ended."""
     streams = [pipeline.outlet.stream for pipeline in node.pipelines]
+    waiting = {line.outlet.stream: line.problem for line in node.pipelines if not line.feed.attached}
     if as_json:
-        serving = {"event": "serving", "endpoint": node.endpoint, "data": node.data_endpoints, "streams": streams}
+        serving = {
+            "event": "serving",
+            "endpoint": node.endpoint,
+            "data": node.data_endpoints,
+            "streams": streams,
+            "waiting": waiting,
+        }
         emit(serving)
     else:
         console.print(styled("serving ", (", ".join(streams), "bold"), f" at {node.endpoint}  (Ctrl-C stops)"))
         if len(streams) == 1:
             console.print(f"  in another terminal:  usbcast watch {streams[0]}")
+        for name, problem in waiting.items():
+            console.print(f"  {name} waits for its device: {problem}", soft_wrap=True)
     view = _View(node) if console.is_terminal and not as_json else None
     with Live(view.table(), console=console, auto_refresh=False) if view else contextlib.nullcontext() as live:
         while not stopped.wait(REFRESH_S if view or device is None else 0.02):
