@@ -69,7 +69,7 @@ class DeviceEvent:
     """Something that happened to the device, in order with its packets."""
 
     kind: str
-    """attached, detached, stalled, resynchronised, overflowed, failed, replaced, clock_stepped; unspecified, if a newer node says what is not known here."""
+    """attached, detached, stalled, resynchronised, overflowed, failed, replaced, clock_stepped, or unspecified if newer."""
     realtime_ns: int
     monotonic_ns: int
     detail: str
