@@ -19,6 +19,7 @@ import zmq
 from benchmarks.harness import SHARED_MEMORY
 from benchmarks.hot_path import HotPath
 from usbcast_schemas.contract import data_topic
+from usbcast_schemas.fanout import fanout_of, sender_of
 from usbcast_schemas.messages import messages_of
 
 SIZES = (1, 64, 512, 4096)
@@ -88,8 +89,8 @@ def _socket_steps(path: HotPath, context: zmq.Context[zmq.Socket[bytes]], direct
     subscribed.subscribe(b"")
 
     send, send_alone, receive = (
-        messages_of(publishing).sender(topic),
-        messages_of(alone).sender(topic),
+        sender_of([fanout_of(publishing)], topic),
+        sender_of([fanout_of(alone)], topic),
         messages_of(subscribed).receive,
     )
 

@@ -34,9 +34,11 @@ ONLY_IN = {
     "usb": ("usbcast_broker.usb", "usbcast_broker.simulator", "usbcast_broker.sources"),
     "libusb_package": ("usbcast_broker.usb.libusb",),
     "zmq": (
+        "usbcast_schemas.fanout",
         "usbcast_schemas.messages",
         "usbcast_schemas.sockets",
         "usbcast_broker.binding",
+        "usbcast_broker.data_socket",
         "usbcast_broker.gatekeeper",
         "usbcast_broker.node",
         "usbcast_broker.peers",

@@ -1,54 +1,68 @@
-"""The audience of a publishing socket: which topics anybody has subscribed to, so that nothing is made for nobody."""
+"""The audience of a publishing socket: which topics anybody has subscribed to, and which ones may be subscribed to at all."""
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Iterable
+
 MAX_PREFIXES = 1_000
 """Beyond so many different subscriptions, which no honest set of clients has, everything counts as wanted."""
+
+SUBSCRIBED, CANCELLED = b"\x01", b"\x00"
 
 
 class Audience:
     """Pure: told what comes up from subscribers (an XPUB socket gives it), asked which topics are wanted.
 
+    One thread tells; any may ask, as what it looks at is replaced as a whole.
+
     >>> audience = Audience()
     >>> audience.wants(b"data/imu/"), audience.tell(b"\\x01data/"), audience.wants(b"data/imu/")
     (False, True, True)
-    >>> audience.tell(b"\\x00data/"), audience.wants(b"data/imu/"), audience.tell(b"what is this?")
-    (True, False, False)
+    >>> audience.tell(b"\\x01data/"), audience.tell(b"\\x00data/"), audience.wants(b"data/imu/")
+    (False, True, False)
     """
 
     def __init__(self) -> None:
-        self._prefixes: set[bytes] = set()
-        self._wanted: dict[bytes, bool] = {}
+        self._prefixes: frozenset[bytes] = frozenset()
         self._uncounted = False
-        self.anybody = False
-        """Whether anybody subscribed to anything."""
 
     def tell(self, message: bytes) -> bool:
         """A subscription (1 and a prefix of topics) or the end of the last one of its kind (0 and the prefix) came up.
 
-        False for anything else: no subscriber sends that.
+        True if that changed anything.
         """
         kind, prefix = message[:1], message[1:]
-        if kind == b"\x01":
+        before = self._prefixes, self._uncounted
+        if kind == SUBSCRIBED:
             if len(self._prefixes) < MAX_PREFIXES:
-                self._prefixes.add(prefix)
+                self._prefixes |= {prefix}
             else:
                 self._uncounted = True
-        elif kind == b"\x00":
-            self._prefixes.discard(prefix)
-        else:
-            return False
-        self.anybody = self._uncounted or bool(self._prefixes)
-        self._wanted.clear()
-        return True
+        elif kind == CANCELLED:
+            self._prefixes -= {prefix}
+        return (self._prefixes, self._uncounted) != before
 
     def wants(self, topic: bytes) -> bool:
-        """Whether anybody subscribed to `topic`, one of the few that are asked about."""
-        wanted = self._wanted.get(topic)
-        if wanted is None:
-            wanted = self._uncounted or any(topic.startswith(prefix) for prefix in self._prefixes)
-            self._wanted[topic] = wanted
-        return wanted
+        """Whether anybody subscribed to `topic`."""
+        return self._uncounted or any(topic.startswith(prefix) for prefix in self._prefixes)
 
 
-__all__ = ["Audience"]
+class Topics:
+    """The topics that exist. A subscription is a prefix of topics; one that fits none of these can never be of use."""
+
+    def __init__(self, topics: Iterable[bytes]) -> None:
+        self._sorted = sorted(topics)
+
+    def have(self, prefix: bytes) -> bool:
+        """Whether any of the topics begins with `prefix`.
+
+        >>> topics = Topics([b"data/imu/", b"tail/imu/"])
+        >>> [topics.have(prefix) for prefix in (b"", b"data", b"tail/imu/", b"data/imu/x", b"data/gps/")]
+        [True, True, True, False, False]
+        """
+        at = bisect_left(self._sorted, prefix)
+        return at < len(self._sorted) and self._sorted[at].startswith(prefix)
+
+
+__all__ = ["CANCELLED", "SUBSCRIBED", "Audience", "Topics"]

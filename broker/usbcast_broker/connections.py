@@ -64,6 +64,8 @@ class _Open:
     owed_bytes: int = 0
     """How much of that was open when it was looked last."""
     owes_since_s: float = 0.0
+    said: int = 0
+    """How many messages of it were counted by `said`."""
 
     def shut(self) -> None:
         self.cut = True
@@ -126,12 +128,14 @@ class Connections:
                     return found.peer, EndedBy.CUT
                 return found.peer, EndedBy.LIBZMQ if _was_ended_here(connection) else EndedBy.PEER
 
-    def cut(self, which: str, fd: int) -> None:
-        """End one connection."""
+    def cut(self, which: str, fd: int) -> bool:
+        """End one connection; False if that has been done, or it has gone."""
         with self._lock:
             found = self._open.get((which, fd))
-            if found is not None:
-                found.shut()
+            if found is None or found.cut:
+                return False
+            found.shut()
+            return True
 
     def cut_all(self, which: str) -> int:
         """End all connections to the socket `which`; return how many."""
@@ -157,6 +161,15 @@ class Connections:
             if found is not None:
                 found.heard = True
                 found.heard_bytes += size_bytes + _FRAMING_BYTES
+
+    def said(self, which: str, fd: int) -> int:
+        """Count a message of this connection; return how many there were. 0 if it is not known, as it has gone."""
+        with self._lock:
+            found = self._open.get((which, fd))
+            if found is None:
+                return 0
+            found.said += 1
+            return found.said
 
     def unending(self, which: str, most_bytes: int) -> list[tuple[int, str, int]]:
         """The connections to `which` that have sent most beyond whole messages, as descriptor, peer and bytes.

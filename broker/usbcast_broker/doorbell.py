@@ -46,5 +46,7 @@ class PollableDoorbell:
             os.read(self._read_fd, 4096)
 
     def close(self) -> None:
+        # Somebody may still ring, and the number of the descriptor may be another one's by then.
+        write_fd, self._write_fd = self._write_fd, -1
         os.close(self._read_fd)
-        os.close(self._write_fd)
+        os.close(write_fd)

@@ -22,9 +22,10 @@ from usbcast_broker.admission import Admission
 from usbcast_broker.connections import GONE_AT_ONCE, LOCAL, Connections, EndedBy, make_room
 from usbcast_broker.doorbell import PollableDoorbell
 from usbcast_broker.memory import give_back, resident_bytes
-from usbcast_broker.peers import peer_of
+from usbcast_broker.peers import peer_named
 from usbcast_broker.refusals import Refusals
 from usbcast_schemas.errors import KeysError, WireError
+from usbcast_schemas.fanout import Said
 from usbcast_schemas.keyring import Keyring
 from usbcast_schemas.keys import KeyPair, short_text
 from usbcast_schemas.sockets import guard
@@ -32,14 +33,16 @@ from usbcast_schemas.wire import MAX_REQUEST_BYTES
 
 log = logging.getLogger(__name__)
 
-REQUESTS, DATA = "requests", "data"
-"""A node's two sockets."""
+REQUESTS, DATA, LOCAL_DATA = "requests", "data", "local data"
+"""A node's sockets. Data has one for each address: this machine's subscribers are in no tree with those on the network."""
+
+DATA_SOCKETS = (DATA, LOCAL_DATA)
 
 KEYED_LOOK_S, LOOK_S = 0.2, 0.5
 """A revoked key is noticed so soon at the latest; without keys, a peer that talks to the data port. Each look has its cost."""
 
 MAX_SAID_BYTES = 64 * 1024
-"""What a subscriber may send to the data port: its handshake and its subscriptions. One thousand of these fit in."""
+"""What a subscriber may send to the data port: its handshake and its subscriptions."""
 
 MAX_UNENDED_BYTES = 2 * MAX_REQUEST_BYTES
 """What all connections together have sent that is no whole request yet, or has not been handled. libzmq bounds a frame of a
@@ -62,6 +65,7 @@ NO_KEYS_HERE = "encrypted, and this node has no keys"
 OTHER_NODE = "encrypted for a node with another key"
 TOO_MANY = "too many connections"
 TALKS = "talks to the data port"
+ASKS_FOR_NOTHING = "subscribes to what does not exist"
 UNENDING = "a request without an end"
 TOO_SLOW = "client too slow for its answers"
 NO_DESCRIPTOR = "no descriptor left"
@@ -204,15 +208,26 @@ class Gatekeeper:
         """How much of their answers all connections have not taken, and how many these are."""
         return self._connections.owed_by_all()
 
-    def talked(self, which: str, said: zmq.Frame) -> None:
-        """A message came up to a socket that only sends: end the connection that it came by."""
-        self.cut(which, int(said.get(zmq.SRCFD)))
-        self._refusals.refuse(TALKS, peer_of(said), "it sent a message to where it can only listen")
+    def said(self, which: str, fd: int) -> int:
+        """A subscriber has said something: how often it did so on this connection by now."""
+        return self._connections.said(which, fd)
+
+    def talked(self, which: str, said: Said) -> None:
+        """What came up to a socket that only sends is no subscription, or one too many: end the connection that it came by."""
+        self._cut_for(TALKS, which, said, "it says more than a subscriber does to where it can only listen")
+
+    def asked_for_nothing(self, which: str, said: Said) -> None:
+        """A subscription fits no topic: end the connection that it came by."""
+        self._cut_for(ASKS_FOR_NOTHING, which, said, f"it subscribes to {said.what[1:]!r}, and there is no such topic")
+
+    def _cut_for(self, reason: str, which: str, said: Said, sentence: str) -> None:
+        if self._connections.cut(which, said.descriptor):  # else this had come before it was cut
+            self._refusals.refuse(reason, peer_named(said.user, said.address), sentence)
 
     def _run(self) -> None:
         zap: zmq.Socket[bytes] = self._context.socket(zmq.REP)
         zap.setsockopt(zmq.LINGER, 0)
-        monitors = [self._listen(which) for which in (REQUESTS, DATA)]
+        monitors = [self._listen(which) for which in (REQUESTS, *DATA_SOCKETS)]
         try:
             zap.bind(_ZAP)
             self._ready.set_result(None)
@@ -299,7 +314,7 @@ class Gatekeeper:
         log.info("the list of clients has changed")
         if lost:
             names = ", ".join(short_text(client.public, client.name) for client in lost)
-            cut = self._connections.cut_all(DATA)
+            cut = sum(map(self._connections.cut_all, DATA_SOCKETS))
             log.warning("revoked %s; all %d subscribers have to show their keys again", names, cut)
 
     def _stamp(self) -> tuple[int, int, int]:
@@ -376,9 +391,12 @@ class Gatekeeper:
 
     def _look(self) -> None:
         self._refresh()
-        for fd, peer in self._connections.talkative(DATA, MAX_SAID_BYTES):
-            self._connections.cut(DATA, fd)
-            self._refusals.refuse(TALKS, peer, f"it sent more than {MAX_SAID_BYTES} bytes to where it can only listen")
+        for which in DATA_SOCKETS:
+            for fd, peer in self._connections.talkative(which, MAX_SAID_BYTES):
+                self._connections.cut(which, fd)
+                self._refusals.refuse(
+                    TALKS, peer, f"it sent more than {MAX_SAID_BYTES} bytes to where it can only listen"
+                )
         for fd, peer, size in self._connections.unending(REQUESTS, MAX_UNENDED_BYTES):
             self._connections.cut(REQUESTS, fd)
             self._refusals.refuse(
@@ -395,4 +413,4 @@ class Gatekeeper:
 
 
 def _address(which: str) -> str:
-    return f"inproc://usbcast-{which}"
+    return f"inproc://usbcast-{which.replace(' ', '-')}"

@@ -6,19 +6,16 @@ import zmq
 
 from usbcast_broker.connections import LOCAL
 from usbcast_schemas.keys import short_text
+from usbcast_schemas.sockets import property_of
 
 
 def peer_of(frame: zmq.Frame) -> str:
     """Who sent it, for people: its key if it has one, else its address."""
-    user = property_of(frame, "User-Id")
+    return peer_named(property_of(frame, "User-Id"), property_of(frame, "Peer-Address"))
+
+
+def peer_named(user: str | None, address: str | None) -> str:
+    """A peer with this User-Id and this address, for people."""
     if user:
         return f"key {short_text(bytes.fromhex(user))}"
-    return property_of(frame, "Peer-Address").removeprefix("::ffff:") or LOCAL
-
-
-def property_of(frame: zmq.Frame, name: str) -> str:
-    """A property of the connection that it came by; empty if there is none."""
-    try:
-        return str(frame.get(name))
-    except zmq.ZMQError:
-        return ""
+    return (address or "").removeprefix("::ffff:") or LOCAL

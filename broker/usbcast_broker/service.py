@@ -20,7 +20,7 @@ from usbcast_broker.doorbell import PollableDoorbell
 from usbcast_broker.gatekeeper import REQUESTS, TOO_SLOW, Gatekeeper
 from usbcast_broker.memory import resident_bytes
 from usbcast_broker.outlet import Outlet
-from usbcast_broker.peers import peer_of, property_of
+from usbcast_broker.peers import peer_of
 from usbcast_broker.pipeline import Line
 from usbcast_broker.reading_host import reading_host_of
 from usbcast_broker.refusals import Refusals
@@ -31,7 +31,7 @@ from usbcast_schemas.batch import Buffer
 from usbcast_schemas.contract import CONTRACT
 from usbcast_schemas.errors import PeerError, RingUnavailable, UsbcastError, VersionMismatch
 from usbcast_schemas.ring import RingReader
-from usbcast_schemas.sockets import set_up
+from usbcast_schemas.sockets import property_of, set_up
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 from usbcast_schemas.wire import MAX_REQUEST_BYTES, decode_request
 
@@ -347,7 +347,7 @@ class ReplayService:
         admission = self._gatekeeper.admission
         if not admission.keyed:
             return
-        refusal = admission.may_ask(property_of(frame, "User-Id"), request.WhichOneof("body") or "")
+        refusal = admission.may_ask(property_of(frame, "User-Id") or "", request.WhichOneof("body") or "")
         if refusal is not None:
             self._refusals.refuse(refusal.reason, refusal.who, refusal.sentence)
             raise Refused(pb.ErrorReply.CODE_FORBIDDEN, refusal.sentence)

@@ -1,10 +1,10 @@
 /* The hot path of a batch, in C: the same bytes and the same order of stores as usbcast_schemas/batch.py and ring/, which
  * say what they mean and do the work where this is not built. Layouts: docs/wire.md. Everything is called with the GIL held:
- * a copy takes microseconds, and to get the GIL back from a busy thread may take milliseconds.
+ * a copy takes microseconds, and to get the GIL back from a busy thread may take milliseconds. Only what waits lets go of it.
  *
  * batch.c: bytes of a batch, and the objects made of them. ring.c: the memory of a ring. short_way.c: from what was read into
- * the ring. messages.c: messages of ZeroMQ sockets. follower.c: from the ring, or a socket, to the application. module.c: what
- * Python sees of it.
+ * the ring. messages.c: out of a ZeroMQ socket. fanout.c: into a publishing one. follower.c: from the ring, or a socket, to the
+ * application. module.c: what Python sees of it.
  */
 #ifndef USBCAST_CORE_H
 #define USBCAST_CORE_H
@@ -125,24 +125,57 @@ uint64_t now_ns(void);
 
 /* ---- messages.c ---- */
 
+/* A zmq_msg_t. */
+typedef union {
+    unsigned char bytes[64];
+    void *aligned;
+} Frame;
+
+enum { DONTWAIT = 1, SNDMORE = 2, SRCFD = 2, FD = 14 };
+
+/* The functions of zmq.h that are used here. */
+typedef struct {
+    int (*init)(Frame *);
+    int (*init_size)(Frame *, size_t);
+    int (*copy)(Frame *, Frame *);
+    void *(*data)(Frame *);
+    size_t (*size)(const Frame *);
+    int (*more)(const Frame *);
+    int (*property)(const Frame *, int);
+    const char *(*text)(const Frame *, const char *);
+    int (*send)(Frame *, void *, int);
+    int (*recv)(Frame *, void *, int);
+    int (*close)(Frame *);
+    int (*option)(void *, int, void *, size_t *);
+    int (*error)(void);
+    const char *(*words)(int);
+} Zmq;
+
+extern Zmq zmq;
+
+void *socket_at(unsigned long long address);
+PyObject *zmq_failed(int reason);
+
 typedef struct {
     PyObject_HEAD
     void *socket;   /* NULL if it is closed */
     PyObject *left; /* the frames of a message that has come and is still to be received */
-    unsigned sent;  /* how many messages */
     char drained;   /* nothing more had come when it was looked last */
 } Messages;
 
-int send_by(PyObject *sender, const void *bytes, Py_ssize_t size);
 PyObject *receive_message(Messages *self, const Py_buffer *topic, int (*fits)(void *, const unsigned char *, Py_ssize_t),
                           void *about);
 PyObject *find_libzmq(PyObject *module, PyObject *path);
 extern const char find_libzmq_doc[];
 
+/* ---- fanout.c ---- */
+
+int send_by(PyObject *sender, const void *bytes, Py_ssize_t size);
+
 /* ---- The types, and what is to be there before they are used ---- */
 
-extern PyTypeObject *ring_type, *messages_type, *sender_type;
-extern PyType_Spec ring_spec, short_way_spec, messages_spec, sender_spec, follower_spec;
+extern PyTypeObject *ring_type, *messages_type, *fanout_type, *sender_type;
+extern PyType_Spec ring_spec, short_way_spec, messages_spec, fanout_spec, sender_spec, follower_spec;
 
 int batch_ready(void);
 int ring_ready(void);

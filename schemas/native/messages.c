@@ -1,5 +1,5 @@
-/* Messages of ZeroMQ sockets: pyzmq makes the sockets, sets them up and closes them; what goes through them at every batch goes
- * past it, by the functions of the libzmq that it has loaded. */
+/* Messages that come out of a ZeroMQ socket: pyzmq makes the sockets, sets them up and closes them; what goes through them at every
+ * batch goes past it, by the functions of the libzmq that it has loaded. fanout.c has those that go in. */
 #include "core.h"
 
 #include <errno.h>
@@ -10,34 +10,15 @@
 #endif
 
 /* As usbcast_schemas/messages.py, which says why. */
-enum { NOTICE_EACH = 16, IN_PLACE_BYTES = 64 * 1024 };
+enum { IN_PLACE_BYTES = 64 * 1024 };
 
 enum { MOST_INTERRUPTIONS = 1000 }; /* of one call, which waits for nothing: no process gets so many signals meanwhile */
 
-PyTypeObject *messages_type, *sender_type;
+PyTypeObject *messages_type;
 
-enum { DONTWAIT = 1, SNDMORE = 2, EVENTS = 15, OLDEST_MAJOR = 4, OLDEST_MINOR = 2 };
+enum { OLDEST_MAJOR = 4, OLDEST_MINOR = 2 };
 
-/* A zmq_msg_t. */
-typedef union {
-    unsigned char bytes[64];
-    void *aligned;
-} Frame;
-
-/* The functions of zmq.h that are used here. */
-static struct {
-    int (*init)(Frame *);
-    int (*init_size)(Frame *, size_t);
-    void *(*data)(Frame *);
-    size_t (*size)(const Frame *);
-    int (*more)(const Frame *);
-    int (*send)(Frame *, void *, int);
-    int (*recv)(Frame *, void *, int);
-    int (*close)(Frame *);
-    int (*option)(void *, int, void *, size_t *);
-    int (*error)(void);
-    const char *(*words)(int);
-} zmq;
+Zmq zmq;
 
 static int found; /* whether they were */
 
@@ -57,7 +38,8 @@ PyObject *find_libzmq(PyObject *Py_UNUSED(module), PyObject *path)
         {"zmq_msg_init", &zmq.init},   {"zmq_msg_init_size", &zmq.init_size}, {"zmq_msg_data", &zmq.data},
         {"zmq_msg_size", &zmq.size},   {"zmq_msg_more", &zmq.more},           {"zmq_msg_send", &zmq.send},
         {"zmq_msg_recv", &zmq.recv},   {"zmq_msg_close", &zmq.close},         {"zmq_errno", &zmq.error},
-        {"zmq_strerror", &zmq.words},  {"zmq_getsockopt", &zmq.option},
+        {"zmq_strerror", &zmq.words},  {"zmq_getsockopt", &zmq.option},       {"zmq_msg_copy", &zmq.copy},
+        {"zmq_msg_get", &zmq.property}, {"zmq_msg_gets", &zmq.text},
     };
     void *library = found ? NULL : dlopen(PyBytes_AsString(encoded), RTLD_LAZY);
     void *version = library ? dlsym(library, "zmq_version") : NULL;
@@ -78,9 +60,17 @@ PyObject *find_libzmq(PyObject *Py_UNUSED(module), PyObject *path)
     return PyBool_FromLong(found);
 }
 
-static PyObject *failed(void)
+/* An address that Python gave of a socket: NULL with an exception if it is of no use. */
+void *socket_at(unsigned long long address)
 {
-    int reason = zmq.error();
+    if (!found || address == 0)
+        PyErr_SetString(PyExc_ValueError, found ? "there is no socket at 0" : "libzmq was not found: call find_libzmq");
+    return found ? (void *)(uintptr_t)address : NULL;
+}
+
+/* An OSError of libzmq's `reason`; NULL. */
+PyObject *zmq_failed(int reason)
+{
     PyObject *error = Py_BuildValue("is", reason, zmq.words(reason));
     if (error)
         PyErr_SetObject(PyExc_OSError, error);
@@ -149,12 +139,8 @@ static int messages_init(PyObject *object, PyObject *args, PyObject *Py_UNUSED(k
     unsigned long long address;
     if (!PyArg_ParseTuple(args, "K", &address))
         return -1;
-    if (!found || address == 0) {
-        PyErr_SetString(PyExc_ValueError, found ? "there is no socket at 0" : "libzmq was not found: call find_libzmq");
-        return -1;
-    }
-    self->socket = (void *)(uintptr_t)address;
-    return 0;
+    self->socket = socket_at(address);
+    return self->socket ? 0 : -1;
 }
 
 static void messages_dealloc(PyObject *object)
@@ -175,7 +161,7 @@ static int is_interrupted(int *times)
         return -1;
     if (++*times < MOST_INTERRUPTIONS)
         return 1;
-    failed();
+    zmq_failed(zmq.error());
     return -1;
 }
 
@@ -184,43 +170,6 @@ static int is_open(Messages *self)
     if (self->socket == NULL)
         PyErr_SetString(PyExc_ValueError, "these messages are closed");
     return self->socket != NULL;
-}
-
-/* 0, or -1 with an exception. */
-static int send_frame(Messages *self, const void *bytes, Py_ssize_t size, int flags)
-{
-    Frame frame;
-    if (zmq.init_size(&frame, (size_t)size) < 0) {
-        failed();
-        return -1;
-    }
-    memcpy(zmq.data(&frame), bytes, (size_t)size);
-    int times = 0;
-    while (zmq.send(&frame, self->socket, flags) < 0) {
-        int again = is_interrupted(&times);
-        if (again > 0)
-            continue;
-        if (again == 0)
-            failed();
-        zmq.close(&frame);
-        return -1;
-    }
-    return 0;
-}
-
-/* Send a message of two frames: 0, or -1 with an exception. */
-static int send_message(Messages *self, const Py_buffer *first, const void *bytes, Py_ssize_t size)
-{
-    if (!is_open(self))
-        return -1;
-    if (send_frame(self, first->buf, first->len, DONTWAIT | SNDMORE) < 0 || send_frame(self, bytes, size, DONTWAIT) < 0)
-        return -1;
-    if (++self->sent % NOTICE_EACH == 0) {
-        int events;
-        size_t room = sizeof events;
-        zmq.option(self->socket, EVENTS, &events, &room);
-    }
-    return 0;
 }
 
 /* The next frame: 1; 0 if none has come, -1 with an exception. */
@@ -233,7 +182,7 @@ static int receive_frame(Messages *self, Frame *frame)
         if (again > 0)
             continue;
         if (again == 0 && !nothing)
-            failed();
+            zmq_failed(zmq.error());
         zmq.close(frame);
         return nothing ? 0 : -1;
     }
@@ -303,37 +252,6 @@ PyObject *receive_message(Messages *self, const Py_buffer *topic, int (*fits)(vo
     return taken_out(&frames[1]);
 }
 
-PyDoc_STRVAR(messages_send_doc,
-"send(first, second)\n\nSend a message of two frames without waiting. Raises OSError where the socket does not take it.");
-
-static PyObject *messages_send(PyObject *object, PyObject *const *args, Py_ssize_t given)
-{
-    Py_buffer first, second;
-    if (given != 2) {
-        PyErr_SetString(PyExc_TypeError, "send takes two frames");
-        return NULL;
-    }
-    if (PyObject_GetBuffer(args[0], &first, PyBUF_SIMPLE) < 0)
-        return NULL;
-    if (PyObject_GetBuffer(args[1], &second, PyBUF_SIMPLE) < 0) {
-        PyBuffer_Release(&first);
-        return NULL;
-    }
-    int done = send_message((Messages *)object, &first, second.buf, second.len);
-    PyBuffer_Release(&first);
-    PyBuffer_Release(&second);
-    if (done < 0)
-        return NULL;
-    Py_RETURN_NONE;
-}
-
-PyDoc_STRVAR(messages_sender_doc, "sender(topic) -> Sender, which sends the body that it is called with on that topic");
-
-static PyObject *messages_sender(PyObject *object, PyObject *topic)
-{
-    return PyObject_CallFunctionObjArgs((PyObject *)sender_type, object, topic, NULL);
-}
-
 PyDoc_STRVAR(messages_receive_doc,
 "receive() -> the frames of the next message, bytes or views of where libzmq has them; None if none has come\n\n"
 "What was left comes first. Raises OSError.");
@@ -372,8 +290,6 @@ static PyObject *messages_left_over(PyObject *object, void *Py_UNUSED(closure))
 }
 
 static PyMethodDef messages_methods[] = {
-    {"send", (PyCFunction)(void (*)(void))messages_send, METH_FASTCALL, messages_send_doc},
-    {"sender", messages_sender, METH_O, messages_sender_doc},
     {"receive", messages_receive, METH_NOARGS, messages_receive_doc},
     {"close", messages_close, METH_NOARGS, messages_close_doc},
     {NULL, NULL, 0, NULL},
@@ -390,7 +306,7 @@ static PyGetSetDef messages_properties[] = {
 };
 
 static PyType_Slot messages_slots[] = {
-    {Py_tp_doc, "Messages(address): what goes through the socket at this address, which one thread at a time uses."},
+    {Py_tp_doc, "Messages(address): what comes out of the socket at this address, which one thread at a time uses."},
     {Py_tp_init, messages_init},
     {Py_tp_new, PyType_GenericNew},
     {Py_tp_dealloc, messages_dealloc},
@@ -401,71 +317,6 @@ static PyType_Slot messages_slots[] = {
 };
 
 PyType_Spec messages_spec = {"usbcast_schemas._native.Messages", sizeof(Messages), 0, Py_TPFLAGS_DEFAULT, messages_slots};
-
-/* ---- What sends on one topic ---- */
-
-typedef struct {
-    PyObject_HEAD
-    Messages *messages;
-    Py_buffer topic;
-} Sender;
-
-static int sender_init(PyObject *object, PyObject *args, PyObject *Py_UNUSED(kwargs))
-{
-    Sender *self = (Sender *)object;
-    PyObject *messages, *topic;
-    if (!PyArg_ParseTuple(args, "O!S", messages_type, &messages, &topic))
-        return -1;
-    if (self->messages) {
-        PyErr_SetString(PyExc_TypeError, "a sender is made once");
-        return -1;
-    }
-    if (PyObject_GetBuffer(topic, &self->topic, PyBUF_SIMPLE) < 0)
-        return -1;
-    Py_INCREF(messages);
-    self->messages = (Messages *)messages;
-    return 0;
-}
-
-static void sender_dealloc(PyObject *object)
-{
-    Sender *self = (Sender *)object;
-    PyTypeObject *type = Py_TYPE(object);
-    Py_XDECREF((PyObject *)self->messages);
-    PyBuffer_Release(&self->topic);
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
-    Py_DECREF(type);
-}
-
-/* Send a body on the topic of `sender`: 0, or -1 with an exception. */
-int send_by(PyObject *sender, const void *bytes, Py_ssize_t size)
-{
-    Sender *self = (Sender *)sender;
-    return send_message(self->messages, &self->topic, bytes, size);
-}
-
-static PyObject *sender_call(PyObject *object, PyObject *args, PyObject *Py_UNUSED(kwargs))
-{
-    Py_buffer body;
-    if (!PyArg_ParseTuple(args, "y*", &body))
-        return NULL;
-    int done = send_by(object, body.buf, body.len);
-    PyBuffer_Release(&body);
-    if (done < 0)
-        return NULL;
-    Py_RETURN_NONE;
-}
-
-static PyType_Slot sender_slots[] = {
-    {Py_tp_doc, "Sender(messages, topic): called with a body, it sends it on that topic."},
-    {Py_tp_init, sender_init},
-    {Py_tp_new, PyType_GenericNew},
-    {Py_tp_dealloc, sender_dealloc},
-    {Py_tp_call, sender_call},
-    {0, NULL},
-};
-
-PyType_Spec sender_spec = {"usbcast_schemas._native.Sender", sizeof(Sender), 0, Py_TPFLAGS_DEFAULT, sender_slots};
 
 int messages_ready(void)
 {

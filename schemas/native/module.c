@@ -31,7 +31,8 @@ PyMODINIT_FUNC PyInit__native(void)
         return NULL;
     ring_type = added(module, &ring_spec, "Ring");
     messages_type = ring_type ? added(module, &messages_spec, "Messages") : NULL;
-    sender_type = messages_type ? added(module, &sender_spec, "Sender") : NULL;
+    fanout_type = messages_type ? added(module, &fanout_spec, "Fanout") : NULL;
+    sender_type = fanout_type ? added(module, &sender_spec, "Sender") : NULL;
     if (sender_type == NULL || !added(module, &short_way_spec, "ShortWay") || !added(module, &follower_spec, "Follower"))
         Py_CLEAR(module);
     return module;

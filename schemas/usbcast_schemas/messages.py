@@ -1,10 +1,8 @@
-"""Messages of two frames through a ZeroMQ socket: by the native core, past pyzmq, or by pyzmq (docs/decisions/0072)."""
+"""Messages of two frames out of a ZeroMQ socket: by the native core, past pyzmq, or by pyzmq (docs/decisions/0072)."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from functools import partial
 from types import ModuleType
 from typing import Protocol
 
@@ -13,22 +11,15 @@ import zmq
 from usbcast_schemas import native
 from usbcast_schemas.batch import Buffer
 
-# As plain numbers: pyzmq's are of an enumeration, whose every "and" and "or" takes as long as handing over a message.
-_DONTWAIT, _SNDMORE = int(zmq.DONTWAIT), int(zmq.SNDMORE)
-
-_send = zmq.backend.Socket.send
-
-NOTICE_EACH = 16
-"""A socket that only sends takes notice once in a millisecond of how much its peers have taken, and until then takes their queues
-for fuller than they are. Asked what is possible it does so at once, so it is asked after so many messages.
-"""
+# As a plain number: pyzmq's are of an enumeration, whose every "and" and "or" takes as long as handing over a message.
+_DONTWAIT = int(zmq.DONTWAIT)
 
 IN_PLACE_BYTES = 64 * 1024
 """From so many bytes on a received frame is looked at where libzmq has it, which then costs less than a copy."""
 
 
 class Messages(Protocol):
-    """What goes through a socket of two frames a message; one thread at a time uses it."""
+    """What comes out of a socket, of two frames a message; one thread at a time uses it."""
 
     drained: bool
     """Whether nothing more had come when it was looked last."""
@@ -36,15 +27,6 @@ class Messages(Protocol):
     @property
     def left_over(self) -> bool:
         """Whether a message that has come is still to be received."""
-
-    def send(self, first: Buffer, second: Buffer, /) -> None:
-        """Send a message of two frames without waiting.
-
-        Raises OSError (by pyzmq ZMQError) where the socket does not take it.
-        """
-
-    def sender(self, topic: bytes, /) -> Callable[[Buffer], None]:
-        """What sends the body that it is called with on `topic`."""
 
     def receive(self) -> list[Buffer] | None:
         """The frames of the next message, bytes or views of where libzmq has them; None if none has come.
@@ -63,19 +45,7 @@ class PyzmqMessages:
 
     def __init__(self, socket: zmq.Socket[bytes]) -> None:
         self._socket = socket
-        self._sent = 0
         self.drained = False
-
-    def send(self, first: Buffer, second: Buffer, /) -> None:
-        # Past pyzmq's own wrapper, which is about other kinds of sockets than these.
-        _send(self._socket, first, _DONTWAIT | _SNDMORE)
-        _send(self._socket, second, _DONTWAIT)
-        self._sent += 1
-        if self._sent % NOTICE_EACH == 0:
-            self._socket.getsockopt(zmq.EVENTS)
-
-    def sender(self, topic: bytes, /) -> Callable[[Buffer], None]:
-        return partial(self.send, topic)
 
     def receive(self) -> list[Buffer] | None:
         # Whether one follows the first is not asked, as that takes as long as receiving it: a message of one frame takes the
@@ -101,12 +71,13 @@ class PyzmqMessages:
 
 
 def messages_of(socket: zmq.Socket[bytes]) -> Messages:
-    """What goes through `socket`: by the native core, where there is one and it finds the libzmq that pyzmq has."""
-    if native.core is not None and _finds_libzmq(native.core):
+    """What comes out of `socket`: by the native core, where there is one and it finds the libzmq that pyzmq has."""
+    if native.core is not None and finds_libzmq(native.core):
         return native.core.Messages(socket.underlying)
     return PyzmqMessages(socket)
 
 
-def _finds_libzmq(core: ModuleType) -> bool:
+def finds_libzmq(core: ModuleType) -> bool:
+    """Whether `core` has the functions of the libzmq that pyzmq has loaded; from then on it has them."""
     backend = sys.modules.get("zmq.backend.cython._zmq")
     return backend is not None and bool(core.find_libzmq(backend.__file__))

@@ -52,6 +52,14 @@ def readable(socket: zmq.Socket[bytes]) -> bool:
     return bool(int(socket.getsockopt(zmq.EVENTS)) & _POLLIN)
 
 
+def property_of(frame: zmq.Frame, name: str) -> str | None:
+    """A property of the connection that `frame` came by; None if there is none."""
+    try:
+        return str(frame.get(name))
+    except zmq.ZMQError:
+        return None
+
+
 def make_key_pair(name: str) -> KeyPair:
     """A new Curve25519 key pair, from the system's randomness (libsodium, or tweetnacl inside libzmq)."""
     public, secret = (_from_z85(text) for text in zmq.curve_keypair())

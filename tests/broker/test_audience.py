@@ -8,7 +8,7 @@ import pytest
 import zmq
 from nodes import eventually
 
-from usbcast_broker.audience import MAX_PREFIXES, Audience
+from usbcast_broker.audience import MAX_PREFIXES, Audience, Topics
 
 IMU, IMU2 = b"data/imu/", b"data/imu2/"
 
@@ -16,21 +16,22 @@ IMU, IMU2 = b"data/imu/", b"data/imu2/"
 def test_a_topic_is_wanted_while_a_prefix_of_it_is() -> None:
     audience = Audience()
     steps = [
-        (b"\x01data/imu", True, True),
-        (b"\x01data/imu2/", True, True),
-        (b"\x00data/imu", False, True),
-        (b"\x01", True, True),
-        (b"\x00data/imu2/", True, True),
-        (b"\x00", False, False),
-        (b"\x00never subscribed to", False, False),
+        (b"\x01data/imu", True, True, True),
+        (b"\x01data/imu", False, True, True),
+        (b"\x01data/imu2/", True, True, True),
+        (b"\x00data/imu", True, False, True),
+        (b"\x01", True, True, True),
+        (b"\x00data/imu2/", True, True, True),
+        (b"\x00", True, False, False),
+        (b"\x00never subscribed to", False, False, False),
     ]
-    for message, imu, imu2 in steps:
-        assert audience.tell(message)
+    for message, changed, imu, imu2 in steps:
+        assert audience.tell(message) == changed, message
         assert (audience.wants(IMU), audience.wants(IMU2)) == (imu, imu2), message
 
 
 @pytest.mark.parametrize("message", [b"", b"\x02data/", b"GET / HTTP/1.1"])
-def test_what_is_no_subscription_is_told(message: bytes) -> None:
+def test_what_is_no_subscription_changes_nothing(message: bytes) -> None:
     audience = Audience()
     assert not audience.tell(message)
     assert not audience.wants(IMU)
@@ -44,6 +45,14 @@ def test_beyond_the_bound_everything_is_wanted() -> None:
     audience.tell(b"\x01another")
     assert audience.wants(IMU)
     assert len(audience._prefixes) == MAX_PREFIXES
+
+
+def test_a_subscription_is_of_use_if_it_fits_a_topic_of_a_stream() -> None:
+    topics = Topics([IMU, b"notify/imu/", b"tail/imu/", IMU2])
+    fits = [b"", b"d", b"data/", IMU[:-1], IMU, IMU2, b"notify/imu/", b"tail"]
+    fits_not = [b"\0", b"data/imu3/", IMU + b"x", b"dat\xff", b"zzz", b"a" * 900, b"\xff"]
+    assert [topics.have(prefix) for prefix in fits + fits_not] == [True] * len(fits) + [False] * len(fits_not)
+    assert not Topics([]).have(b"")
 
 
 @pytest.fixture
@@ -67,7 +76,7 @@ def test_of_real_subscribers_the_first_and_the_last_count(
 
     def wanted() -> bool:
         while publisher.poll(20):
-            assert audience.tell(publisher.recv())
+            audience.tell(publisher.recv())
         return audience.wants(IMU)
 
     assert not wanted()

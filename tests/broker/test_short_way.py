@@ -25,7 +25,7 @@ from usbcast_broker.publisher import Publisher
 from usbcast_schemas import native
 from usbcast_schemas.batch import Buffer, decode_batch
 from usbcast_schemas.contract import CONTRACT, HEARTBEAT_S, tail_topic
-from usbcast_schemas.messages import messages_of
+from usbcast_schemas.fanout import fanout_of, sender_of
 from usbcast_schemas.profile import parse_profile
 from usbcast_schemas.ring import STORES_ARE_ORDERED, RingWriter
 from usbcast_schemas.v1 import usbcast_pb2 as pb
@@ -329,8 +329,9 @@ def test_it_sends_what_goes_through(ring: RingWriter) -> None:
     with context.socket(zmq.PAIR) as here, context.socket(zmq.PAIR) as there:
         here.bind("inproc://short-way")
         there.connect("inproc://short-way")
-        messages = messages_of(here)
-        way.open(10 * SIZE, SIZE, 0, 0, 0, 0, 100, messages.sender(b"topic"))
+        assert here.getsockopt(zmq.EVENTS)  # it has taken notice of its peer
+        fanout = fanout_of(here)
+        way.open(10 * SIZE, SIZE, 0, 0, 0, 0, 100, sender_of([fanout], b"topic"))
         assert [way.put([_at(10)]), way.put([_at(20, 13)]), way.put([_at(100, 2)])] == [1, 1, 2]
         way.until(200)
         assert way.put([_at(110)]) == 1
@@ -340,10 +341,10 @@ def test_it_sends_what_goes_through(ring: RingWriter) -> None:
         assert [batch.number for batch in batches] == [0, 1, 2, 3, 4]
         assert [batch.packet_count for batch in batches] == [1, 10, 3, 2, 1]
         assert _sent(way) == []
-        messages.close()
+        fanout.close()
         assert way.put([_at(120)]) == 2, "it could not be sent, so somebody is to look"
         with pytest.raises(ValueError, match="closed"):
-            way.send(messages.sender(b"topic"), 10)
+            way.send(sender_of([fanout], b"topic"), 10)
     sent: list[Buffer] = []
     way.open(10 * SIZE, SIZE, 6, 20, 0, 0, 2**62, sent.append)
     way.until(2**62)

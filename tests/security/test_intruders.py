@@ -15,6 +15,7 @@ from nodes import DEADLINE_S, Served, eventually, serving, small
 from parties import AT_ONCE_S, bystander, intruder
 
 from usbcast import NodeClient
+from usbcast_broker.data_socket import MAX_SAID
 from usbcast_schemas import sockets
 from usbcast_schemas.contract import CONTRACT
 from usbcast_schemas.errors import RemoteError
@@ -115,11 +116,41 @@ def test_who_talks_to_the_data_port_is_cut_off(node: tuple[Served, Keyring | Non
         eventually(lambda: refused(served, ring).get("talks to the data port"), "it is counted", 5)
 
 
-def test_a_flood_of_subscriptions_is_cut_off() -> None:
-    with serving(rate_hz=500) as served, bystander(served), intruder(zmq.SUB, served.node.data_endpoints[0]) as data:
+@pytest.mark.parametrize("at", [0, 1], ids=["over the network", "on this machine"])
+def test_who_subscribes_to_what_does_not_exist_is_cut_off_at_the_first(
+    node: tuple[Served, Keyring | None], at: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    served, ring = node
+    own = ring.own().public if ring else b""
+    with bystander(served, ring), intruder(zmq.XSUB, served.node.data_endpoints[at], ring, own) as data:
+        data.send(b"\1data/sim/")
+        data.send(b"\1data/another/")
+        eventually(lambda: refused(served, ring).get("subscribes to what does not exist"), "it is counted", 5)
+    assert "subscribes to b'data/another/', and there is no such topic" in caplog.text
+
+
+def test_topics_longer_than_any_are_not_read(node: tuple[Served, Keyring | None]) -> None:
+    served, ring = node
+    own = ring.own().public if ring else b""
+    with bystander(served, ring), intruder(zmq.SUB, served.node.data_endpoints[0], ring, own) as data:
         for n in range(500):  # its own queue holds 1000
             data.subscribe(b"data/%0500d/" % n)
-        eventually(lambda: refused(served, None).get("talks to the data port"), "it is counted", 5)
+        eventually(lambda: refused(served, ring).get("not ZMTP, or too long"), "it is counted", 5)
+        assert "subscribes to what does not exist" not in refused(served, ring)
+
+
+def test_who_subscribes_without_end_is_cut_off() -> None:
+    """Though to what exists."""
+    with serving(rate_hz=500) as served, bystander(served), intruder(zmq.XSUB, served.node.data_endpoints[0]) as data:
+
+        def is_cut_off() -> int:
+            with contextlib.suppress(zmq.Again):
+                for _ in range(MAX_SAID // 2):
+                    data.send(b"\1data/sim/", zmq.DONTWAIT)
+                    data.send(b"\0data/sim/", zmq.DONTWAIT)
+            return refused(served, None).get("talks to the data port", 0)
+
+        eventually(is_cut_off, "it is counted", 10)
 
 
 @pytest.mark.parametrize("kind", ["health", "fetch", "garbage"])
