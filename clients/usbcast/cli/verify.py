@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -55,6 +56,7 @@ def recover(
 
     Exits with 1 if nothing could be saved of one of them.
     """
+    from usbcast.recording.claim import Claim, base_of
     from usbcast.recording.files import resolve
     from usbcast.recording.recover import recover as run
     from usbcast_schemas.errors import UsageError
@@ -64,7 +66,9 @@ def recover(
         raise UsageError(f"--output names one file, and there are {len(paths)} to recover")
     in_vain = False
     for path in paths:
-        with progress_bar(path.stat().st_size, f"recovering {path.name}", quiet=as_json) as bar:
+        # Of what is mended in its place nobody may be writing.
+        claimed = Claim(base_of(path)) if output is None else contextlib.nullcontext()
+        with claimed, progress_bar(path.stat().st_size, f"recovering {path.name}", quiet=as_json) as bar:
             made = run(path, output, partial(_stand_at, bar))
         in_vain |= made.in_vain
         if as_json:

@@ -22,6 +22,7 @@ from usbcast.digest import Record
 from usbcast.events import Gap
 from usbcast.jetstream.address import is_stored
 from usbcast.locate import endpoints
+from usbcast.recording.claim import Claim
 from usbcast.recording.entries import Entry, Remark, remark_entry
 from usbcast.recording.policy import Limits
 from usbcast.recording.store import Store, StoreOptions
@@ -56,6 +57,8 @@ class Start:
     positions: dict[str, Position] = field(default_factory=dict)
     written: tuple[tuple[int, Path], ...] = ()
     dropped_before: int = 0
+    claim: Claim | None = None
+    """Closed by the recorder when it ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,12 @@ class Recorder:
         self.options = options
         self.taps: dict[str, Tap] = {}
         self.store = Store(
-            options.store, self, start.recording or os.urandom(8).hex(), start.written, start.dropped_before
+            options.store,
+            self,
+            start.recording or os.urandom(8).hex(),
+            start.written,
+            start.dropped_before,
+            start.claim,
         )
         self.reason = ""
         self.refused: dict[str, str] = {}
@@ -152,6 +160,8 @@ class Recorder:
             self.manager.stopping()
             for tap in self.taps.values():
                 tap.close()
+            if self._start.claim is not None:
+                self._start.claim.close()
 
     # What the store asks: this is its Contents
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from usbcast.recording.claim import Claim
 from usbcast.recording.files import segments_of, walk
 from usbcast.recording.recorder import Start
 from usbcast.recording.recover import recover
@@ -12,26 +13,37 @@ from usbcast_schemas.errors import RecordingError
 
 def fresh(base: Path) -> Start:
     """A new recording at `base`; raise RecordingError if there is one already."""
-    _make_directory(base)
+    claim = _claim(base)
     there = segments_of(base)
     if there:
+        claim.close()
         raise RecordingError(
             f"{there[0][1]} is there already: --resume goes on with that recording, --output names another place"
         )
-    return Start()
+    return Start(claim=claim)
 
 
 def resumed(base: Path, compression: str = "zstd") -> Start:
     """Go on with the recording at `base`; with a new one where there is none. Raises RecordingError."""
+    claim = _claim(base)
+    try:
+        there = segments_of(base)
+        if not there:
+            return Start(claim=claim)
+        for index, path in there:
+            if path.name.endswith(".part") and (index, path) != there[-1]:
+                recover(path, compression=compression)
+        last = recover(there[-1][1], compression=compression)
+        recording = walk(last.path).head.recording
+        return Start(recording, last.positions, tuple(segments_of(base)), last.dropped_before, claim)
+    except BaseException:
+        claim.close()
+        raise
+
+
+def _claim(base: Path) -> Claim:
     _make_directory(base)
-    there = segments_of(base)
-    if not there:
-        return Start()
-    for index, path in there:
-        if path.name.endswith(".part") and (index, path) != there[-1]:
-            recover(path, compression=compression)
-    last = recover(there[-1][1], compression=compression)
-    return Start(walk(last.path).head.recording, last.positions, tuple(segments_of(base)), last.dropped_before)
+    return Claim(base)
 
 
 def _make_directory(base: Path) -> None:

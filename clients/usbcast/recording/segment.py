@@ -7,6 +7,7 @@ left behind can be cut off, because the place of the last good sync is known.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import struct
 import zlib
@@ -26,10 +27,6 @@ COMPRESSIONS: Final = {"zstd": CompressionType.ZSTD, "lz4": CompressionType.LZ4,
 PART: Final = ".part"
 _NEVER: Final = 1 << 62
 """Chunks are finished by `sync` alone: the library's own rule looks at the size only."""
-
-
-MAX_INDEX: Final = 999_999
-"""No recording has more segments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +51,14 @@ class Head:
     @classmethod
     def from_metadata(cls, found: dict[str, str]) -> Head:
         """Raise KeyError or ValueError for what is no segment's metadata."""
-        index, created_ns = int(found["segment"]), int(found["created_ns"])
-        if not (0 <= index <= MAX_INDEX and 0 <= created_ns < 1 << 63):
-            raise ValueError(f"segment {found['segment'][:30]} of {found['created_ns'][:30]} ns cannot be")
-        return cls(found["recording"], index, created_ns, found.get("host", ""))
+        return cls(found["recording"], int(found["segment"]), int(found["created_ns"]), found.get("host", ""))
 
 
 class _Disk:
     """The file as the MCAP library writes to it: unbuffered, and with a checksum of all that has been written."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o644)
         self.offset = 0
         self.crc = 0
@@ -84,7 +79,17 @@ class _Disk:
         """Nothing is held back."""
 
     def sync(self) -> None:
+        """Have the disk confirm what was written. Raises OSError also if the file has been removed meanwhile."""
         os.fsync(self.fd)
+        if not os.path.samestat(os.fstat(self.fd), self._path.stat()):
+            raise FileNotFoundError(errno.ENOENT, "the file was removed, and another is in its place")
+
+    def end(self) -> None:
+        """Close it; further calls do nothing, so that a number which is another file's by then is never used."""
+        if self.fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(self.fd)
+            self.fd = -1
 
 
 class Segment:
@@ -169,38 +174,31 @@ class Segment:
     def abandon(self) -> Path | None:
         """Cut off what was written since the last good sync and end the file there, without an index.
 
-        Returns its name; None if nothing was good, and the file is gone.
+        Returns its name; None if nothing was good, or the file is gone.
         """
         offset, crc = self._good
         if offset == 0:
             self.discard()
             return None
-        ended = False
-        with contextlib.suppress(OSError):
+        try:
             os.ftruncate(self._disk.fd, offset)
             os.lseek(self._disk.fd, offset, os.SEEK_SET)
             tail = struct.pack("<BQI", Opcode.DATA_END, 4, crc) + struct.pack("<BQQQI", Opcode.FOOTER, 20, 0, 0, 0)
             self._disk.write(tail + MCAP0_MAGIC)
             self._disk.sync()
-            ended = True
-        if ended:
-            try:
-                return self._name()
-            except OSError:  # whole, but it keeps the name of an unfinished one
-                return self._part
-        with contextlib.suppress(OSError):
-            os.close(self._disk.fd)
-        return self._part
+            return self._name()
+        except OSError:  # it keeps the name of an unfinished one, if it is there at all
+            self._disk.end()
+            return self._part if self._part.exists() else None
 
     def discard(self) -> None:
         """Close and remove the file."""
-        with contextlib.suppress(OSError):
-            os.close(self._disk.fd)
+        self._disk.end()
         self._part.unlink(missing_ok=True)
 
     def _name(self) -> Path:
-        os.close(self._disk.fd)
         self._part.rename(self.path)
+        self._disk.end()
         _sync_directory(self.path.parent)
         return self.path
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from usbcast.recording.claim import Claim
 from usbcast.recording.entries import Entry, Remark, remark_entry
 from usbcast.recording.policy import Keep, Rotation
 from usbcast.recording.segment import Head, Segment
@@ -63,8 +64,10 @@ class Store:
         recording: str,
         written: Sequence[tuple[int, Path]] = (),
         dropped_before: int = 0,
+        claim: Claim | None = None,
     ) -> None:
         self.options = options
+        self._claim = claim
         self.recording = recording
         self.paused = ""
         """Why nothing can be written now; empty while all is well."""
@@ -91,7 +94,11 @@ class Store:
         return self._segment.size_bytes if self._segment else 0
 
     def free_bytes(self) -> int:
-        return shutil.disk_usage(self.options.base.parent).free
+        """0 if the directory is gone."""
+        try:
+            return shutil.disk_usage(self.options.base.parent).free
+        except OSError:
+            return 0
 
     def append(self, entry: Entry) -> None:
         """Take `entry` to be written with the next sync."""
@@ -170,6 +177,8 @@ class Store:
             return
         segment: Segment | None = None
         try:
+            if self._claim is not None:
+                self._claim.renew()
             head = Head(self.recording, index, realtime_ns, socket.gethostname())
             segment = Segment(path, head, self.options.compression)
             for entry in self._contents.heads(realtime_ns):
@@ -181,7 +190,7 @@ class Store:
             for entry in self._unsynced:
                 segment.add(entry)
             segment.sync()
-        except OSError as error:
+        except (OSError, RecordingError) as error:
             if segment is not None:
                 segment.discard()
             why = _why(error, self.options.base.parent)
@@ -209,7 +218,7 @@ class Store:
 
     def _drop_old(self, segment: Segment, realtime_ns: int) -> None:
         """Remove what is not to be kept. It is declared first, so that a removed segment never looks stolen."""
-        sizes = [path.stat().st_size if path.exists() else 0 for _, path in self._kept]
+        sizes = [_size(path) for _, path in self._kept]
         gone = self.options.keep.surplus(sizes)
         if not gone:
             return
@@ -256,5 +265,14 @@ class Store:
             self._paused_since_ns = realtime_ns
 
 
-def _why(error: OSError, directory: Path) -> str:
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _why(error: OSError | RecordingError, directory: Path) -> str:
+    if isinstance(error, RecordingError):
+        return str(error)
     return f"cannot write to the disk of {directory}: {error.strerror or os.strerror(error.errno or 0)}"

@@ -1,0 +1,98 @@
+"""The claim to a recording: a locked file beside it, so that at most one process writes to it, or mends it.
+
+The lock is that of the file system (flock): it ends with its process, however that ends, and holds over NFS for other hosts
+too. Where a file system has no locks, that is said, and nothing is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import re
+import socket
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from usbcast_schemas.errors import RecordingError
+
+log = logging.getLogger(__name__)
+
+LOCK: Final = ".lock"
+_NAME: Final = re.compile(r"-\d{5,}\.mcap(\.part)?$")
+_MAX_BYTES: Final = 1000
+
+
+class Claim:
+    """To the recording at `base`, as long as it is not closed. Raises RecordingError if another process has it."""
+
+    def __init__(self, base: Path) -> None:
+        self._base = base
+        self._path = base.with_name(base.name + LOCK)
+        self._fd = -1
+        try:
+            self.renew()
+        except OSError as error:
+            raise RecordingError(f"cannot write to {base.parent}: {error.strerror}") from None
+
+    def __enter__(self) -> Claim:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def renew(self) -> None:
+        """Claim it anew if the locked file is gone, as it is when somebody removed its directory. Raises OSError too."""
+        while not self._is_there():
+            if self._fd >= 0:
+                os.close(self._fd)
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                who = self._holder()
+                self._let_go()
+                raise RecordingError(
+                    f"{who} is at work on the recording {self._base}: stop it first, or name another place with --output"
+                ) from None
+            except OSError as error:
+                log.warning(
+                    "%s has no file locks (%s): nothing keeps a second recorder away from %s",
+                    self._path.parent, error.strerror, self._base,
+                )  # fmt: skip
+                return
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            if self._is_there():
+                self._path.unlink(missing_ok=True)
+            self._let_go()
+
+    def _is_there(self) -> bool:
+        """Whether the locked file is the one that others find: it may have been removed, and made again by another."""
+        if self._fd < 0:
+            return False
+        try:
+            return os.path.samestat(os.fstat(self._fd), self._path.stat())
+        except FileNotFoundError:
+            return False
+
+    def _holder(self) -> str:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            said = json.loads(os.pread(self._fd, _MAX_BYTES, 0))
+            return f"process {int(said['pid'])} of host {str(said['host'])[:100]}"
+        return "another process"
+
+    def _let_go(self) -> None:
+        os.close(self._fd)
+        self._fd = -1
+
+
+def base_of(path: Path) -> Path:
+    """The base of the recording that a file belongs to, by its name."""
+    return path.with_name(_NAME.sub("", path.name))
