@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.ipc
 import pyarrow.parquet
 import pytest
@@ -57,7 +58,7 @@ def test_tables_of_arrow(tmp_path: Path, recording: Path, form: str) -> None:
 def test_csv(tmp_path: Path, recording: Path) -> None:
     cli("convert", recording, "--to", "csv", "-o", tmp_path / "out")
     rows = csv_rows(tmp_path / "out-s.csv")
-    assert rows[0] == ["epoch", "sequence", "time_ns", "count", "level [V]"]
+    assert rows[0] == ["epoch", "sequence", "time", "count", "level [V]"]
     assert [(int(row[1]), int(row[3]), float(row[4])) for row in rows[1:]] == [(n, n, level(n)) for n in COUNTS]
 
 
@@ -153,3 +154,29 @@ def test_a_damaged_recording_converts_what_is_left_and_says_so(tmp_path: Path, r
     path.write_bytes(damaged)
     said = cli("convert", recording, "--to", "csv", "-o", tmp_path / "out", check=1)
     assert said["packets"] == len(COUNTS) - 40
+
+
+def test_csv_and_parquet_have_one_schema(tmp_path: Path, recording: Path) -> None:
+    for form in ("csv", "parquet"):
+        cli("convert", recording, "--to", form, "-o", tmp_path / "out")
+    table = pyarrow.parquet.read_table(tmp_path / "out-s.parquet")
+    heads, *rows = csv_rows(tmp_path / "out-s.csv")
+    assert heads[:3] == table.column_names[:3]
+    assert [int(row[0]) for row in rows] == table["epoch"].to_pylist()
+    assert [int(row[1]) for row in rows] == table["sequence"].to_pylist()
+    assert all(row[2].endswith("Z") for row in rows)
+    times = np.array([row[2].removesuffix("Z") for row in rows], "datetime64[ns]")
+    assert (times == table["time"].to_numpy()).all()
+    assert table.schema.field("level").metadata == {b"unit": b"V"}
+    assert pyarrow.parquet.read_metadata(tmp_path / "out-s.parquet").metadata[b"usbcast.units"] == b'{"level": "V"}'
+
+
+def test_nothing_is_overwritten_unless_it_is_wanted(tmp_path: Path, recording: Path) -> None:
+    path = tmp_path / "out-s.csv"
+    path.write_text("mine")
+    command = ["convert", recording, "--to", "csv", "-o", tmp_path / "out"]
+    assert "--force" in cli(*command, check=1)["error"]
+    assert path.read_text() == "mine"
+    cli(*command, "--force")
+    assert len(csv_rows(path)) == len(COUNTS) + 1
+    assert [found.name for found in tmp_path.glob("out*")] == ["out-s.csv"]

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from usbcast.cli.options import AsJson
 from usbcast.cli.output import console, emit, errors
+from usbcast.cli.verify import progress_bar
 
 
 def convert(
@@ -26,6 +26,7 @@ def convert(
     ] = None,
     stream: Annotated[list[str] | None, typer.Option("--stream", help="Only this stream; may be repeated.")] = None,
     times: Annotated[str, typer.Option("--times", help="arrival, or dejittered by the nominal rate.")] = "arrival",
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there already.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Convert what FILE... holds, one table per stream. Says what is missing between the packets."""
@@ -36,14 +37,12 @@ def convert(
     recording = open_recording([str(path) for path in files])
     first = recording.segments[0].path
     base = output or first.with_name(re.sub(r"(-\d{5})?\.mcap(\.part)?$", "", first.name))
-    total = sum(epoch.recorded for epoch in recording.books().epochs.values())
-    bar = Progress(
-        TextColumn("converting to {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        console=errors, transient=True, disable=as_json or not errors.is_terminal,
-    )  # fmt: skip
-    with bar:
-        task = bar.add_task(form, total=total)
-        made = run(recording, base, tuple(stream or ()), ConvertOptions(form, times), lambda n: bar.advance(task, n))
+    chosen = tuple(dict.fromkeys(stream or recording.streams))
+    total_bytes = sum(chunk.size_bytes for s in recording.segments for chunk in s.chunks) * len(chosen)
+    with progress_bar(total_bytes, f"converting to {form}", quiet=as_json) as bar:
+        task = bar.task_ids[0]
+        options = ConvertOptions(form, times, force)
+        made = run(recording, base, chosen, options, lambda size_bytes: bar.advance(task, size_bytes))
     for path, damage in dict.fromkeys(recording.damages):
         errors.print(
             f"usbcast: {path}, at byte {damage.offset:,}: {damage.what}", style="red", markup=False, soft_wrap=True

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from usbcast.batch import Batch
 from usbcast.events import Gap, Restart
 from usbcast.recording.columns import Columns
-from usbcast.recording.entries import hex_epoch
 from usbcast.recording.files import DECODED
 from usbcast.recording.reader import Recording
+from usbcast.recording.segment import PART
 from usbcast_schemas.errors import RecordingError, UsageError
-from usbcast_schemas.extras import missing
 from usbcast_schemas.printable import file_name_part, spreadsheet_head
 
 FORMS = ("parquet", "arrow", "csv", "mcap")
@@ -53,6 +55,8 @@ class ConvertOptions:
 
     form: str
     times: str = "arrival"
+    force: bool = False
+    """Replace files that are there already."""
     bounds: dict[str, Any] = field(default_factory=dict)
     """As for Recording.events."""
 
@@ -72,9 +76,11 @@ def convert(
     options: ConvertOptions,
     progress: Callable[[int], object] = lambda _: None,
 ) -> list[Converted]:
-    """Write each stream to a file of its own, `<base>-<stream>` with the suffix of the form. `progress` hears of packets.
+    """Write each stream to a file of its own, `<base>-<stream>` with the suffix of the form.
 
-    Raises UsageError for a stream or form that is not there, RecordingError where the disk refuses.
+    `progress` hears of the bytes of the recording that are read, all of them for each stream. A file has its name when it is
+    complete. Raises UsageError for a stream or form that is not there, RecordingError where the disk refuses, or a file is
+    there already.
     """
     if options.form not in FORMS:
         raise UsageError(
@@ -86,36 +92,45 @@ def convert(
             f"there is nothing to convert: {recording.segments[0].path.name} holds no stream "
             "(`usbcast verify` says what is wrong with it)"
         )
+    paths = {stream: _path(base, stream, options.form) for stream in chosen}
+    for path in paths.values():
+        if path.exists() and not options.force:
+            raise RecordingError(f"{path} is there already: --force replaces it, --output names another place")
     try:
-        with contextlib.ExitStack() as stack:
-            return [_convert_one(recording, base, stream, options, progress, stack) for stream in chosen]
+        return [_convert_one(recording, path, stream, options, progress) for stream, path in paths.items()]
     except OSError as error:
         raise RecordingError(f"cannot write {base}: {error.strerror}") from None
 
 
+def _path(base: Path, stream: str, form: str) -> Path:
+    return base.with_name(f"{base.name}-{file_name_part(stream)}{SUFFIXES[form]}")
+
+
 def _convert_one(
     recording: Recording,
-    base: Path,
+    path: Path,
     stream: str,
     options: ConvertOptions,
     progress: Callable[[int], object],
-    stack: contextlib.ExitStack,
 ) -> Converted:
-    path = base.with_name(f"{base.name}-{file_name_part(stream)}{SUFFIXES[options.form]}")
     columns = Columns(recording.info(stream), options.times)
-    sink = _sink(options.form, path, columns)
-    stack.enter_context(contextlib.closing(sink))
+    unfinished = path.with_name(path.name + PART)
     done = Converted(stream, path)
-    for event in recording.events(stream, **options.bounds):
-        if isinstance(event, Batch):
-            sink.write(event)
-            done.packets += len(event)
-            progress(len(event))
-        elif isinstance(event, Gap):
-            done.gaps += 1
-            done.lost += event.count
-        elif isinstance(event, Restart):
-            done.restarts += 1
+    try:
+        with contextlib.closing(_sink(options.form, unfinished, columns)) as sink:
+            for event in recording.events(stream, **options.bounds, progress=progress):
+                if isinstance(event, Batch):
+                    sink.write(event)
+                    done.packets += len(event)
+                elif isinstance(event, Gap):
+                    done.gaps += 1
+                    done.lost += event.count
+                elif isinstance(event, Restart):
+                    done.restarts += 1
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+    unfinished.replace(path)
     return done
 
 
@@ -128,19 +143,20 @@ def _sink(form: str, path: Path, columns: Columns) -> Sink:
 
 
 class _CsvSink:
-    """One line per packet; times as nanoseconds since 1970, packets without fields in hex."""
+    """One line per packet; times in UTC as ISO 8601 to the nanosecond, packets without fields in hex."""
 
     def __init__(self, path: Path, columns: Columns) -> None:
         self._columns = columns
         self._file = path.open("w", newline="")
         self._writer = csv.writer(self._file)
         heads = [spreadsheet_head(f"{c.name} [{c.unit}]" if c.unit else c.name) for c in columns.fields] or ["packet"]
-        self._writer.writerow(["epoch", "sequence", "time_ns", *heads])
+        self._writer.writerow(["epoch", "sequence", "time", *heads])
 
     def write(self, batch: Batch) -> None:
         columns = self._columns
-        epoch = hex_epoch(batch.epoch)
-        heads = zip(columns.sequences(batch).tolist(), columns.times_ns(batch).tolist(), strict=True)
+        epoch = batch.epoch
+        times = np.datetime_as_string(columns.times_ns(batch).astype("datetime64[ns]"), timezone="UTC").tolist()
+        heads = zip(columns.sequences(batch).tolist(), times, strict=True)
         if columns.has_fields:
             values = zip(*(column.tolist() for column in columns.values(batch)), strict=True)
             self._writer.writerows([epoch, *head, *row] for head, row in zip(heads, values, strict=True))
@@ -158,8 +174,8 @@ class _ArrowSink:
         try:
             import pyarrow
             import pyarrow.parquet
-        except ModuleNotFoundError as error:
-            raise UsageError(missing(error.name)) from None
+        except ModuleNotFoundError:
+            raise UsageError("pyarrow is not installed: pip install 'usbcast[arrow]'") from None
         self._arrow = pyarrow
         self._columns = columns
         fields = [
@@ -172,7 +188,9 @@ class _ArrowSink:
             fields.append(pyarrow.field(column.name, pyarrow.from_numpy_dtype(column.dtype), metadata=unit))
         if not columns.has_fields:
             fields.append(pyarrow.field("packet", pyarrow.binary()))
-        self._schema = pyarrow.schema(fields, metadata={"usbcast.stream": columns.stream})
+        # Once more for readers that know Parquet but not Arrow: they see the metadata of the file alone.
+        units = json.dumps({column.name: column.unit for column in columns.fields if column.unit})
+        self._schema = pyarrow.schema(fields, metadata={"usbcast.stream": columns.stream, "usbcast.units": units})
         if parquet:
             self._writer: Any = pyarrow.parquet.ParquetWriter(str(path), self._schema, compression="zstd")
         else:

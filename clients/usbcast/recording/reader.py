@@ -5,7 +5,7 @@ What is delivered is what a subscription delivered when it was recorded: batches
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -113,18 +113,20 @@ class Recording:
         start_sequence: int | None = None,
         until_sequence: int | None = None,
         epoch: int | None = None,
+        progress: Callable[[int], object] = lambda _: None,
     ) -> Iterator[Event]:
         """What a subscription to `stream` yielded. Bounds by time keep batches whole that the bound cuts in two.
 
         What damage took from the files is a Gap of stage "recording" between the batches; `damages` says where it is.
-        Sequences are of `epoch`, by default the first one of the stream in this recording.
+        Sequences are of `epoch`, by default the first one of the stream in this recording. `progress` hears of the bytes that
+        are read.
         """
         reading = _Reading(self.info(stream))
         if start_ns is not None:
             for remark in self._clock_before(stream, start_ns):
                 list(reading.remark(remark))
         by_sequence = start_sequence is not None or until_sequence is not None
-        for of, item in self._mended(start_ns, until_ns):
+        for of, item in self._mended(start_ns, until_ns, progress):
             if of != stream:
                 continue
             if isinstance(item, EncodedBatch):
@@ -173,7 +175,9 @@ class Recording:
             if stored.stream == stream and isinstance(stored.item, Remark) and stored.item.kind == "clock":
                 yield stored.item
 
-    def _mended(self, start_ns: int | None, until_ns: int | None) -> Iterator[tuple[str, Item]]:
+    def _mended(
+        self, start_ns: int | None, until_ns: int | None, progress: Callable[[int], object]
+    ) -> Iterator[tuple[str, Item]]:
         """Every entry with its stream as `stored` gives them, and between them remarks about what is missing."""
         holes = Holes(anywhere=start_ns is not None)
         at_ns = 0
@@ -183,7 +187,7 @@ class Recording:
             holes.segment(segment.contents)
             for damage in segment.damages:
                 holes.damage(_near(segment, damage))
-            for stored in self._stored_of(segment, _first_chunk(segment, start_ns)):
+            for stored in self._stored_of(segment, _first_chunk(segment, start_ns), progress):
                 if until_ns is not None and stored.log_time_ns >= until_ns:
                     return
                 for _, damage in self.damages[before + told :]:
@@ -200,9 +204,11 @@ class Recording:
             for remark in holes.rest(at_ns):
                 yield remark.stream, remark
 
-    def _stored_of(self, segment: SegmentFile, first_chunk: int) -> Iterator[Stored]:
+    def _stored_of(
+        self, segment: SegmentFile, first_chunk: int, progress: Callable[[int], object] = lambda _: None
+    ) -> Iterator[Stored]:
         damages: list[Damage] = []
-        for stored in segment.stored(first_chunk, damages):
+        for stored in segment.stored(first_chunk, damages, progress):
             self._note(segment, damages)
             yield stored
         self._note(segment, damages)
@@ -224,7 +230,7 @@ class Recording:
                     for stored in segment.stored():
                         if isinstance(stored.item, pb.StreamInfo):
                             found[stored.item.stream] = stored.item
-                with_batches |= {c.stream for c in segment.known_channels() if c.stream and c.schema == BATCH_SCHEMA}
+                with_batches |= {c.stream for c in segment.known_channels() if c.schema == BATCH_SCHEMA}
                 copies = {info.stream: info for info in segment.copies.descriptions}
                 self._infos |= copies | found
             for stream in with_batches - self._infos.keys():
@@ -267,7 +273,7 @@ class _Reading:
         skip = min(max(0, start_sequence - batch.first_sequence), batch.packet_count)
         if not skip:
             for loss in batch.losses:
-                yield self._gap(gap_of_loss(loss, batch.first_sequence, batch.epoch))
+                yield self._gap(gap_of_loss(loss, batch.first_sequence))
             for event in batch.events:
                 yield device_event(event)
         if batch.packet_count > skip:
