@@ -18,7 +18,7 @@ from usbcast.cli.attended import Attended
 from usbcast.cli.nonwaiting import nonwaiting
 from usbcast.cli.options import AsJson
 from usbcast.cli.output import console, emit, styled, table
-from usbcast.cli.signals import stop_signals
+from usbcast.cli.signals import overdue, stop_signals
 from usbcast_schemas.errors import RecordingError, UsageError
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def play(
     )
     settings, _ = load_settings(None, {"bind": bind, "keys": keys, "ring_size": ring_size, "linger_s": linger_s})
     with nonwaiting("stdout"):
-        with stop_signals() as stopped, Node(settings) as node:
+        with overdue() as alarm, stop_signals(alarm) as stopped, Node(settings) as node:
             player = Player(node, recording, options, tuple(stream or ()))
             node.start()
             if step:

@@ -19,6 +19,7 @@ from usbcast.cli.nonwaiting import nonwaiting
 from usbcast.cli.options import AsJson, Endpoint, Keys
 from usbcast.cli.output import console, emit, errors, table
 from usbcast.cli.rates import Rate
+from usbcast.cli.signals import Overdue, overdue
 from usbcast_schemas.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def record(
             "--output",
             "-o",
             metavar="BASE",
-            help="Files are BASE-00000.mcap and so on; default: named by stream and time.",
+            help="Files are BASE-00000.mcap and so on; in a directory, or without it, they are named by stream and time.",
         ),
     ] = None,
     endpoint: Endpoint = None,
@@ -99,8 +100,7 @@ def record(
         raise UsageError(f"--compression is {compression!r}: {', '.join(COMPRESSIONS)} are allowed")
     if resume and output is None:
         raise UsageError("--resume needs --output, which says what to go on with")
-    base = output or Path(f"{_plain_name(streams)}-{time.strftime('%Y%m%dT%H%M%S')}")
-    base = base.with_name(base.name.removesuffix(".mcap"))
+    base = _base(output, streams, resume=resume)
     store = StoreOptions(
         base=base,
         compression=compression,
@@ -126,8 +126,9 @@ def record(
     recorder = Recorder(options, begin, view.tell)
     # Only one that waits for triggers is to be found by them: to another, the signal would say nothing.
     found_by_triggers = contextlib.closing(Registered(base)) if options.armed else contextlib.nullcontext()
+    advice = f"; `usbcast recover {base}` makes its last file whole"
     with nonwaiting("stdout"):
-        with _signals(recorder), found_by_triggers, view.showing(recorder):
+        with overdue(advice) as alarm, _signals(recorder, alarm), found_by_triggers, view.showing(recorder):
             recorder.run(view.look)
         view.farewell(recorder)
     if recorder.store.paused or recorder.refused:
@@ -231,9 +232,10 @@ def _status(figures: dict[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def _signals(recorder: Recorder) -> Iterator[None]:
+def _signals(recorder: Recorder, alarm: Overdue) -> Iterator[None]:
     def stop(number: int, _frame: FrameType | None) -> None:
         recorder.stop(f"stopped by {signal.Signals(number).name}")
+        alarm.tell()
 
     def trigger(_number: int, _frame: FrameType | None) -> None:
         recorder.trigger()
@@ -265,6 +267,23 @@ def _size(option: str, text: str) -> int:
         return parse_size(text)
     except ValueError:
         raise UsageError(f"{option} is {text!r}: write a size like 64MiB or 1GB") from None
+
+
+def _base(output: Path | None, streams: list[str], *, resume: bool) -> Path:
+    """Where the files are to be: by --output, and in a directory by stream and time, or as the recording that goes on."""
+    from usbcast.recording.files import bases_in
+
+    named = f"{_plain_name(streams)}-{time.strftime('%Y%m%dT%H%M%S')}"
+    if output is None or not output.is_dir():
+        base = output or Path(named)
+        return base.with_name(base.name.removesuffix(".mcap"))
+    there = bases_in(output) if resume else []
+    if len(there) > 1:
+        raise UsageError(
+            f"{output} has {len(there)} recordings ({', '.join(base.name for base in there)}): "
+            "say with --output which of them goes on"
+        )
+    return there[0] if there else output / named
 
 
 def _plain_name(streams: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ from usbcast.locate import endpoints, locate
 from usbcast.requests import NodeClient
 from usbcast_schemas.errors import AccessRefused, NodeUnreachable, RemoteError
 from usbcast_schemas.lan import SCHEME
+from usbcast_schemas.registry import local_nodes
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 if TYPE_CHECKING:
@@ -83,7 +85,7 @@ def info(
     as_json: AsJson = False,
 ) -> None:
     """Show all that a node says of one stream: device, profile, fields, addresses, ring. Or what a recording holds."""
-    if os.sep in stream or stream.endswith((".mcap", ".part")) or Path(stream).exists():
+    if _means_recording(stream, endpoint):
         from usbcast.cli.recordings import show_recording
 
         show_recording(Path(stream), as_json)
@@ -115,6 +117,19 @@ def info(
         )
     console.print(table(f"Stream {described.stream}", ("", ""), rows))
     _show_fields(described)
+
+
+def _means_recording(name: str, endpoint: str | None) -> bool:
+    """A path is a recording; a plain name is one if files of it are here, unless a node of this machine has such a stream."""
+    if os.sep in name or name.endswith((".mcap", ".part")):
+        return True
+    if endpoint is not None or any(name in node.streams for node in local_nodes()):
+        return False
+    if not any(Path().glob(f"{escape(name)}*")):
+        return False
+    from usbcast.recording.files import is_recording
+
+    return is_recording(Path(name))
 
 
 def _show_fields(described: pb.StreamInfo) -> None:

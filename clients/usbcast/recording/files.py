@@ -24,6 +24,7 @@ from mcap.records import Attachment, Chunk, DataEnd, Footer, Message, Metadata, 
 from mcap.records import Channel as ChannelRecord
 from mcap.writer import MCAP0_MAGIC
 
+from usbcast.recording.claim import base_of
 from usbcast.recording.contents import Contents
 from usbcast.recording.copies import MAX_BYTES, NAME, Copies, is_sound
 from usbcast.recording.entries import SEGMENT, Channel, Item, Remark, decode_entry
@@ -447,13 +448,28 @@ def resolve(paths: Sequence[Path]) -> list[Path]:
         elif path.exists():
             inside = [path]
         else:
-            inside = [segment for _, segment in segments_of(path)]
+            base = path.with_name(path.name.removesuffix(".mcap"))  # as `usbcast record --output` takes it
+            inside = [segment for _, segment in segments_of(base)]
         if not inside:
             raise RecordingError(
                 f"there is no recording at {path}: name its files, its directory, or what comes before -00000.mcap"
             )
         found += [p for p in inside if p not in found]
     return found
+
+
+def bases_in(directory: Path) -> list[Path]:
+    """The recordings in a directory, each by the base of its files' names."""
+    found = {base_of(path) for path in directory.glob("*.mcap*") if not _decoded(path)}
+    return sorted(base for base in found if segments_of(base))
+
+
+def is_recording(path: Path) -> bool:
+    """Whether `resolve` finds anything at `path`."""
+    try:
+        return bool(resolve([path]))
+    except (RecordingError, OSError):
+        return False
 
 
 def _decoded(path: Path) -> bool:

@@ -230,7 +230,7 @@ class Recording:
                     for stored in segment.stored():
                         if isinstance(stored.item, pb.StreamInfo):
                             found[stored.item.stream] = stored.item
-                with_batches |= {c.stream for c in segment.known_channels() if c.schema == BATCH_SCHEMA}
+                with_batches |= {c.stream for c in segment.known_channels() if c.stream and c.schema == BATCH_SCHEMA}
                 copies = {info.stream: info for info in segment.copies.descriptions}
                 self._infos |= copies | found
             for stream in with_batches - self._infos.keys():
@@ -273,7 +273,7 @@ class _Reading:
         skip = min(max(0, start_sequence - batch.first_sequence), batch.packet_count)
         if not skip:
             for loss in batch.losses:
-                yield self._gap(gap_of_loss(loss, batch.first_sequence))
+                yield self._gap(gap_of_loss(loss, batch.first_sequence, batch.epoch))
             for event in batch.events:
                 yield device_event(event)
         if batch.packet_count > skip:

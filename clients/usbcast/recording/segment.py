@@ -29,6 +29,10 @@ _NEVER: Final = 1 << 62
 """Chunks are finished by `sync` alone: the library's own rule looks at the size only."""
 
 
+MAX_INDEX: Final = 999_999
+"""No recording has more segments."""
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
     """Which file of which recording it is."""
@@ -51,7 +55,10 @@ class Head:
     @classmethod
     def from_metadata(cls, found: dict[str, str]) -> Head:
         """Raise KeyError or ValueError for what is no segment's metadata."""
-        return cls(found["recording"], int(found["segment"]), int(found["created_ns"]), found.get("host", ""))
+        index, created_ns = int(found["segment"]), int(found["created_ns"])
+        if not (0 <= index <= MAX_INDEX and 0 <= created_ns < 1 << 63):
+            raise ValueError(f"segment {found['segment'][:30]} of {found['created_ns'][:30]} ns cannot be")
+        return cls(found["recording"], index, created_ns, found.get("host", ""))
 
 
 class _Disk:
