@@ -59,7 +59,7 @@ class Stranger:
             return reply
         match request.WhichOneof("body"):
             case "describe":
-                for name in ("evil",) if request.describe.stream else ("evil", "evil", HOSTILE):
+                for name in ("evil", "evil") if request.describe.stream else ("evil", "evil", HOSTILE):
                     reply.described.streams.append(self._info(name))
             case "fetch":
                 reply.fetched.epoch = EPOCH
