@@ -196,12 +196,12 @@ def test_a_name_that_will_do_is_the_name_of_the_file() -> None:
     assert file_name_part("first-case_2") == "first-case_2"
 
 
-def test_a_stream_whose_name_is_a_path_is_converted_beside_the_recording(tmp_path: Path, told: Tell) -> None:
+def test_a_stream_whose_name_is_a_path_is_written_nowhere_else(tmp_path: Path, told: Tell) -> None:
     inside = tmp_path / "inside"
     inside.mkdir()
-    told("convert", recording_of(inside, "../../outside", "x"), "--to", "csv")
-    (made,) = inside.glob("*.csv")
-    assert made.name.startswith("made-outside-")
+    path = recording_of(inside, "../../outside", "x")
+    told("convert", path, "--to", "csv", code=1)
+    assert [found for found in tmp_path.rglob("*") if found.is_file()] == [path]
 
 
 def test_logs_keep_to_their_line() -> None:
