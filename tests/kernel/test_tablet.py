@@ -11,6 +11,7 @@ from kernelrig.guest import Guest
 from kernelrig.serving import Serving
 
 import usbcast
+from usbcast_schemas.profile import parse_profile
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600)]
 
@@ -44,3 +45,11 @@ def test_every_report(guest: Guest) -> None:
     assert [report for report in reported if report in set(given)] == given
     check_books(books, packets=len(reported), lost={})
     assert len(reported) <= 2 * len(given)
+
+
+def test_a_drafted_profile_has_the_size_of_its_reports(guest: Guest) -> None:
+    with guest.tablet():
+        drafted = guest.run("usbcast", "devices", "--profile", "0627:0001")
+    assert drafted.code == 0, drafted
+    profile = parse_profile("\n".join(drafted.out), "drafted")
+    assert (profile.packet_size, profile.transfer.size) == (6, 8)

@@ -64,6 +64,19 @@ def test_the_next_node_gives_back_what_a_killed_one_has_detached(killed_node: Pa
     assert list(killed_node.iterdir()) == []
 
 
+def test_what_the_driver_had_besides_is_claimed_and_let_go_before_it_is_given_back(killed_node: Path) -> None:
+    """Else a request to that interface would have the kernel take it, and keep it from the driver."""
+    (path,) = killed_node.glob("driver-*")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "interfaces": [0, 1]}))
+    backend, _ = with_driver(False)
+    backend.rules |= {"claim_interface": lambda _: None, "release_interface": lambda _: None}
+    way = transport(backend)
+    way.open()
+    way.close()
+    assert "claim_interface 1" in backend.log
+    assert backend.log.index("release_interface 1") < backend.log.index("attach_kernel_driver 0")
+
+
 def test_a_driver_is_given_back_without_a_node(killed_node: Path) -> None:
     backend, bound = with_driver(False)
     assert release_all(backend) == [Released("device 1209:0001 (at 99-1)", (0,), "")]

@@ -275,6 +275,7 @@ class UsbTransport:
         self.name = name_of(device.idVendor, device.idProduct, self._match.serial or "", bus_path(device))
         wanted = self._match
         self._detached = left_behind(device, wanted.interface)
+        self._companions = [one for one in self._detached if one != wanted.interface]
         self._detach_kernel_driver(wanted.interface)
         self._configure(device, wanted.configuration)
         self._detach_kernel_driver(wanted.interface)
