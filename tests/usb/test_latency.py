@@ -258,7 +258,7 @@ rates = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     size=st.sampled_from([64, 128, 192, 20, 112, 512, 1024]),
     max_packet_size=st.sampled_from([8, 64, 512]),

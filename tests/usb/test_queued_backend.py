@@ -252,6 +252,7 @@ def test_reads_of_one_packet_are_left_alone(rig: Rig) -> None:
     assert rig.figures.held_ns(time.monotonic_ns()) == 0
 
 
+@pytest.mark.timeout(30)
 def test_a_command_does_not_keep_a_read_from_being_ended(rig: Rig) -> None:
     keep_latency(rig)
     rig.ends(b"a")
