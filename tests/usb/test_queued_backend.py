@@ -235,6 +235,20 @@ def test_a_read_that_ends_while_it_is_cancelled(rig: Rig) -> None:
     assert rig.read() == b"next"
 
 
+def test_what_has_ended_while_nobody_looked_is_not_cancelled(rig: Rig) -> None:
+    """The reads have been the oldest for longer than the latency, but they have ended."""
+    keep_latency(rig)
+    rig.ends(b"a")
+    assert rig.read() == b"a"
+    rig.ends(b"b")
+    deadline = time.monotonic() + 5
+    while rig.figures.held_ns(time.monotonic_ns()) < 3 * LATENCY_MS * 1_000_000:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    assert rig.read() == b"b"
+    assert rig.figures.ended_early == 0
+
+
 def test_reads_of_one_packet_are_left_alone(rig: Rig) -> None:
     """All reads are ended that may hold something: what is queued for them holds nothing, and stays."""
     keep_latency(rig)

@@ -252,16 +252,20 @@ class QueuedBackend(libusb1._LibUSB):  # type: ignore[misc]
         return IO_ERROR if completion.code == CANCELLED else completion.code
 
     def _handle_events(self, timeout_s: float) -> None:
-        """Wait for events, no longer than until a read has to be ended, and take over what they bring."""
+        """Wait for events, no longer than until a read has to be ended, and take over what they bring.
+
+        A read is ended only after a look at what has ended by itself: nobody may have looked for long.
+        """
         begin_ns = time.monotonic_ns()
         for endpoint in self._endpoints:
-            if not endpoint.ahead.end_overdue(begin_ns) and (deadline_ns := endpoint.ahead.deadline_ns) is not None:
-                timeout_s = min(timeout_s, (deadline_ns - begin_ns) / 1e9)
+            if (deadline_ns := endpoint.ahead.deadline_ns) is not None:
+                timeout_s = min(timeout_s, max(0.0, (deadline_ns - begin_ns) / 1e9))
         code = self._library.handle_events(self._context, timeout_s)
         realtime_ns, monotonic_ns = self._clock()
         away_ns = begin_ns - self._looked_ns
         for endpoint in self._endpoints:
             endpoint.ahead.collect(realtime_ns, monotonic_ns, away_ns)
+            endpoint.ahead.end_overdue(monotonic_ns)
         self._looked_ns = monotonic_ns
         if code != _INTERRUPTED:
             self._check(code)
