@@ -53,7 +53,7 @@ class Layout:
     """Where the fields are, by what the node said of the stream."""
 
     def __init__(self, fields: Sequence[pb.Field], packet_size: int) -> None:
-        self._described = fields
+        self._described = tuple(fields)
         self._fields = {field.name: field for field in fields}
         self._packet_size = packet_size
         self._dtype: np.dtype[np.void] | None = None
