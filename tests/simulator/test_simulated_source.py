@@ -206,7 +206,7 @@ def test_a_short_read_splits_a_packet() -> None:
 
 
 def test_short_reads_that_overlap_split_each_packet_once() -> None:
-    faults = (Fault(kind="short_read", at_packet=1, count=4), Fault(kind="short_read", at_packet=3, count=4))
+    faults = (Fault(kind="short_read", at_packet=1, count=5), Fault(kind="short_read", at_packet=2, count=5))
     config = SimulatorConfig(packets=12, faults=faults)
     assert b"".join(Host(config).read_all()) == make_packets(config, 0, 12)
 
