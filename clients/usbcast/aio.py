@@ -17,7 +17,7 @@ from usbcast.events import End
 from usbcast.lifetime import Lifetime
 from usbcast.reception import Reception, receive
 from usbcast.subscription import CONNECT_TIMEOUT_S, FOR_EVER_S, described
-from usbcast_schemas.errors import UsageError
+from usbcast_schemas.errors import UsageError, UsbcastError
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
@@ -226,7 +226,8 @@ class AsyncSubscription:
                 if isinstance(answer, Awaitable):
                     await answer
         except Exception as error:
-            log.error("the listener has stopped: %s", error, exc_info=error)
+            # A sentence says all of an error of the stream; anything else is a defect of the listener, and needs its place.
+            log.error("the listener has stopped: %s", error, exc_info=None if isinstance(error, UsbcastError) else error)
             raise
 
     async def _progress(self, deadline: float) -> None:

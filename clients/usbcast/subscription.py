@@ -15,7 +15,7 @@ from usbcast.digest import Event
 from usbcast.events import End
 from usbcast.lifetime import Lifetime
 from usbcast.reception import Reception
-from usbcast_schemas.errors import NodeUnreachable, UsageError
+from usbcast_schemas.errors import NodeUnreachable, UsageError, UsbcastError
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
@@ -304,5 +304,6 @@ class Listening:
                     if isinstance(event, End):
                         return
         except BaseException as error:
-            log.error("the listener has stopped: %s", error, exc_info=error)
+            # A sentence says all of an error of the stream; anything else is a defect of the listener, and needs its place.
+            log.error("the listener has stopped: %s", error, exc_info=None if isinstance(error, UsbcastError) else error)
             self.error = error

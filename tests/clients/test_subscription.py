@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import threading
 import time
@@ -11,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from nodes import Account, Served, eventually, serving, small, take_until
+from nodes import DEADLINE_S, Account, Served, eventually, serving, small, take_until
 from programs import Program
 
 import usbcast
@@ -418,3 +419,24 @@ def test_a_clock_that_is_set_back_disorders_nothing(monkeypatch: pytest.MonkeyPa
                 assert min(realtime[i + 1] - realtime[i] for i in range(len(realtime) - 1)) < -3500e9
                 assert len(account.batches[-1].times_ns_dejittered()) == len(account.batches[-1])
         assert list(served.node.health()[0].discrepancies) == []
+
+
+@pytest.mark.parametrize(
+    ("raised", "has_traceback"),
+    [(None, False), (ZeroDivisionError("of the listener"), True)],
+    ids=["an error of the stream is a sentence", "a defect of the listener is shown with its place"],
+)
+def test_what_ends_a_listener_is_logged(
+    raised: Exception | None, has_traceback: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def listener(event: Event) -> None:
+        if raised is not None:
+            raise raised
+
+    with serving(rate_hz=1000) as served, caplog.at_level(logging.ERROR):
+        stream = served.stream if raised else "unheard-of"
+        error = type(raised) if raised else StreamUnknown
+        with usbcast.subscribe(stream, served.endpoint) as subscription, pytest.raises(error):
+            subscription.listen(listener).join(DEADLINE_S)
+    (record,) = [one for one in caplog.records if "the listener has stopped" in one.message]
+    assert bool(record.exc_info) == has_traceback
