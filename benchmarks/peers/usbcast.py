@@ -40,6 +40,7 @@ class HandedIn:
     attached = True
     reads_ahead = True
     problem = ""
+    held_ns = 0
 
     def __init__(self, queue: HostQueue) -> None:
         self.queue = queue

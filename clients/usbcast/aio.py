@@ -227,7 +227,9 @@ class AsyncSubscription:
                     await answer
         except Exception as error:
             # A sentence says all of an error of the stream; anything else is a defect of the listener, and needs its place.
-            log.error("the listener has stopped: %s", error, exc_info=None if isinstance(error, UsbcastError) else error)
+            log.error(
+                "the listener has stopped: %s", error, exc_info=None if isinstance(error, UsbcastError) else error
+            )
             raise
 
     async def _progress(self, deadline: float) -> None:

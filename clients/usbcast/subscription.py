@@ -305,5 +305,7 @@ class Listening:
                         return
         except BaseException as error:
             # A sentence says all of an error of the stream; anything else is a defect of the listener, and needs its place.
-            log.error("the listener has stopped: %s", error, exc_info=None if isinstance(error, UsbcastError) else error)
+            log.error(
+                "the listener has stopped: %s", error, exc_info=None if isinstance(error, UsbcastError) else error
+            )
             self.error = error
