@@ -170,7 +170,7 @@ def test_a_hostile_recording(told: Tell, tmp_path: Path) -> None:
 def test_a_field_that_is_a_formula(told: Tell, tmp_path: Path) -> None:
     told("convert", recording_of(tmp_path, "s", "=1+1"), "--to", "csv")
     (head, _) = (tmp_path / "made-s.csv").read_text().splitlines()
-    assert head.startswith("epoch,sequence,time_ns,'=1+1 [")
+    assert head.startswith("epoch,sequence,time,'=1+1 [")
 
 
 @pytest.mark.parametrize(

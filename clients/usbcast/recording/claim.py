@@ -36,7 +36,7 @@ class Claim:
         try:
             self.renew()
         except OSError as error:
-            raise RecordingError(f"cannot write to {base.parent}: {error.strerror}") from None
+            raise RecordingError(f"cannot write to the disk of {base.parent}: {error.strerror}") from None
 
     def __enter__(self) -> Claim:
         return self
