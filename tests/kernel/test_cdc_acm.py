@@ -56,6 +56,35 @@ def test_lines_of_a_serial_port(guest: Guest) -> None:
     assert books["ledgers"]["framing"]["lost"] == {"joined in mid-packet": len(lines[0]) + 1}
 
 
+def test_the_driver_that_a_killed_node_took_comes_back(guest: Guest) -> None:
+    """By the clean end of the next node, and without one by `usbcast devices --release`."""
+    with serial_port(guest):
+        before = described(guest)
+        (incoming,) = (
+            one["address"]
+            for one in before["endpoints"]
+            if one["interface"] == DATA_INTERFACE and one["address"] & 0x80
+        )
+        path = write_profile(guest, PROFILE, "acm", {"device": {"endpoint": incoming}})
+        for release in (False, True):
+            with Serving(guest, path) as serving:
+                with usbcast.NodeClient(serving.endpoint, timeout_s=20) as node:
+                    pid = node.health().node_pid
+                guest.shell(f"kill -KILL {pid}; while kill -0 {pid} 2> /dev/null; do :; done")
+            assert described(guest)["drivers"] == [], "nobody has given it back"
+            if release:
+                finished = guest.run("usbcast", "devices", "--release")
+                assert finished.code == 0, finished
+                assert (
+                    f"interfaces {CONTROL_INTERFACE}, {DATA_INTERFACE} have their kernel driver again"
+                    in finished.out[0]
+                )
+            else:
+                with Serving(guest, path) as serving:
+                    serving.stop()
+            assert described(guest)["drivers"] == before["drivers"]
+
+
 def described(guest: Guest) -> dict[str, Any]:
     """What `usbcast devices` says of the port."""
     finished = guest.run("usbcast", "devices", "--json")
