@@ -47,7 +47,7 @@ checksum = {{ method = "crc32" }}"""
 
 
 class ScriptedBackend(SimulatorBackend):
-    """The simulated device, but for what it sends: each read returns the next block, as soon as there is one.
+    """The simulated device, but for what it sends: each read returns the next block, or as much of it as there is room for.
 
     The simulator makes its packets in Python, at a tenth of the speed that is measured here.
     """
@@ -56,15 +56,19 @@ class ScriptedBackend(SimulatorBackend):
         super().__init__([SimulatedDevice(SimulatorConfig())])
         self.script: Iterator[bytes] | None = None
         self.over = threading.Event()
+        self._rest = memoryview(b"")
 
     def bulk_read(self, dev_handle: OpenDevice, ep: int, intf: int, buff: array[int], timeout: int) -> int:  # noqa: ARG002
-        block = next(self.script, None) if self.script else None
-        if block is None:
+        if not self._rest:
+            self._rest = memoryview(next(self.script, b"")) if self.script else self._rest
+        if not self._rest:
             if self.script:
                 self.over.set()
             time.sleep(IDLE_S)
             raise usb_error(TIMEOUT)
-        memoryview(buff).cast("B")[: len(block)] = block
+        room = memoryview(buff).cast("B")
+        block, self._rest = self._rest[: len(room)], self._rest[len(room) :]
+        room[: len(block)] = block
         return len(block)
 
 
