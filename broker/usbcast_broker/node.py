@@ -13,19 +13,19 @@ from pathlib import Path
 
 import zmq
 
-from usbcast_broker import binding
+from usbcast_broker.access import binding
+from usbcast_broker.access.authenticator import Gatekeeper
+from usbcast_broker.access.rate_limit import Budgets
+from usbcast_broker.access.refusals import Refusals
 from usbcast_broker.announcing import Announcement, addresses_to_announce
 from usbcast_broker.batcher import Batcher
-from usbcast_broker.budget import Budgets
 from usbcast_broker.flow import DeviceIdentity
 from usbcast_broker.framing import Assembler
-from usbcast_broker.gatekeeper import Gatekeeper
 from usbcast_broker.host_queue import HostQueue
 from usbcast_broker.outlet import Description, Outlet, Source
 from usbcast_broker.pipeline import Feed, Line, Pipeline
 from usbcast_broker.publisher import Publisher
 from usbcast_broker.reading_host import reading_host_of
-from usbcast_broker.refusals import Refusals
 from usbcast_broker.relay import Relay, RelayFeed, RelayQueue
 from usbcast_broker.service import ReplayService
 from usbcast_broker.settings import NodeSettings

@@ -23,10 +23,10 @@ from collections.abc import Sequence
 
 import zmq
 
+from usbcast_broker.access.authenticator import DATA_SOCKETS, Gatekeeper
 from usbcast_broker.audience import Topics
 from usbcast_broker.data_socket import DataSocket
 from usbcast_broker.doorbell import Doorbell
-from usbcast_broker.gatekeeper import DATA_SOCKETS, Gatekeeper
 from usbcast_broker.moderation import GATHERED_BYTES, INLINE_BYTES, LEFT_NS
 from usbcast_broker.outlet import Outlet
 from usbcast_broker.pacer import HEARTBEAT_NS

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from usbcast_broker.budget import HALF_LIFE_NS
+from usbcast_broker.access.rate_limit import HALF_LIFE_NS
 
 MAX_OF_ONE = 16
 """Requests of one connection that wait."""

@@ -12,7 +12,7 @@ import pytest
 from bridge_line import Line, Start
 from programs import Program, usbcast
 
-from usbcast_broker import binding
+from usbcast_broker.access import binding
 from usbcast_schemas.places import ring_directory, runtime_directory
 from usbcast_schemas.registry import local_nodes
 from usbcast_schemas.ring import sweep

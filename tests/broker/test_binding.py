@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import zmq
 
-from usbcast_broker.binding import bind, bind_first, check_exposure, release, sweep
+from usbcast_broker.access.binding import bind, bind_first, check_exposure, release, sweep
 from usbcast_schemas.errors import ConfigError, EndpointTaken, UsageError
 
 

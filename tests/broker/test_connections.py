@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from nodes import eventually
 
-from usbcast_broker.connections import Connections
+from usbcast_broker.access.connections import Connections
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux says how much has come and gone")
 

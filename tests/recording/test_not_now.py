@@ -14,8 +14,8 @@ from recordings import record_here, running, verified
 
 import usbcast
 from usbcast.recording.recorder import Recorder
+from usbcast_broker.access.refusals import Refusals
 from usbcast_broker.node import Node
-from usbcast_broker.refusals import Refusals
 
 
 @contextlib.contextmanager

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usbcast_broker.admission import ADMITTED, Admission, answer, parse_question
-from usbcast_broker.refusals import MAX_NAMED, Refusals
+from usbcast_broker.access.admission import ADMITTED, Admission, answer, parse_question
+from usbcast_broker.access.refusals import MAX_NAMED, Refusals
 from usbcast_schemas.errors import WireError
 from usbcast_schemas.keys import ClientKey, KeyPair, Rights, key_text, short_text
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 
-from usbcast_broker.budget import MAX_ACCOUNTS, PENALISED_DEBT, PENALISED_TOKENS, PENALTY_NS, Budgets, Verdict
+from usbcast_broker.access.rate_limit import (
+    MAX_ACCOUNTS,
+    PENALISED_DEBT,
+    PENALISED_TOKENS,
+    PENALTY_NS,
+    Budgets,
+    Verdict,
+)
 
 S = 1_000_000_000
 

@@ -11,7 +11,7 @@ import threading
 import time
 from typing import IO, Any
 
-from usbcast_broker import binding
+from usbcast_broker.access import binding
 from usbcast_schemas.errors import NodeError
 from usbcast_schemas.places import ring_directory, runtime_directory
 from usbcast_schemas.registry import local_nodes

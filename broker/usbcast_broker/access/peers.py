@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zmq
 
-from usbcast_broker.connections import LOCAL
+from usbcast_broker.access.connections import LOCAL
 from usbcast_schemas.keys import short_text
 from usbcast_schemas.sockets import property_of
 

@@ -1,0 +1,1 @@
+"""Access control: who may connect, as what, and how much a connection may ask for."""
