@@ -24,10 +24,10 @@ from usbcast_broker.framing import Assembler
 from usbcast_broker.host_queue import HostQueue
 from usbcast_broker.outlet import Description, Outlet, Source
 from usbcast_broker.pipeline import Feed, Line, Pipeline
-from usbcast_broker.publisher import Publisher
 from usbcast_broker.reading_host import reading_host_of
 from usbcast_broker.relay import Relay, RelayFeed, RelayQueue
-from usbcast_broker.service import ReplayService
+from usbcast_broker.serving.publisher import Publisher
+from usbcast_broker.serving.replies import ReplayService
 from usbcast_broker.settings import NodeSettings
 from usbcast_schemas.errors import ConfigError, DeviceError
 from usbcast_schemas.keyring import Keyring

@@ -8,7 +8,7 @@ import pytest
 import zmq
 from nodes import eventually
 
-from usbcast_broker.audience import MAX_PREFIXES, Audience, Topics
+from usbcast_broker.serving.interest import MAX_PREFIXES, Audience, Topics
 
 IMU, IMU2 = b"data/imu/", b"data/imu2/"
 

@@ -13,7 +13,7 @@ from nodes import DEADLINE_S, eventually
 import usbcast
 from usbcast import End
 from usbcast_broker.node import Node
-from usbcast_broker.reports import ALIVE_NS
+from usbcast_broker.serving.reports import ALIVE_NS
 from usbcast_broker.settings import NodeSettings
 from usbcast_broker.simulator import SimulatorConfig
 from usbcast_broker.sources import add_simulated
@@ -53,7 +53,7 @@ def followed(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Node, usbcast.Su
 
 
 def test_a_hurried_node_waits_for_who_is_about_to_get_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("usbcast_broker.reports.ALIVE_NS", 60_000_000_000)
+    monkeypatch.setattr("usbcast_broker.serving.reports.ALIVE_NS", 60_000_000_000)
     with followed(monkeypatch) as (node, stream, hurry):
         stopping = threading.Thread(target=lambda: node.stop("enough", linger_s=60, hurry=hurry))
         stopping.start()
@@ -69,7 +69,7 @@ def test_a_hurried_node_waits_for_who_is_about_to_get_the_end(monkeypatch: pytes
 
 @pytest.mark.slow
 def test_a_hurried_node_does_not_wait_for_who_says_nothing_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("usbcast_broker.reports.KEPT_NS", 600_000_000_000)
+    monkeypatch.setattr("usbcast_broker.serving.reports.KEPT_NS", 600_000_000_000)
     with followed(monkeypatch) as (node, _, hurry):
         eventually(lambda: node.health()[0].subscriptions[0].age_ns > ALIVE_NS)
         stopping = threading.Thread(target=lambda: node.stop("enough", linger_s=60, hurry=hurry))

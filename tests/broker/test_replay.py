@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from usbcast_broker import replay
+from usbcast_broker.serving import replay
 from usbcast_schemas.batch import Arrivals, EncodedBatch, decode_batch, encode_batch
 from usbcast_schemas.ring import HEADER_BYTES, SLOT_BYTES, RingReader, RingWriter, Slot
 from usbcast_schemas.v1 import usbcast_pb2 as pb

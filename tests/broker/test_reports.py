@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from usbcast_broker.reports import ALIVE_NS, KEPT_NS, MAX_BYTES, MAX_FIGURES, MAX_NAME, MAX_REASON, MAX_REPORTS, Reports
+from usbcast_broker.serving.reports import (
+    ALIVE_NS,
+    KEPT_NS,
+    MAX_BYTES,
+    MAX_FIGURES,
+    MAX_NAME,
+    MAX_REASON,
+    MAX_REPORTS,
+    Reports,
+)
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from usbcast_broker.access.rate_limit import HALF_LIFE_NS, Budgets
-from usbcast_broker.turns import MAX_OF_ONE, MAX_WAITING, MAX_WORK_NS, Turns
+from usbcast_broker.serving.turns import MAX_OF_ONE, MAX_WAITING, MAX_WORK_NS, Turns
 
 MS = 1_000_000
 S = 1000 * MS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from usbcast_broker.undelivered import KEPT_NS, MAX_ANSWERS, MAX_BYTES, MAX_CLIENTS, MAX_TOTAL_BYTES, Undelivered
+from usbcast_broker.serving.outbox import KEPT_NS, MAX_ANSWERS, MAX_BYTES, MAX_CLIENTS, MAX_TOTAL_BYTES, Undelivered
 
 
 def test_what_waits_goes_in_order_as_there_is_room() -> None:

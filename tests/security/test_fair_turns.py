@@ -12,7 +12,7 @@ from nodes import eventually, serving, small
 from parties import intruder
 
 from usbcast import NodeClient
-from usbcast_broker import replay
+from usbcast_broker.serving import replay
 from usbcast_schemas.contract import CONTRACT
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 

@@ -15,7 +15,7 @@ from nodes import DEADLINE_S, Served, eventually, serving, small
 from parties import AT_ONCE_S, bystander, intruder
 
 from usbcast import NodeClient
-from usbcast_broker.data_socket import MAX_SAID
+from usbcast_broker.serving.data_socket import MAX_SAID
 from usbcast_schemas import sockets
 from usbcast_schemas.contract import CONTRACT
 from usbcast_schemas.errors import RemoteError

@@ -17,7 +17,7 @@ from nodes import WAYS, Account, Served, check_packets, eventually, serving, tak
 
 import usbcast
 from usbcast import NodeClient
-from usbcast_broker.memory import resident_bytes
+from usbcast_broker.serving.memory import resident_bytes
 from usbcast_schemas.contract import CONTRACT, data_topic, notify_topic
 from usbcast_schemas.errors import NodeUnreachable, RemoteError, StreamUnknown, VersionMismatch, WireError
 from usbcast_schemas.v1 import usbcast_pb2 as pb

@@ -14,8 +14,8 @@ import zmq
 
 from usbcast_broker.access.authenticator import Gatekeeper
 from usbcast_broker.access.binding import bind_first
-from usbcast_broker.audience import SUBSCRIBED, Audience, Topics
 from usbcast_broker.doorbell import PollableDoorbell
+from usbcast_broker.serving.interest import SUBSCRIBED, Audience, Topics
 from usbcast_schemas.fanout import Fanout, Said, fanout_of
 from usbcast_schemas.sockets import set_up
 

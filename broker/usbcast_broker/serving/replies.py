@@ -13,20 +13,20 @@ from dataclasses import dataclass
 
 import zmq
 
-from usbcast_broker import replay
 from usbcast_broker.access.authenticator import REQUESTS, TOO_SLOW, Gatekeeper
 from usbcast_broker.access.binding import bind
 from usbcast_broker.access.peers import peer_of
 from usbcast_broker.access.rate_limit import Budgets, Verdict
 from usbcast_broker.access.refusals import Refusals
 from usbcast_broker.doorbell import PollableDoorbell
-from usbcast_broker.memory import resident_bytes
 from usbcast_broker.outlet import Outlet
 from usbcast_broker.pipeline import Line
 from usbcast_broker.reading_host import reading_host_of
-from usbcast_broker.reports import MAX_NAME, Reports
-from usbcast_broker.turns import Turns
-from usbcast_broker.undelivered import Undelivered
+from usbcast_broker.serving import replay
+from usbcast_broker.serving.memory import resident_bytes
+from usbcast_broker.serving.outbox import Undelivered
+from usbcast_broker.serving.reports import MAX_NAME, Reports
+from usbcast_broker.serving.turns import Turns
 from usbcast_schemas.batch import Buffer
 from usbcast_schemas.contract import CONTRACT
 from usbcast_schemas.errors import PeerError, RingUnavailable, UsbcastError, VersionMismatch

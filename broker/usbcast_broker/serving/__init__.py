@@ -1,0 +1,1 @@
+"""Serving: publish batches on PUB and answer requests on ROUTER."""
