@@ -15,12 +15,12 @@ from usbcast.digest import Digest
 from usbcast.following import Following
 from usbcast.waiting import Waiter
 from usbcast.ways.ring import RingWay
-from usbcast_broker.batcher import Batcher
 from usbcast_broker.flow import Transfer
 from usbcast_broker.framing import Assembler
-from usbcast_broker.host_queue import HostQueue
-from usbcast_broker.outlet import Description, Outlet
-from usbcast_broker.pipeline import Pipeline
+from usbcast_broker.stream.batcher import Batcher
+from usbcast_broker.stream.host_queue import HostQueue
+from usbcast_broker.stream.outlet import Description, Outlet
+from usbcast_broker.stream.pipeline import Pipeline
 from usbcast_schemas.batch import EncodedBatch
 from usbcast_schemas.places import host_id
 from usbcast_schemas.profile import parse_profile

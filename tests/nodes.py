@@ -18,13 +18,13 @@ from usbcast import Batch, DeviceEvent, End, Event, Gap, Restart, Silence
 from usbcast.bridge.bridge import Bridge
 from usbcast.bridge.options import BridgeOptions, parse_upstream
 from usbcast_broker.node import Node
-from usbcast_broker.outlet import Outlet
-from usbcast_broker.pacer import NotificationPacer
-from usbcast_broker.pipeline import Line, Pipeline
 from usbcast_broker.settings import NodeSettings
 from usbcast_broker.simulator import SimulatedDevice, SimulatorBackend, SimulatorConfig, make_packets
 from usbcast_broker.simulator.profile import profile_of
 from usbcast_broker.sources import add_device
+from usbcast_broker.stream.notification_schedule import NotificationPacer
+from usbcast_broker.stream.outlet import Outlet
+from usbcast_broker.stream.pipeline import Line, Pipeline
 from usbcast_schemas.profile import Profile, parse_profile
 
 WAYS = ("push", "notify", "ring")

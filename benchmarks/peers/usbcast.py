@@ -11,11 +11,11 @@ from functools import partial
 import usbcast
 from benchmarks.peers import Delivered, Peer, SendingPublisher, Take
 from benchmarks.task import PACKET_BYTES, Task
-from usbcast_broker.batcher import DEFAULT_MAX_BYTES
 from usbcast_broker.flow import DeviceIdentity, Transfer
-from usbcast_broker.host_queue import HostQueue
 from usbcast_broker.node import Node
 from usbcast_broker.settings import NodeSettings
+from usbcast_broker.stream.batcher import DEFAULT_MAX_BYTES
+from usbcast_broker.stream.host_queue import HostQueue
 from usbcast_schemas.profile import parse_profile
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 

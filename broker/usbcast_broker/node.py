@@ -18,17 +18,17 @@ from usbcast_broker.access.authenticator import Gatekeeper
 from usbcast_broker.access.rate_limit import Budgets
 from usbcast_broker.access.refusals import Refusals
 from usbcast_broker.announcing import Announcement, addresses_to_announce
-from usbcast_broker.batcher import Batcher
 from usbcast_broker.flow import DeviceIdentity
 from usbcast_broker.framing import Assembler
-from usbcast_broker.host_queue import HostQueue
-from usbcast_broker.outlet import Description, Outlet, Source
-from usbcast_broker.pipeline import Feed, Line, Pipeline
-from usbcast_broker.reading_host import reading_host_of
-from usbcast_broker.relay import Relay, RelayFeed, RelayQueue
 from usbcast_broker.serving.publisher import Publisher
 from usbcast_broker.serving.replies import ReplayService
 from usbcast_broker.settings import NodeSettings
+from usbcast_broker.stream.batcher import Batcher
+from usbcast_broker.stream.host_queue import HostQueue
+from usbcast_broker.stream.outlet import Description, Outlet, Source
+from usbcast_broker.stream.pipeline import Feed, Line, Pipeline
+from usbcast_broker.stream.reading_host import reading_host_of
+from usbcast_broker.stream.relay import Relay, RelayFeed, RelayQueue
 from usbcast_schemas.errors import ConfigError, DeviceError
 from usbcast_schemas.keyring import Keyring
 from usbcast_schemas.keys import key_text

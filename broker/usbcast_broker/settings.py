@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from usbcast_broker.batcher import DEFAULT_MAX_BYTES
-from usbcast_broker.host_queue import DEFAULT_MAX_BYTES as HOST_QUEUE_BYTES
+from usbcast_broker.stream.batcher import DEFAULT_MAX_BYTES
+from usbcast_broker.stream.host_queue import DEFAULT_MAX_BYTES as HOST_QUEUE_BYTES
 from usbcast_schemas.contract import DEFAULT_ENDPOINT
 from usbcast_schemas.errors import ConfigError
 from usbcast_schemas.ring import DEFAULT_DATA_BYTES, DEFAULT_SLOTS

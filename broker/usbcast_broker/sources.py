@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from usb.backend import IBackend
 
-from usbcast_broker.host_queue import HostQueue
 from usbcast_broker.node import Node
-from usbcast_broker.pipeline import Pipeline
 from usbcast_broker.simulator import SimulatedDevice, SimulatorBackend, SimulatorConfig
 from usbcast_broker.simulator.profile import profile_of
+from usbcast_broker.stream.host_queue import HostQueue
+from usbcast_broker.stream.pipeline import Pipeline
 from usbcast_broker.usb.feed import DeviceFeed
 from usbcast_broker.usb.transport import UsbTransport
 from usbcast_schemas.contract import check_stream_name

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from usbcast_broker import batcher as module
-from usbcast_broker.batcher import Batcher, Encoded
 from usbcast_broker.flow import DeviceIdentity, Happening, Lost, Packets, StreamItem
+from usbcast_broker.stream import batcher as module
+from usbcast_broker.stream.batcher import Batcher, Encoded
 from usbcast_schemas.batch import EncodedBatch, decode_batch
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 

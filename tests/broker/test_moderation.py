@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from usbcast_broker.moderation import BUSY_NS, CLOSE_NS, LEFT_NS, READING_SHARE, Moderation
+from usbcast_broker.stream.coalescing import BUSY_NS, CLOSE_NS, LEFT_NS, READING_SHARE, Moderation
 
 
 def test_single_packets_are_handled_at_once() -> None:

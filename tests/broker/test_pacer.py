@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usbcast_broker.pacer import HEARTBEAT_NS, NotificationPacer, TailPacer
+from usbcast_broker.stream.notification_schedule import HEARTBEAT_NS, NotificationPacer, TailPacer
 from usbcast_schemas.contract import NOTIFICATION_INTERVAL_NS, TAIL_NS
 
 

@@ -10,11 +10,11 @@ import pytest
 from nodes import WAYS, Account, eventually, small, take_until
 
 import usbcast
-from usbcast_broker.batcher import Encoded
 from usbcast_broker.flow import DeviceIdentity
 from usbcast_broker.node import Node
-from usbcast_broker.outlet import Description
-from usbcast_broker.relay import RelayQueue, Renewal
+from usbcast_broker.stream.batcher import Encoded
+from usbcast_broker.stream.outlet import Description
+from usbcast_broker.stream.relay import RelayQueue, Renewal
 from usbcast_schemas.batch import Arrivals, encode_batch
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb

@@ -17,11 +17,11 @@ from nodes import Account, check_books, eventually, small, take_until
 
 import usbcast
 from usbcast_broker.flow import Happening, HostItem, Lost, Transfer
-from usbcast_broker.host_queue import HostQueue
-from usbcast_broker.moderation import CLOSE_NS
 from usbcast_broker.node import Node
-from usbcast_broker.pipeline import Line
 from usbcast_broker.serving.publisher import Publisher
+from usbcast_broker.stream.coalescing import CLOSE_NS
+from usbcast_broker.stream.host_queue import HostQueue
+from usbcast_broker.stream.pipeline import Line
 from usbcast_schemas import native
 from usbcast_schemas.batch import Buffer, decode_batch
 from usbcast_schemas.contract import CONTRACT, HEARTBEAT_S, tail_topic

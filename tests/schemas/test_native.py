@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from usbcast_broker.batcher import Batcher
 from usbcast_broker.flow import Lost, Transfer
+from usbcast_broker.stream.batcher import Batcher
 from usbcast_schemas import native
 from usbcast_schemas.batch import Arrivals, Buffer, EncodedBatch, decode_batch, encode_batch
 from usbcast_schemas.contract import MAJOR

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from usb_rig import RATE_HZ, Backend, Rig, Scripted, take_all, told, until
 
-from usbcast_broker.host_queue import HostQueue
 from usbcast_broker.simulator import SimulatorConfig
+from usbcast_broker.stream.host_queue import HostQueue
 from usbcast_broker.usb.commands import MAX_WAITING
 from usbcast_broker.usb.feed import DeviceFeed
 from usbcast_schemas.errors import CommandFailed, DeviceDetached, DeviceStalled, UsageError

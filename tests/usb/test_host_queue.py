@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from usb_rig import data_of, take_all
 
-from usbcast_broker import host_queue
 from usbcast_broker.flow import Happening, HostItem, Lost, Transfer
-from usbcast_broker.host_queue import DEFAULT_MAX_BYTES, QUEUE_FULL, HostQueue
-from usbcast_broker.moderation import Moderation
+from usbcast_broker.stream import host_queue
+from usbcast_broker.stream.coalescing import Moderation
+from usbcast_broker.stream.host_queue import DEFAULT_MAX_BYTES, QUEUE_FULL, HostQueue
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 STALLED, FAILED = pb.DeviceEvent.KIND_STALLED, pb.DeviceEvent.KIND_FAILED

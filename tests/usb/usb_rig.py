@@ -12,8 +12,8 @@ import usb.core
 from usb.backend import IBackend
 
 from usbcast_broker.flow import DeviceIdentity, Happening, HostItem, Transfer
-from usbcast_broker.host_queue import HostQueue
 from usbcast_broker.simulator import SimulatedDevice, SimulatorBackend, SimulatorConfig
+from usbcast_broker.stream.host_queue import HostQueue
 from usbcast_broker.usb.clock import Clock, system_clock
 from usbcast_broker.usb.feed import DeviceFeed
 from usbcast_broker.usb.system import System

@@ -11,8 +11,8 @@ from nodes import Account, Served, eventually, serving, small, take_to_end, take
 
 from usbcast import Gap
 from usbcast_broker.flow import EMPTY, Transfer
-from usbcast_broker.host_queue import QUEUE_FULL
 from usbcast_broker.simulator import Fault
+from usbcast_broker.stream.host_queue import QUEUE_FULL
 from usbcast_schemas.ledger import Ledger
 
 

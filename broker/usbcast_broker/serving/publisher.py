@@ -25,12 +25,12 @@ import zmq
 
 from usbcast_broker.access.authenticator import DATA_SOCKETS, Gatekeeper
 from usbcast_broker.doorbell import Doorbell
-from usbcast_broker.moderation import GATHERED_BYTES, INLINE_BYTES, LEFT_NS
-from usbcast_broker.outlet import Outlet
-from usbcast_broker.pacer import HEARTBEAT_NS
-from usbcast_broker.pipeline import Line, Publish
 from usbcast_broker.serving.data_socket import DataSocket
 from usbcast_broker.serving.interest import Topics
+from usbcast_broker.stream.coalescing import GATHERED_BYTES, INLINE_BYTES, LEFT_NS
+from usbcast_broker.stream.notification_schedule import HEARTBEAT_NS
+from usbcast_broker.stream.outlet import Outlet
+from usbcast_broker.stream.pipeline import Line, Publish
 from usbcast_schemas.fanout import sender_of
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 

@@ -19,14 +19,14 @@ from usbcast_broker.access.peers import peer_of
 from usbcast_broker.access.rate_limit import Budgets, Verdict
 from usbcast_broker.access.refusals import Refusals
 from usbcast_broker.doorbell import PollableDoorbell
-from usbcast_broker.outlet import Outlet
-from usbcast_broker.pipeline import Line
-from usbcast_broker.reading_host import reading_host_of
 from usbcast_broker.serving import replay
 from usbcast_broker.serving.memory import resident_bytes
 from usbcast_broker.serving.outbox import Undelivered
 from usbcast_broker.serving.reports import MAX_NAME, Reports
 from usbcast_broker.serving.turns import Turns
+from usbcast_broker.stream.outlet import Outlet
+from usbcast_broker.stream.pipeline import Line
+from usbcast_broker.stream.reading_host import reading_host_of
 from usbcast_schemas.batch import Buffer
 from usbcast_schemas.contract import CONTRACT
 from usbcast_schemas.errors import PeerError, RingUnavailable, UsbcastError, VersionMismatch

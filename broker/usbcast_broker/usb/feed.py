@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import Final, Protocol
 
 from usbcast_broker.flow import DeviceIdentity, Happening, HostItem, Transfer
-from usbcast_broker.host_queue import HostQueue
+from usbcast_broker.stream.host_queue import HostQueue
 from usbcast_broker.usb.clock import Clock, system_clock
 from usbcast_broker.usb.commands import Commandable, Commands
 from usbcast_broker.usb.finding import doubt

@@ -10,8 +10,8 @@ from usbcast.bridge.feed import BridgedFeed, From, describe
 from usbcast.bridge.options import BridgeOptions, UpstreamAddress
 from usbcast.requests import NodeClient
 from usbcast_broker.node import Node
-from usbcast_broker.outlet import Source
-from usbcast_broker.relay import RelayQueue
+from usbcast_broker.stream.outlet import Source
+from usbcast_broker.stream.relay import RelayQueue
 from usbcast_schemas.errors import ConfigError, NodeUnreachable, UsageError, UsbcastError
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 

@@ -20,12 +20,12 @@ from usbcast.digest import Record
 from usbcast.events import Gap, Restart
 from usbcast.receiver import Receiver
 from usbcast.requests import NodeClient
-from usbcast_broker.batcher import Encoded
 from usbcast_broker.doorbell import PollableDoorbell
 from usbcast_broker.flow import DeviceIdentity
-from usbcast_broker.outlet import Description, Source
-from usbcast_broker.reading_host import ReadingHost
-from usbcast_broker.relay import RelayQueue, Renewal
+from usbcast_broker.stream.batcher import Encoded
+from usbcast_broker.stream.outlet import Description, Source
+from usbcast_broker.stream.reading_host import ReadingHost
+from usbcast_broker.stream.relay import RelayQueue, Renewal
 from usbcast_schemas.errors import CommandFailed, PeerError, UsbcastError
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb

@@ -13,8 +13,8 @@ from usbcast.recording.reader import Recording
 from usbcast.recording.restamp import Restamper, Shift
 from usbcast_broker.flow import DeviceIdentity
 from usbcast_broker.node import Node
-from usbcast_broker.outlet import Description
-from usbcast_broker.relay import Relay, RelayQueue
+from usbcast_broker.stream.outlet import Description
+from usbcast_broker.stream.relay import Relay, RelayQueue
 from usbcast_schemas.batch import EncodedBatch
 from usbcast_schemas.errors import CommandFailed, RecordingError, UsageError
 from usbcast_schemas.ledger import Ledger

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from usbcast_broker.flow import Happening, HostItem, Lost, Transfer
-from usbcast_broker.moderation import GATHERED_BYTES, Moderation
+from usbcast_broker.stream.coalescing import GATHERED_BYTES, Moderation
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Protocol, cast
 
-from usbcast_broker.batcher import Batcher, Encoded
 from usbcast_broker.flow import DeviceIdentity, HostItem, Lost, Packets, StreamItem, Transfer
 from usbcast_broker.framing import Assembler
-from usbcast_broker.host_queue import HostQueue
-from usbcast_broker.moderation import CLOSE_NS, INLINE_BYTES
-from usbcast_broker.outlet import Outlet
+from usbcast_broker.stream.batcher import Batcher, Encoded
+from usbcast_broker.stream.coalescing import CLOSE_NS, INLINE_BYTES
+from usbcast_broker.stream.host_queue import HostQueue
+from usbcast_broker.stream.outlet import Outlet
 from usbcast_schemas.batch import Buffer
 from usbcast_schemas.ledger import Ledger, audit
 from usbcast_schemas.v1 import usbcast_pb2 as pb

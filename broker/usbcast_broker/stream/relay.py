@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple, Protocol
 
-from usbcast_broker.batcher import Encoded
-from usbcast_broker.moderation import INLINE_BYTES
-from usbcast_broker.outlet import Description, Outlet
-from usbcast_broker.pipeline import TURN_BYTES, Feed, Publish
+from usbcast_broker.stream.batcher import Encoded
+from usbcast_broker.stream.coalescing import INLINE_BYTES
+from usbcast_broker.stream.outlet import Description, Outlet
+from usbcast_broker.stream.pipeline import TURN_BYTES, Feed, Publish
 from usbcast_schemas.batch import decode_batch, encode_batch
 from usbcast_schemas.errors import RingUnavailable
 from usbcast_schemas.ledger import Ledger, audit

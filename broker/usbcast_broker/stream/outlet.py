@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from usbcast_broker.batcher import Encoded, device_info
 from usbcast_broker.flow import DeviceIdentity
-from usbcast_broker.moderation import Moderation
-from usbcast_broker.pacer import NotificationPacer, TailPacer
+from usbcast_broker.stream.batcher import Encoded, device_info
+from usbcast_broker.stream.coalescing import Moderation
+from usbcast_broker.stream.notification_schedule import NotificationPacer, TailPacer
 from usbcast_schemas.contract import CONTRACT, check_stream_name, data_topic, notify_topic, tail_topic
 from usbcast_schemas.ring import DEFAULT_DATA_BYTES, DEFAULT_SLOTS, RingWriter
 from usbcast_schemas.v1 import usbcast_pb2 as pb

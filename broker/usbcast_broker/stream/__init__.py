@@ -1,0 +1,1 @@
+"""One stream inside the node: from the transfers of a source to the batches in its ring."""
