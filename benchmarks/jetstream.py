@@ -22,9 +22,9 @@ from usbcast.jetstream.address import parse
 from usbcast.jetstream.forwarding import Forwarding, ForwardOptions, forward
 from usbcast_broker.node import Node
 from usbcast_broker.settings import NodeSettings
-from usbcast_broker.simulator import SimulatedDevice, SimulatorBackend, SimulatorConfig
-from usbcast_broker.simulator.profile import profile_of
 from usbcast_broker.sources import add_device
+from usbcast_broker.sources.simulator import SimulatedDevice, SimulatorBackend, SimulatorConfig
+from usbcast_broker.sources.simulator.profile import profile_of
 
 SECONDS = 10.0
 RATES = (100, 1000, 20_000)

@@ -14,8 +14,8 @@ import usbcast
 from usbcast_broker import profiles
 from usbcast_broker.node import Node
 from usbcast_broker.settings import NodeSettings
-from usbcast_broker.simulator import SimulatedDevice, SimulatorBackend, SimulatorConfig
 from usbcast_broker.sources import add_device
+from usbcast_broker.sources.simulator import SimulatedDevice, SimulatorBackend, SimulatorConfig
 from usbcast_schemas.errors import ProfileError
 
 path = sys.argv[1] if len(sys.argv) > 1 else str(Path(__file__).parent / "my-device.toml")

@@ -14,8 +14,8 @@ import pytest
 import usbcast
 from usbcast_broker.node import Node
 from usbcast_broker.settings import NodeSettings
-from usbcast_broker.simulator import Fault, SimulatedDevice, SimulatorConfig
 from usbcast_broker.sources import add_simulated
+from usbcast_broker.sources.simulator import Fault, SimulatedDevice, SimulatorConfig
 
 
 def count_missing(stream: usbcast.Subscription, packets: int) -> int:

@@ -19,7 +19,7 @@ import hypothesis
 import pytest
 import zmq
 
-from usbcast_broker.usb.libusb import load_backend
+from usbcast_broker.sources.usb.libusb import load_backend
 from usbcast_schemas.errors import LibusbMissing
 
 SETTLE_S = 3.0

@@ -19,9 +19,9 @@ from usbcast.bridge.bridge import Bridge
 from usbcast.bridge.options import BridgeOptions, parse_upstream
 from usbcast_broker.node import Node
 from usbcast_broker.settings import NodeSettings
-from usbcast_broker.simulator import SimulatedDevice, SimulatorBackend, SimulatorConfig, make_packets
-from usbcast_broker.simulator.profile import profile_of
 from usbcast_broker.sources import add_device
+from usbcast_broker.sources.simulator import SimulatedDevice, SimulatorBackend, SimulatorConfig, make_packets
+from usbcast_broker.sources.simulator.profile import profile_of
 from usbcast_broker.stream.notification_schedule import NotificationPacer
 from usbcast_broker.stream.outlet import Outlet
 from usbcast_broker.stream.pipeline import Line, Pipeline

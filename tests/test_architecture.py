@@ -31,8 +31,8 @@ USES_THE_BROKER = (
 """In usbcast, only these may: what runs a node, and the player, which is a feed of one."""
 
 ONLY_IN = {
-    "usb": ("usbcast_broker.usb", "usbcast_broker.simulator", "usbcast_broker.sources"),
-    "libusb_package": ("usbcast_broker.usb.libusb",),
+    "usb": ("usbcast_broker.sources.usb", "usbcast_broker.sources.simulator", "usbcast_broker.sources"),
+    "libusb_package": ("usbcast_broker.sources.usb.libusb",),
     "zmq": (
         "usbcast_schemas.fanout",
         "usbcast_schemas.messages",
@@ -80,13 +80,13 @@ PURE = (
     "usbcast_broker.framing",
     "usbcast_broker.stream.notification_schedule",
     "usbcast_broker.serving.replay",
-    "usbcast_broker.simulator.config",
-    "usbcast_broker.simulator.faults",
-    "usbcast_broker.simulator.packets",
-    "usbcast_broker.simulator.source",
-    "usbcast_broker.simulator.store",
-    "usbcast_broker.simulator.timetable",
-    "usbcast_broker.usb.recovery",
+    "usbcast_broker.sources.simulator.config",
+    "usbcast_broker.sources.simulator.faults",
+    "usbcast_broker.sources.simulator.packets",
+    "usbcast_broker.sources.simulator.source",
+    "usbcast_broker.sources.simulator.store",
+    "usbcast_broker.sources.simulator.timetable",
+    "usbcast_broker.sources.usb.recovery",
     "usbcast.clocks",
     "usbcast.continuity",
     "usbcast.dejitter",

@@ -15,10 +15,10 @@ from benchmarks.peers.usbcast import STREAM, use_directory
 from benchmarks.task import PACKET_BYTES, Task
 from usbcast_broker.node import Node
 from usbcast_broker.settings import NodeSettings
-from usbcast_broker.simulator import SimulatedDevice, SimulatorBackend, SimulatorConfig
-from usbcast_broker.simulator.backend import OpenDevice
-from usbcast_broker.simulator.failures import TIMEOUT, usb_error
 from usbcast_broker.sources import add_device
+from usbcast_broker.sources.simulator import SimulatedDevice, SimulatorBackend, SimulatorConfig
+from usbcast_broker.sources.simulator.backend import OpenDevice
+from usbcast_broker.sources.simulator.failures import TIMEOUT, usb_error
 from usbcast_schemas.profile import parse_profile
 
 SYNC = b"\xa5\x5a"

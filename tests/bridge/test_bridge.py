@@ -28,8 +28,8 @@ from usbcast.bridge.bridge import Bridge
 from usbcast.bridge.choice import Choice, Choices
 from usbcast.bridge.options import BridgeOptions, parse_upstream
 from usbcast_broker.node import Node
-from usbcast_broker.simulator import SimulatedDevice, SimulatorBackend, SimulatorConfig
 from usbcast_broker.sources import add_device
+from usbcast_broker.sources.simulator import SimulatedDevice, SimulatorBackend, SimulatorConfig
 from usbcast_schemas.errors import CommandFailed, ConfigError, NodeUnreachable, UsageError
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb

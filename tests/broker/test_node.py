@@ -8,8 +8,8 @@ import pytest
 from nodes import serving, small, take_to_end
 
 from usbcast_broker.node import Node
-from usbcast_broker.simulator import SimulatorConfig
 from usbcast_broker.sources import add_simulated
+from usbcast_broker.sources.simulator import SimulatorConfig
 from usbcast_schemas.errors import ConfigError, DeviceMissing, EndpointTaken
 from usbcast_schemas.profile import parse_profile
 

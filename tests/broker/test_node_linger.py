@@ -15,8 +15,8 @@ from usbcast import End
 from usbcast_broker.node import Node
 from usbcast_broker.serving.reports import ALIVE_NS
 from usbcast_broker.settings import NodeSettings
-from usbcast_broker.simulator import SimulatorConfig
 from usbcast_broker.sources import add_simulated
+from usbcast_broker.sources.simulator import SimulatorConfig
 
 
 def test_who_tells_a_lingering_node_to_hurry_does_not_wait_for_it() -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from usbcast_broker.node import Node
 from usbcast_broker.settings import NodeSettings
-from usbcast_broker.simulator import SimulatorConfig, load_faults
 from usbcast_broker.sources import add_simulated
+from usbcast_broker.sources.simulator import SimulatorConfig, load_faults
 from usbcast_schemas.ledger import Ledger
 
 WRITE_EACH_S = 0.2

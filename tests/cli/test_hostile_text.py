@@ -22,8 +22,8 @@ from usbcast.cli.output import MAX_CELL, SafeConsole, emit, styled, table
 from usbcast.recording.entries import batch_entry, info_entry
 from usbcast.recording.segment import Head, Segment
 from usbcast.requests import NodeClient, dealer
-from usbcast_broker.simulator import SimulatedDevice, SimulatorBackend, SimulatorConfig
-from usbcast_broker.usb import discovery
+from usbcast_broker.sources.simulator import SimulatedDevice, SimulatorBackend, SimulatorConfig
+from usbcast_broker.sources.usb import discovery
 from usbcast_schemas.batch import Arrivals, decode_batch, encode_batch
 from usbcast_schemas.contract import CONTRACT
 from usbcast_schemas.errors import CommandFailed

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from usbcast.cli.probing import Summary
-from usbcast_broker.simulator import SimulatorConfig, make_packets
+from usbcast_broker.sources.simulator import SimulatorConfig, make_packets
 
 
 def probe(*options: str) -> subprocess.CompletedProcess[str]:

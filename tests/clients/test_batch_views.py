@@ -15,7 +15,7 @@ from nodes import eventually, serving, small
 from usbcast.batch import Batch, Meaning
 from usbcast.dejitter import Dejitter
 from usbcast.layout import Layout
-from usbcast_broker.simulator import Fault
+from usbcast_broker.sources.simulator import Fault
 from usbcast_schemas.batch import Arrivals, EncodedBatch, decode_batch, encode_batch
 from usbcast_schemas.errors import UsageError
 from usbcast_schemas.v1 import usbcast_pb2 as pb

@@ -72,7 +72,7 @@ def test_a_clock_remark_says_what_was_known() -> None:
 def test_a_recording_says_that_the_reading_hosts_clock_was_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     set_by_ns = 0
     clock = SimpleNamespace(time_ns=lambda: time.time_ns() + set_by_ns, monotonic_ns=time.monotonic_ns)
-    monkeypatch.setattr("usbcast_broker.usb.clock.time", clock)
+    monkeypatch.setattr("usbcast_broker.sources.usb.clock.time", clock)
     base = str(tmp_path / "run")
     with serving(stream="fit", rate_hz=1000, packets=600, ends=True) as served:
         eventually(lambda: served.device.produced > 200)

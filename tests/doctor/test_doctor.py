@@ -22,8 +22,8 @@ from proxy import DelayingProxy
 from usbcast.doctor.findings import Finding
 from usbcast.doctor.hops import HOPS, examine
 from usbcast_broker.node import Node
-from usbcast_broker.simulator import SimulatorConfig
-from usbcast_broker.simulator.profile import profile_of
+from usbcast_broker.sources.simulator import SimulatorConfig
+from usbcast_broker.sources.simulator.profile import profile_of
 from usbcast_schemas.errors import UsageError
 from usbcast_schemas.keyring import Keyring
 from usbcast_schemas.keys import ClientKey, Rights

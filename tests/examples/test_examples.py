@@ -17,8 +17,8 @@ from programs import Program
 
 from usbcast_broker.node import Node
 from usbcast_broker.settings import NodeSettings
-from usbcast_broker.simulator import Fault, SimulatorConfig
 from usbcast_broker.sources import add_simulated
+from usbcast_broker.sources.simulator import Fault, SimulatorConfig
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = ROOT / "examples"

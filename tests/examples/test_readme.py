@@ -23,8 +23,8 @@ from programs import Program
 from usbcast.cli.app import app
 from usbcast_broker.node import Node
 from usbcast_broker.settings import NodeSettings
-from usbcast_broker.simulator import SimulatorConfig
 from usbcast_broker.sources import add_simulated
+from usbcast_broker.sources.simulator import SimulatorConfig
 from usbcast_schemas.profile import parse_profile
 
 ROOT = Path(__file__).parent.parent.parent

@@ -15,7 +15,7 @@ import usbcast
 import usbcast.aio
 from usbcast import Batch, DeviceEvent, Gap
 from usbcast.continuity import Delivery
-from usbcast_broker.simulator import Fault
+from usbcast_broker.sources.simulator import Fault
 
 TROUBLED = (
     Fault(kind="unplug", at_packet=300, duration_s=0.05),

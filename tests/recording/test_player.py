@@ -19,7 +19,7 @@ from usbcast.recording.player import Player, PlayOptions
 from usbcast.recording.policy import Limits
 from usbcast.recording.restamp import Restamper, Shift
 from usbcast_broker.node import Node
-from usbcast_broker.simulator.faults import Fault
+from usbcast_broker.sources.simulator.faults import Fault
 from usbcast_schemas.batch import decode_batch
 from usbcast_schemas.errors import CommandFailed, RecordingError
 

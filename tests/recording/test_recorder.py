@@ -174,8 +174,8 @@ def test_a_trigger_records_from_before_it_until_after_it(tmp_path: Path) -> None
 
 def test_several_streams_by_pattern(tmp_path: Path) -> None:
     from usbcast_broker.node import Node
-    from usbcast_broker.simulator import SimulatorConfig
     from usbcast_broker.sources import add_simulated
+    from usbcast_broker.sources.simulator import SimulatorConfig
 
     with Node(small()) as node:
         for name in ("imu1", "imu2", "other"):

@@ -16,7 +16,7 @@ from nodes import eventually, serving, small
 from recordings import cli, recorded_packets, running, verified
 
 import usbcast
-from usbcast_broker.simulator.faults import Fault
+from usbcast_broker.sources.simulator.faults import Fault
 
 RING = 64 * 1024 * 1024
 YOUNG_S = 0.75

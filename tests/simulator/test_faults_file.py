@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from usbcast_broker.simulator import Fault, SimulatorConfig, load_faults, parse_faults
+from usbcast_broker.sources.simulator import Fault, SimulatorConfig, load_faults, parse_faults
 from usbcast_schemas.errors import ConfigError
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import usb.core
 
-from usbcast_broker.simulator import Fault, SimulatedDevice, SimulatorBackend, SimulatorConfig, make_packets
-from usbcast_broker.simulator.controller import Read
-from usbcast_broker.simulator.source import Signal, Source
+from usbcast_broker.sources.simulator import Fault, SimulatedDevice, SimulatorBackend, SimulatorConfig, make_packets
+from usbcast_broker.sources.simulator.controller import Read
+from usbcast_broker.sources.simulator.source import Signal, Source
 
 MS = 1_000_000
 PACKET = 64

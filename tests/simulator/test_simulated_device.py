@@ -12,7 +12,7 @@ import usb.control
 import usb.core
 import usb.util
 
-from usbcast_broker.simulator import Fault, SimulatedDevice, SimulatorBackend, SimulatorConfig, make_packets
+from usbcast_broker.sources.simulator import Fault, SimulatedDevice, SimulatorBackend, SimulatorConfig, make_packets
 
 GONE, NOT_FOUND, BUSY, TIMEOUT, OVERFLOW, STALL = -4, -5, -6, -7, -8, -9
 FOR_EVER_MS = 10_000

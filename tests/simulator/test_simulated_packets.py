@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from usbcast_broker.simulator import SimulatorConfig, make_packets
+from usbcast_broker.sources.simulator import SimulatorConfig, make_packets
 from usbcast_schemas.errors import ConfigError
 
 

@@ -9,8 +9,8 @@ from cobs import cobs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from usbcast_broker.simulator import Fault, SimulatorConfig, make_packets
-from usbcast_broker.simulator.source import Signal, Source
+from usbcast_broker.sources.simulator import Fault, SimulatorConfig, make_packets
+from usbcast_broker.sources.simulator.source import Signal, Source
 
 MS = 1_000_000
 START_NS = 77 * MS

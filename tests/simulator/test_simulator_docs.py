@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from usbcast_broker.simulator import Fault, SimulatorConfig, parse_faults
-from usbcast_broker.simulator.faults import _KEYS
+from usbcast_broker.sources.simulator import Fault, SimulatorConfig, parse_faults
+from usbcast_broker.sources.simulator.faults import _KEYS
 
 TEXT = (Path(__file__).parents[2] / "docs/simulator.md").read_text(encoding="utf-8")
 ROWS = [line.split("|")[1:-1] for line in TEXT.splitlines() if line.startswith("| `")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from usbcast_broker.simulator.timetable import Timetable
+from usbcast_broker.sources.simulator.timetable import Timetable
 
 
 @settings(max_examples=60, deadline=None)

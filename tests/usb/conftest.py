@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from usbcast_broker.usb import feed, recovery
+from usbcast_broker.sources.usb import feed, recovery
 
 
 @pytest.fixture

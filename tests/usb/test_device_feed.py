@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from usb_rig import RATE_HZ, Backend, Rig, Scripted, data_of, take_all, told, twin, until
 
 from usbcast_broker.flow import DeviceIdentity, Happening, HostItem, Transfer
-from usbcast_broker.simulator import Fault, SimulatorConfig, make_packets
+from usbcast_broker.sources.simulator import Fault, SimulatorConfig, make_packets
+from usbcast_broker.sources.usb.feed import DeviceFeed, Transport
 from usbcast_broker.stream.host_queue import HostQueue
-from usbcast_broker.usb.feed import DeviceFeed, Transport
 from usbcast_schemas.errors import (
     DeviceDetached,
     DeviceFailed,

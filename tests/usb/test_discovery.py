@@ -9,9 +9,9 @@ import pytest
 from usb_rig import NOWHERE, Backend
 
 from usbcast_broker.flow import DeviceIdentity
-from usbcast_broker.simulator import SimulatorConfig
-from usbcast_broker.usb.discovery import FoundEndpoint, list_devices
-from usbcast_broker.usb.system import Holder, System
+from usbcast_broker.sources.simulator import SimulatorConfig
+from usbcast_broker.sources.usb.discovery import FoundEndpoint, list_devices
+from usbcast_broker.sources.usb.system import Holder, System
 from usbcast_schemas.errors import DeviceFailed
 
 PIPES = (FoundEndpoint(0, 0, 0x81, "bulk", 512, 0xFF), FoundEndpoint(0, 0, 0x02, "bulk", 512, 0xFF))

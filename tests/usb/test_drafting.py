@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from usbcast_broker.flow import DeviceIdentity
-from usbcast_broker.simulator import SimulatedDevice, SimulatorBackend, SimulatorConfig
-from usbcast_broker.usb.discovery import FoundDevice, FoundEndpoint, list_devices
-from usbcast_broker.usb.drafting import draft_profile
+from usbcast_broker.sources.simulator import SimulatedDevice, SimulatorBackend, SimulatorConfig
+from usbcast_broker.sources.usb.discovery import FoundDevice, FoundEndpoint, list_devices
+from usbcast_broker.sources.usb.drafting import draft_profile
 from usbcast_schemas.errors import UsageError
 from usbcast_schemas.profile import Profile, parse_profile
 

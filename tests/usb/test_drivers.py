@@ -13,8 +13,8 @@ import pytest
 from programs import run
 from usb_rig import Backend, transport
 
-from usbcast_broker.simulator import SimulatorConfig
-from usbcast_broker.usb.drivers import Released, release_all
+from usbcast_broker.sources.simulator import SimulatorConfig
+from usbcast_broker.sources.usb.drivers import Released, release_all
 
 QUICK = SimulatorConfig(rate_hz=1000)
 

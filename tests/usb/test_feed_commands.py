@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from usb_rig import RATE_HZ, Backend, Rig, Scripted, take_all, told, until
 
-from usbcast_broker.simulator import SimulatorConfig
+from usbcast_broker.sources.simulator import SimulatorConfig
+from usbcast_broker.sources.usb.commands import MAX_WAITING
+from usbcast_broker.sources.usb.feed import DeviceFeed
 from usbcast_broker.stream.host_queue import HostQueue
-from usbcast_broker.usb.commands import MAX_WAITING
-from usbcast_broker.usb.feed import DeviceFeed
 from usbcast_schemas.errors import CommandFailed, DeviceDetached, DeviceStalled, UsageError
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 

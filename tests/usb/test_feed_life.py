@@ -8,10 +8,10 @@ import time
 import pytest
 from usb_rig import RATE_HZ, Backend, Rig, Scripted, data_of, take_all, told, until
 
-from usbcast_broker.simulator import SimulatorConfig, make_packets
+from usbcast_broker.sources.simulator import SimulatorConfig, make_packets
+from usbcast_broker.sources.usb import feed as feed_module
+from usbcast_broker.sources.usb.feed import DeviceFeed
 from usbcast_broker.stream.host_queue import HostQueue
-from usbcast_broker.usb import feed as feed_module
-from usbcast_broker.usb.feed import DeviceFeed
 from usbcast_schemas.errors import (
     DeviceBusy,
     DeviceDetached,

@@ -9,9 +9,9 @@ import pytest
 from usb_rig import Backend, transport, twin
 
 from usbcast_broker.flow import DeviceIdentity
-from usbcast_broker.simulator import SimulatorConfig
-from usbcast_broker.usb.finding import doubt
-from usbcast_broker.usb.system import System
+from usbcast_broker.sources.simulator import SimulatorConfig
+from usbcast_broker.sources.usb.finding import doubt
+from usbcast_broker.sources.usb.system import System
 from usbcast_schemas.errors import DeviceAmbiguous, DeviceDetached, DeviceForbidden, DeviceMissing
 
 QUICK = SimulatorConfig(rate_hz=1000)

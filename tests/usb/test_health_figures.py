@@ -8,9 +8,9 @@ from usb_rig import until
 
 from usbcast.cli.health import device_figures, stream_as_plain
 from usbcast_broker.node import Node
-from usbcast_broker.simulator import SimulatorConfig
 from usbcast_broker.sources import add_device, simulated_backend
-from usbcast_broker.usb.readahead import Figures
+from usbcast_broker.sources.simulator import SimulatorConfig
+from usbcast_broker.sources.usb.readahead import Figures
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usbcast_broker.usb.hid import input_report_sizes
-from usbcast_broker.usb.system import System
+from usbcast_broker.sources.usb.hid import input_report_sizes
+from usbcast_broker.sources.usb.system import System
 
 # Buttons and padding, two 16-bit coordinates, a wheel.
 TABLET = (

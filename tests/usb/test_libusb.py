@@ -10,8 +10,8 @@ import usb.backend.libusb1
 import usb.core
 from usb_rig import transport
 
-from usbcast_broker.usb import libusb
-from usbcast_broker.usb.discovery import list_devices
+from usbcast_broker.sources.usb import libusb
+from usbcast_broker.sources.usb.discovery import list_devices
 from usbcast_schemas.errors import DeviceMissing, LibusbMissing
 
 

@@ -15,11 +15,11 @@ import pytest
 import usb.core
 from usb.backend import libusb1
 
-from usbcast_broker.usb import libusb
-from usbcast_broker.usb.libusb_transfers import CONTROL, _TransferStruct
-from usbcast_broker.usb.queued import QueuedBackend
-from usbcast_broker.usb.read_sizes import MAX_READS, ReadSizes
-from usbcast_broker.usb.readahead import Figures
+from usbcast_broker.sources.usb import libusb
+from usbcast_broker.sources.usb.libusb_transfers import CONTROL, _TransferStruct
+from usbcast_broker.sources.usb.queued import QueuedBackend
+from usbcast_broker.sources.usb.read_sizes import MAX_READS, ReadSizes
+from usbcast_broker.sources.usb.readahead import Figures
 
 COMPLETED, ERROR, TIMED_OUT, CANCELLED, STALL, NO_DEVICE, OVERFLOW = range(7)
 IN, OUT, QUEUE, SIZE = 0x81, 0x02, 4, 512
@@ -302,8 +302,8 @@ def test_what_a_failing_read_holds_comes_first(rig: Rig) -> None:
 
 def test_a_transfer_that_does_not_end_is_given_up(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     given_up: list[Any] = []
-    monkeypatch.setattr("usbcast_broker.usb.queued._given_up", given_up)
-    monkeypatch.setattr("usbcast_broker.usb.queued.CANCEL_S", 0.02)
+    monkeypatch.setattr("usbcast_broker.sources.usb.queued._given_up", given_up)
+    monkeypatch.setattr("usbcast_broker.sources.usb.queued.CANCEL_S", 0.02)
     rig.ends(b"a")
     rig.read()
     rig.library.stuck = True
@@ -379,7 +379,7 @@ def test_without_what_it_stands_on_there_is_plain_pyusb_and_one_warning(
         raise AttributeError("libusb_alloc_transfer")
 
     monkeypatch.setattr(libusb, "_warned", [])
-    monkeypatch.setattr("usbcast_broker.usb.queued.Library", lacking)
+    monkeypatch.setattr("usbcast_broker.sources.usb.queued.Library", lacking)
     for _ in range(2):
         backend = libusb.load_backend(8)
         assert not isinstance(backend, QueuedBackend)

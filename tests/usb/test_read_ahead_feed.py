@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from usb_rig import Scripted, data_of, take_all, told
 
+from usbcast_broker.sources.usb.feed import DRAIN_S, DeviceFeed
 from usbcast_broker.stream.host_queue import HostQueue
-from usbcast_broker.usb.feed import DRAIN_S, DeviceFeed
 from usbcast_schemas.errors import DeviceDetached, DeviceFailed, DeviceOverflowed, DeviceStalled
 
 

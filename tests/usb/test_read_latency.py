@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from usb_rig import Backend, transport
 
-from usbcast_broker.simulator import Fault, SimulatedDevice, SimulatorConfig, make_packets
-from usbcast_broker.simulator.controller import Read
-from usbcast_broker.simulator.source import Signal, Source
-from usbcast_broker.usb.read_sizes import MAX_READS, ReadSizes
-from usbcast_broker.usb.readahead import CANCELLED, Completion, Failure, Figures, ReadAhead, Reading
+from usbcast_broker.sources.simulator import Fault, SimulatedDevice, SimulatorConfig, make_packets
+from usbcast_broker.sources.simulator.controller import Read
+from usbcast_broker.sources.simulator.source import Signal, Source
+from usbcast_broker.sources.usb.read_sizes import MAX_READS, ReadSizes
+from usbcast_broker.sources.usb.readahead import CANCELLED, Completion, Failure, Figures, ReadAhead, Reading
 
 MS = 1_000_000
 START_NS = 77 * MS

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from usbcast_broker.usb.read_sizes import ReadSizes
-from usbcast_broker.usb.readahead import (
+from usbcast_broker.sources.usb.read_sizes import ReadSizes
+from usbcast_broker.sources.usb.readahead import (
     CANCELLED,
     MAX_WAITING_BYTES,
     NO_MEMORY,

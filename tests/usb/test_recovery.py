@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from usbcast_broker.usb.recovery import Recovery, Step
+from usbcast_broker.sources.usb.recovery import Recovery, Step
 from usbcast_schemas.errors import DeviceDetached, DeviceError, DeviceFailed, DeviceOverflowed, DeviceStalled
 
 AGAIN, CLEAR, RESET, REOPEN = Step.READ_AGAIN, Step.CLEAR_HALT, Step.RESET, Step.REOPEN

@@ -7,7 +7,7 @@ import errno
 import pytest
 import usb.core
 
-from usbcast_broker.usb.errors import busy, device_error, forbidden
+from usbcast_broker.sources.usb.errors import busy, device_error, forbidden
 from usbcast_schemas.errors import (
     DeviceBusy,
     DeviceDetached,

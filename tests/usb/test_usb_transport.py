@@ -14,15 +14,15 @@ import usb.util
 from usb_rig import NOWHERE, PRODUCT, VENDOR, Backend, match, read, transport, twin
 
 from usbcast_broker.flow import DeviceIdentity
-from usbcast_broker.simulator import Fault, SimulatorConfig, make_packets
-from usbcast_broker.simulator.descriptors import (
+from usbcast_broker.sources.simulator import Fault, SimulatorConfig, make_packets
+from usbcast_broker.sources.simulator.descriptors import (
     ConfigurationDescriptor,
     EndpointDescriptor,
     InterfaceDescriptor,
     device_descriptor,
 )
-from usbcast_broker.usb.system import System
-from usbcast_broker.usb.transport import UsbTransport
+from usbcast_broker.sources.usb.system import System
+from usbcast_broker.sources.usb.transport import UsbTransport
 from usbcast_schemas.errors import (
     DeviceBusy,
     DeviceDetached,
@@ -412,7 +412,7 @@ class TestOpening:
         before = len(live_devices())
         alive: list[int] = []
         monkeypatch.setattr(backend, "finalize", lambda: alive.append(len(live_devices()) - before))
-        monkeypatch.setattr("usbcast_broker.usb.transport.load_backend", lambda *_: backend)
+        monkeypatch.setattr("usbcast_broker.sources.usb.transport.load_backend", lambda *_: backend)
         with pytest.raises((DeviceError, UsageError)):
             transport(None, **wanted).open()
         assert alive == [0]
@@ -508,7 +508,7 @@ class TestCommands:
         assert backend.log == ["control 0x40 77 0", "release_interface 0", "close_device"]
 
     def test_a_shutdown_has_its_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("usbcast_broker.usb.transport.SHUTDOWN_BUDGET_S", 0.05)
+        monkeypatch.setattr("usbcast_broker.sources.usb.transport.SHUTDOWN_BUDGET_S", 0.05)
         backend = Backend(QUICK)
         timeouts: list[int] = []
 

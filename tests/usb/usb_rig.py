@@ -12,12 +12,12 @@ import usb.core
 from usb.backend import IBackend
 
 from usbcast_broker.flow import DeviceIdentity, Happening, HostItem, Transfer
-from usbcast_broker.simulator import SimulatedDevice, SimulatorBackend, SimulatorConfig
+from usbcast_broker.sources.simulator import SimulatedDevice, SimulatorBackend, SimulatorConfig
+from usbcast_broker.sources.usb.clock import Clock, system_clock
+from usbcast_broker.sources.usb.feed import DeviceFeed
+from usbcast_broker.sources.usb.system import System
+from usbcast_broker.sources.usb.transport import UsbTransport
 from usbcast_broker.stream.host_queue import HostQueue
-from usbcast_broker.usb.clock import Clock, system_clock
-from usbcast_broker.usb.feed import DeviceFeed
-from usbcast_broker.usb.system import System
-from usbcast_broker.usb.transport import UsbTransport
 from usbcast_schemas.profile import ControlRequest, DeviceMatch, TransferSettings
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 

@@ -11,7 +11,7 @@ from nodes import Account, Served, eventually, serving, small, take_to_end, take
 
 from usbcast import Gap
 from usbcast_broker.flow import EMPTY, Transfer
-from usbcast_broker.simulator import Fault
+from usbcast_broker.sources.simulator import Fault
 from usbcast_broker.stream.host_queue import QUEUE_FULL
 from usbcast_schemas.ledger import Ledger
 

@@ -12,8 +12,8 @@ from nodes import eventually, quick_profile, small
 import usbcast
 from usbcast import Batch, DeviceEvent, End
 from usbcast_broker.node import Node
-from usbcast_broker.simulator import SimulatedDevice, SimulatorBackend, SimulatorConfig, make_packets
 from usbcast_broker.sources import add_device
+from usbcast_broker.sources.simulator import SimulatedDevice, SimulatorBackend, SimulatorConfig, make_packets
 
 STEADY = SimulatorConfig(rate_hz=500, packets=600)
 
@@ -48,7 +48,7 @@ def flooding() -> SimulatorBackend:
 
 
 def test_the_steady_one_loses_nothing(hanging: Hanging, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("usbcast_broker.usb.feed.JOIN_S", 0.2)
+    monkeypatch.setattr("usbcast_broker.sources.usb.feed.JOIN_S", 0.2)
     steady, away = SimulatedDevice(STEADY), unplugging()
     with Node(small()) as node:
         for stream, backend in (
@@ -85,7 +85,7 @@ def test_the_steady_one_loses_nothing(hanging: Hanging, monkeypatch: pytest.Monk
 
 
 def test_the_end_reaches_the_subscribers_of_the_others(hanging: Hanging, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("usbcast_broker.usb.feed.JOIN_S", 0.2)
+    monkeypatch.setattr("usbcast_broker.sources.usb.feed.JOIN_S", 0.2)
     steady = SimulatorBackend([SimulatedDevice(STEADY)])
     with Node(small()) as node:
         for stream, backend in (("hanging", hanging), ("steady", steady)):

@@ -28,8 +28,8 @@ from nodes import (
 from usbcast import Batch, DeviceEvent, End, Gap, NodeClient, UsageError
 from usbcast_broker.node import Node
 from usbcast_broker.settings import NodeSettings
-from usbcast_broker.simulator import Fault, SimulatedDevice, SimulatorBackend, SimulatorConfig
 from usbcast_broker.sources import add_device
+from usbcast_broker.sources.simulator import Fault, SimulatedDevice, SimulatorBackend, SimulatorConfig
 from usbcast_schemas.batch import EncodedBatch
 from usbcast_schemas.profile import parse_profile
 from usbcast_schemas.v1 import usbcast_pb2 as pb
@@ -484,7 +484,7 @@ def test_the_clock_of_the_reading_host_is_set(via: str, to: str, monkeypatch: py
     step_s = {"an hour back": -3600, "a day ahead": 86400, "1970": 1000 - int(time.time()), "2230": 6_438_000_000}[to]
     set_by_ns = 0
     clock = SimpleNamespace(time_ns=lambda: time.time_ns() + set_by_ns, monotonic_ns=time.monotonic_ns)
-    monkeypatch.setattr("usbcast_broker.usb.clock.time", clock)
+    monkeypatch.setattr("usbcast_broker.sources.usb.clock.time", clock)
     with serving(rate_hz=1000, packets=600, ends=True) as served:
         eventually(lambda: served.device.produced > 200)
         set_by_ns = step_s * 10**9

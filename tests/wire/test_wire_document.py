@@ -24,9 +24,9 @@ from google.protobuf import json_format
 
 from usbcast_broker.node import Node
 from usbcast_broker.settings import NodeSettings
-from usbcast_broker.simulator import Fault, SimulatedDevice, SimulatorBackend, SimulatorConfig
-from usbcast_broker.simulator.profile import profile_of
 from usbcast_broker.sources import add_device
+from usbcast_broker.sources.simulator import Fault, SimulatedDevice, SimulatorBackend, SimulatorConfig
+from usbcast_broker.sources.simulator.profile import profile_of
 from usbcast_schemas.profile.model import TransferSettings
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 

@@ -14,7 +14,7 @@ from usbcast.cli.output import complain, console, emit, table, write
 from usbcast_schemas.errors import DeviceMissing, UsageError
 
 if TYPE_CHECKING:
-    from usbcast_broker.usb.discovery import FoundDevice
+    from usbcast_broker.sources.usb.discovery import FoundDevice
 
 
 def devices(
@@ -39,7 +39,7 @@ def devices(
     as_json: AsJson = False,
 ) -> None:
     """List the USB devices of this machine."""
-    from usbcast_broker.usb.discovery import list_devices
+    from usbcast_broker.sources.usb.discovery import list_devices
 
     if udev:
         _print_rules(udev, group, unit, as_json)
@@ -77,7 +77,7 @@ def devices(
 
 def _print_rules(names: list[str], group: str, unit: str, as_json: bool) -> None:
     from usbcast_broker import profiles
-    from usbcast_broker.usb.udev import RULES_FILE, udev_rules
+    from usbcast_broker.sources.usb.udev import RULES_FILE, udev_rules
 
     rules = udev_rules([profiles.load(name) for name in names], group=group, unit=unit)
     if not has_group(group):
@@ -102,7 +102,7 @@ def has_group(name: str) -> bool:
 
 
 def _release(as_json: bool) -> None:
-    from usbcast_broker.usb.drivers import release_all
+    from usbcast_broker.sources.usb.drivers import release_all
 
     done = release_all()
     if as_json:
@@ -122,8 +122,8 @@ def _release(as_json: bool) -> None:
 
 
 def _draft(wanted: str, as_json: bool) -> None:
-    from usbcast_broker.usb.discovery import HID_CLASS, list_devices, report_descriptor
-    from usbcast_broker.usb.drafting import chosen_endpoint, draft_profile
+    from usbcast_broker.sources.usb.discovery import HID_CLASS, list_devices, report_descriptor
+    from usbcast_broker.sources.usb.drafting import chosen_endpoint, draft_profile
 
     given = re.fullmatch(r"(?:0x)?([0-9a-fA-F]{1,4}):(?:0x)?([0-9a-fA-F]{1,4})", wanted)
     if given is None:

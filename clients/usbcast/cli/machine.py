@@ -87,7 +87,7 @@ def _open_files() -> Finding:
 
 def _usb() -> Iterator[Finding]:
     try:
-        from usbcast_broker.usb.discovery import list_devices
+        from usbcast_broker.sources.usb.discovery import list_devices
     except ModuleNotFoundError as error:
         yield skipped("usb", f"{missing(error.name) or error}; until then no device can be read here")
         return

@@ -11,7 +11,7 @@ from usbcast.cli.output import console, emit
 
 if TYPE_CHECKING:
     from usbcast_broker.flow import Transfer
-    from usbcast_broker.usb.transport import UsbTransport
+    from usbcast_broker.sources.usb.transport import UsbTransport
 
 SHOWN_BYTES: Final = 64
 MAX_SIZES: Final = 1000

@@ -25,7 +25,7 @@ from usbcast_schemas.errors import UsageError
 
 if TYPE_CHECKING:
     from usbcast_broker.node import Node
-    from usbcast_broker.simulator import SimulatedDevice, SimulatorConfig
+    from usbcast_broker.sources.simulator import SimulatedDevice, SimulatorConfig
     from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 REFRESH_S = 0.25
@@ -156,7 +156,7 @@ def _probed(names: list[str], simulation: Simulation | None) -> probing.Probed:
 
 
 def _simulation(stream: str | None, *, faults: Path | None, **options: Any) -> Simulation:
-    from usbcast_broker.simulator import SimulatorConfig, load_faults
+    from usbcast_broker.sources.simulator import SimulatorConfig, load_faults
 
     return Simulation(SimulatorConfig(**options, faults=load_faults(faults) if faults else ()), stream or "first-case")
 

@@ -10,8 +10,8 @@ from usbcast.cli.signals import stop_signals
 from usbcast.demo import PROGRESS_S, RATES_HZ
 from usbcast_broker.node import Node
 from usbcast_broker.settings import NodeSettings
-from usbcast_broker.simulator import SimulatorConfig
 from usbcast_broker.sources import add_simulated
+from usbcast_broker.sources.simulator import SimulatorConfig
 
 RING_BYTES = 6 * 1024 * 1024
 """Some two and a half seconds of the fast stream, so that the slow subscriber finds something gone."""

@@ -15,7 +15,7 @@ import threading
 from pathlib import Path
 
 from usbcast.cli import main
-from usbcast_broker.usb.system import System
+from usbcast_broker.sources.usb.system import System
 
 KEEPING = "--cancelled-reads-keep-data"
 TASKS = Path("/proc/self/task")

@@ -19,9 +19,9 @@ import usb.backend
 import usb.core
 import usb.util
 
-from usbcast_broker.usb.errors import Cause, cause_of, device_error
-from usbcast_broker.usb.finding import bus_path, name_of
-from usbcast_broker.usb.libusb import load_backend
+from usbcast_broker.sources.usb.errors import Cause, cause_of, device_error
+from usbcast_broker.sources.usb.finding import bus_path, name_of
+from usbcast_broker.sources.usb.libusb import load_backend
 from usbcast_schemas.errors import RingUnavailable
 from usbcast_schemas.places import host_id, runtime_directory
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from usbcast_broker.usb.discovery import HID_CLASS, FoundDevice, FoundEndpoint
-from usbcast_broker.usb.hid import input_report_sizes
+from usbcast_broker.sources.usb.discovery import HID_CLASS, FoundDevice, FoundEndpoint
+from usbcast_broker.sources.usb.hid import input_report_sizes
 from usbcast_schemas.errors import UsageError
 
 _CDC_CONTROL: Final = 0x02

@@ -6,7 +6,7 @@ transfer of whole packets goes on in the same read; what that read holds when it
 
 from __future__ import annotations
 
-from usbcast_broker.simulator.source import Signal, Source
+from usbcast_broker.sources.simulator.source import Signal, Source
 
 
 class Read:

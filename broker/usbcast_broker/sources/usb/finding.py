@@ -9,8 +9,8 @@ import usb.backend
 import usb.core
 
 from usbcast_broker.flow import DeviceIdentity
-from usbcast_broker.usb.errors import Cause, cause_of, device_error, forbidden
-from usbcast_broker.usb.system import System
+from usbcast_broker.sources.usb.errors import Cause, cause_of, device_error, forbidden
+from usbcast_broker.sources.usb.system import System
 from usbcast_schemas.errors import DeviceAmbiguous, DeviceError, DeviceMissing
 from usbcast_schemas.profile import DeviceMatch
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from usbcast_broker.simulator.config import SimulatorConfig
-from usbcast_broker.simulator.descriptors import CONFIGURATION_VALUE, ENDPOINT_IN, string_descriptor
+from usbcast_broker.sources.simulator.config import SimulatorConfig
+from usbcast_broker.sources.simulator.descriptors import CONFIGURATION_VALUE, ENDPOINT_IN, string_descriptor
 
 REGISTER_BYTES: Final = 4096
 

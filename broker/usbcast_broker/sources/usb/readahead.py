@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from usbcast_broker.flow import Transfer
-from usbcast_broker.usb.read_sizes import ReadSizes
+from usbcast_broker.sources.usb.read_sizes import ReadSizes
 
 CANCELLED: Final = 1
 """Beside 0 and libusb's error codes, which are negative."""

@@ -8,7 +8,7 @@ from typing import Any
 import usb.backend.libusb1
 import usb.core
 
-from usbcast_broker.usb.readahead import Figures
+from usbcast_broker.sources.usb.readahead import Figures
 from usbcast_schemas.errors import LibusbMissing
 from usbcast_schemas.extras import install
 
@@ -35,7 +35,7 @@ def load_backend(queue: int = 1, figures: Figures | None = None) -> usb.backend.
     try:
         if queue > 1:
             try:
-                from usbcast_broker.usb.queued import QueuedBackend
+                from usbcast_broker.sources.usb.queued import QueuedBackend
 
                 return QueuedBackend(shared.lib, queue, figures or Figures())
             except AttributeError as error:

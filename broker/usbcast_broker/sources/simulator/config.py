@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from usbcast_broker.simulator.faults import Fault
+from usbcast_broker.sources.simulator.faults import Fault
 from usbcast_schemas.errors import ConfigError
 
 COUNTER_BYTES: Final = 4

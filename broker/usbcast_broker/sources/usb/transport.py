@@ -14,14 +14,14 @@ import usb.core
 import usb.util
 
 from usbcast_broker.flow import DeviceIdentity, Transfer
-from usbcast_broker.usb.clock import Clock, system_clock
-from usbcast_broker.usb.drivers import left_behind, remove_note, write_note
-from usbcast_broker.usb.errors import Cause, busy, cause_of, device_error, forbidden
-from usbcast_broker.usb.finding import bus_path, find_device, identity_of, name_of
-from usbcast_broker.usb.libusb import load_backend
-from usbcast_broker.usb.read_sizes import ReadSizes
-from usbcast_broker.usb.readahead import Figures
-from usbcast_broker.usb.system import System
+from usbcast_broker.sources.usb.clock import Clock, system_clock
+from usbcast_broker.sources.usb.drivers import left_behind, remove_note, write_note
+from usbcast_broker.sources.usb.errors import Cause, busy, cause_of, device_error, forbidden
+from usbcast_broker.sources.usb.finding import bus_path, find_device, identity_of, name_of
+from usbcast_broker.sources.usb.libusb import load_backend
+from usbcast_broker.sources.usb.read_sizes import ReadSizes
+from usbcast_broker.sources.usb.readahead import Figures
+from usbcast_broker.sources.usb.system import System
 from usbcast_schemas.errors import DeviceDetached, DeviceError, DeviceFailed, ProfileError, UsageError, UsbcastError
 from usbcast_schemas.profile import ControlRequest, DeviceMatch, TransferSettings
 

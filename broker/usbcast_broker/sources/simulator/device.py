@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 import time
 
-from usbcast_broker.simulator.config import IDLE_STATUS_S, SimulatorConfig
-from usbcast_broker.simulator.control import ControlPipe
-from usbcast_broker.simulator.controller import Read
-from usbcast_broker.simulator.failures import BUSY, GONE, NOT_FOUND, OVERFLOW, STALL, TIMEOUT, usb_error
-from usbcast_broker.simulator.source import Signal, Source
+from usbcast_broker.sources.simulator.config import IDLE_STATUS_S, SimulatorConfig
+from usbcast_broker.sources.simulator.control import ControlPipe
+from usbcast_broker.sources.simulator.controller import Read
+from usbcast_broker.sources.simulator.failures import BUSY, GONE, NOT_FOUND, OVERFLOW, STALL, TIMEOUT, usb_error
+from usbcast_broker.sources.simulator.source import Signal, Source
 
 
 class Handle:

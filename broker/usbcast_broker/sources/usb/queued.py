@@ -17,10 +17,10 @@ from typing import Any, Final
 
 from usb.backend import libusb1
 
-from usbcast_broker.usb.clock import Clock, system_clock
-from usbcast_broker.usb.libusb_transfers import BULK, CONTROL, INTERRUPT, AsyncTransfer, Library
-from usbcast_broker.usb.read_sizes import ReadSizes
-from usbcast_broker.usb.readahead import CANCELLED, IO_ERROR, Failure, Figures, ReadAhead, Reading
+from usbcast_broker.sources.usb.clock import Clock, system_clock
+from usbcast_broker.sources.usb.libusb_transfers import BULK, CONTROL, INTERRUPT, AsyncTransfer, Library
+from usbcast_broker.sources.usb.read_sizes import ReadSizes
+from usbcast_broker.sources.usb.readahead import CANCELLED, IO_ERROR, Failure, Figures, ReadAhead, Reading
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,13 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from usbcast_broker.simulator.config import COUNTER_BYTES, CRC_BYTES, MIN_PACKET_BYTES, TIME_BYTES, SimulatorConfig
+from usbcast_broker.sources.simulator.config import (
+    COUNTER_BYTES,
+    CRC_BYTES,
+    MIN_PACKET_BYTES,
+    TIME_BYTES,
+    SimulatorConfig,
+)
 
 _TABLE_BYTES = 1 << 20
 _MAX_TABLE_ROWS = 8192

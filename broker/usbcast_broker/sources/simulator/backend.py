@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import usb.backend
 
-from usbcast_broker.simulator.descriptors import (
+from usbcast_broker.sources.simulator.descriptors import (
     CONFIGURATION_VALUE,
     ENDPOINT_IN,
     ENDPOINT_OUT,
@@ -22,8 +22,8 @@ from usbcast_broker.simulator.descriptors import (
     device_descriptor,
     endpoint_descriptors,
 )
-from usbcast_broker.simulator.device import Handle, SimulatedDevice
-from usbcast_broker.simulator.failures import NOT_FOUND, usb_error
+from usbcast_broker.sources.simulator.device import Handle, SimulatedDevice
+from usbcast_broker.sources.simulator.failures import NOT_FOUND, usb_error
 
 BUS = 99
 """Linux counts buses up to 64, so a simulated bus path is never that of a real device."""

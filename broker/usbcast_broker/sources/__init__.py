@@ -5,12 +5,12 @@ from __future__ import annotations
 from usb.backend import IBackend
 
 from usbcast_broker.node import Node
-from usbcast_broker.simulator import SimulatedDevice, SimulatorBackend, SimulatorConfig
-from usbcast_broker.simulator.profile import profile_of
+from usbcast_broker.sources.simulator import SimulatedDevice, SimulatorBackend, SimulatorConfig
+from usbcast_broker.sources.simulator.profile import profile_of
+from usbcast_broker.sources.usb.feed import DeviceFeed
+from usbcast_broker.sources.usb.transport import UsbTransport
 from usbcast_broker.stream.host_queue import HostQueue
 from usbcast_broker.stream.pipeline import Pipeline
-from usbcast_broker.usb.feed import DeviceFeed
-from usbcast_broker.usb.transport import UsbTransport
 from usbcast_schemas.contract import check_stream_name
 from usbcast_schemas.profile import Profile
 

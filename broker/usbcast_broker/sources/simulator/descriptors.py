@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from usbcast_broker.simulator.config import SimulatorConfig
+from usbcast_broker.sources.simulator.config import SimulatorConfig
 
 # bDescriptorType and bmAttributes: USB 2.0 specification, tables 9-5 and 9-13.
 _DEVICE, _CONFIGURATION, _STRING, _INTERFACE, _ENDPOINT = 1, 2, 3, 4, 5

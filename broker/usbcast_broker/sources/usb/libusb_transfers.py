@@ -10,7 +10,7 @@ import ctypes
 from ctypes import c_int, c_uint, c_uint8, c_void_p
 from typing import Any, Final
 
-from usbcast_broker.usb.readahead import CANCELLED, Completion
+from usbcast_broker.sources.usb.readahead import CANCELLED, Completion
 
 CONTROL: Final = 0
 BULK: Final = 2

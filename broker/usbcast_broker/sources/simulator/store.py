@@ -6,9 +6,9 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
-from usbcast_broker.simulator.config import SimulatorConfig
-from usbcast_broker.simulator.faults import Fault
-from usbcast_broker.simulator.packets import make_packets
+from usbcast_broker.sources.simulator.config import SimulatorConfig
+from usbcast_broker.sources.simulator.faults import Fault
+from usbcast_broker.sources.simulator.packets import make_packets
 
 _BLOCK_BYTES: Final = 1 << 18
 _MAX_BLOCK_PACKETS: Final = 2048

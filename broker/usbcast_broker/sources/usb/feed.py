@@ -10,11 +10,11 @@ from concurrent.futures import Future
 from typing import Final, Protocol
 
 from usbcast_broker.flow import DeviceIdentity, Happening, HostItem, Transfer
+from usbcast_broker.sources.usb.clock import Clock, system_clock
+from usbcast_broker.sources.usb.commands import Commandable, Commands
+from usbcast_broker.sources.usb.finding import doubt
+from usbcast_broker.sources.usb.recovery import Recovery, Step
 from usbcast_broker.stream.host_queue import HostQueue
-from usbcast_broker.usb.clock import Clock, system_clock
-from usbcast_broker.usb.commands import Commandable, Commands
-from usbcast_broker.usb.finding import doubt
-from usbcast_broker.usb.recovery import Recovery, Step
 from usbcast_schemas.errors import (
     DeviceDetached,
     DeviceError,

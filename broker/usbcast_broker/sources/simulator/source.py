@@ -8,10 +8,10 @@ from typing import Final
 
 import numpy as np
 
-from usbcast_broker.simulator.config import SimulatorConfig
-from usbcast_broker.simulator.faults import Fault
-from usbcast_broker.simulator.store import Mark, Store
-from usbcast_broker.simulator.timetable import Timetable
+from usbcast_broker.sources.simulator.config import SimulatorConfig
+from usbcast_broker.sources.simulator.faults import Fault
+from usbcast_broker.sources.simulator.store import Mark, Store
+from usbcast_broker.sources.simulator.timetable import Timetable
 
 _DEFAULT_GARBAGE_BYTES: Final = 16
 _FAILURES: Final = ("unplug", "stall", "overflow")

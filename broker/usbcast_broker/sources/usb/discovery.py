@@ -10,9 +10,9 @@ import usb.core
 import usb.util
 
 from usbcast_broker.flow import DeviceIdentity
-from usbcast_broker.usb.finding import identity_of
-from usbcast_broker.usb.libusb import load_backend
-from usbcast_broker.usb.system import Holder, System
+from usbcast_broker.sources.usb.finding import identity_of
+from usbcast_broker.sources.usb.libusb import load_backend
+from usbcast_broker.sources.usb.system import Holder, System
 from usbcast_schemas.errors import DeviceFailed
 
 _KINDS: Final = ("control", "isochronous", "bulk", "interrupt")

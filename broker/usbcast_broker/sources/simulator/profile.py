@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from usbcast_broker.simulator.config import COUNTER_BYTES, CRC_BYTES, MIN_PACKET_BYTES, TIME_BYTES, SimulatorConfig
+from usbcast_broker.sources.simulator.config import (
+    COUNTER_BYTES,
+    CRC_BYTES,
+    MIN_PACKET_BYTES,
+    TIME_BYTES,
+    SimulatorConfig,
+)
 from usbcast_schemas.profile import Profile, parse_profile
 
 MAX_CHECKED_BYTES = 16384
