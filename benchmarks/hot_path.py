@@ -9,7 +9,7 @@ from typing import Self
 
 from benchmarks.peers.usbcast import HandedIn
 from benchmarks.task import PACKET_BYTES
-from usbcast.clock_watch import ClockWatch
+from usbcast.clock.clock_watch import ClockWatch
 from usbcast.continuity import Continuity
 from usbcast.digest import Digest
 from usbcast.following import Following

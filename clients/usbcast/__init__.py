@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from usbcast.batch import Batch
-from usbcast.clocks import ClockOffset
+from usbcast.clock.offset import ClockOffset
 from usbcast.credentials import Credentials, Keys
 from usbcast.digest import Event
 from usbcast.events import DeviceEvent, End, Gap, Restart, Silence

@@ -7,8 +7,8 @@ from copy import copy
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from usbcast.clocks import KnownClock
-from usbcast.dejitter import Dejitter
+from usbcast.clock.dejitter import Dejitter
+from usbcast.clock.offset import KnownClock
 from usbcast.events import Gap
 from usbcast_schemas.batch import EncodedBatch, decode_batch
 from usbcast_schemas.errors import ClockUnknown, UsageError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pyarrow
     from numpy.typing import NDArray
 
-    from usbcast.clocks import Clock, ClockOffset
+    from usbcast.clock.offset import Clock, ClockOffset
     from usbcast.layout import Layout
 
 
@@ -166,7 +166,7 @@ class Batch:
         return self._offset().error_ns(self.times_ns)
 
     def times_ns_dejittered(self) -> NDArray[np.int64]:
-        """int64 (n,): arrival times freed from the jitter of transfer and scheduling; see usbcast.dejitter for the method.
+        """int64 (n,): arrival times freed from the jitter of transfer and scheduling; see usbcast.clock.dejitter for the method.
 
         Raises UsageError if the profile gives no nominal rate.
         """

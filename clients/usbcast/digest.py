@@ -6,9 +6,9 @@ import time
 from collections import deque
 
 from usbcast.batch import Batch, Meaning
-from usbcast.clock_watch import ClockWatch
+from usbcast.clock.clock_watch import ClockWatch
+from usbcast.clock.dejitter import Dejitter, dejitter_of
 from usbcast.continuity import Continuity, Delivery
-from usbcast.dejitter import Dejitter, dejitter_of
 from usbcast.events import DeviceEvent, End, Gap, Restart, Silence, device_event, gap_of_loss
 from usbcast.layout import Layout
 from usbcast_schemas.batch import EncodedBatch

@@ -14,8 +14,8 @@ import socket as host
 import time
 from itertools import count
 
-from usbcast.clock_watch import ClockWatch
-from usbcast.clocks import ClockOffset
+from usbcast.clock.clock_watch import ClockWatch
+from usbcast.clock.offset import ClockOffset
 from usbcast.continuity import Continuity, Position
 from usbcast.credentials import Keys, credentials
 from usbcast.digest import Digest

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from usbcast.batch import Batch
-from usbcast.clocks import ClockOffset
+from usbcast.clock.offset import ClockOffset
 from usbcast.continuity import Position
 from usbcast.credentials import Credentials, Keys
 from usbcast.digest import Event, Record

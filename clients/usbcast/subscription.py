@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from usbcast.batch import Batch
-from usbcast.clocks import ClockOffset
+from usbcast.clock.offset import ClockOffset
 from usbcast.commands import Commands
 from usbcast.digest import Event
 from usbcast.events import End

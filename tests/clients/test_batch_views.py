@@ -13,7 +13,7 @@ import pytest
 from nodes import eventually, serving, small
 
 from usbcast.batch import Batch, Meaning
-from usbcast.dejitter import Dejitter
+from usbcast.clock.dejitter import Dejitter
 from usbcast.layout import Layout
 from usbcast_broker.sources.simulator import Fault
 from usbcast_schemas.batch import Arrivals, EncodedBatch, decode_batch, encode_batch

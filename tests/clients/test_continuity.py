@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from usbcast.batch import Batch
-from usbcast.clock_watch import ClockWatch
+from usbcast.clock.clock_watch import ClockWatch
 from usbcast.continuity import Continuity, Delivery
 from usbcast.digest import Digest
 from usbcast.events import Gap, Restart

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usbcast.dejitter import Dejitter, dejitter_of
+from usbcast.clock.dejitter import Dejitter, dejitter_of
 
 PERIOD_NS = 2_000_000
 BEGIN_NS = 1_700_000_000_000_000_000

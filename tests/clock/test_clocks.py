@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from usbcast.clocks import MAX_DRIFT, WINDOW, ClockOffset, OffsetTracker, Probe, same_clock
+from usbcast.clock.offset import MAX_DRIFT, WINDOW, ClockOffset, OffsetTracker, Probe, same_clock
 
 BEGIN_NS = 1_700_000_000_000_000_000
 MS, S = 1_000_000, 1_000_000_000

@@ -13,7 +13,7 @@ from nodes import eventually, serving
 from programs import run
 
 import usbcast
-from usbcast.clocks import MAX_DRIFT
+from usbcast.clock.offset import MAX_DRIFT
 from usbcast.recording.entries import Remark, clock_of, clock_remark
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ from google.protobuf import json_format
 
 from usbcast.cli.output import console, emit, table
 from usbcast.cli.streams import device_text
-from usbcast.clocks import ClockOffset
+from usbcast.clock.offset import ClockOffset
 from usbcast.recording.reader import Recording, open_recording
 
 

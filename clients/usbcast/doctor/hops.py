@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-from usbcast.clock_watch import ClockWatch
+from usbcast.clock.clock_watch import ClockWatch
 from usbcast.credentials import Credentials, credentials
 from usbcast.doctor.findings import Finding, failed, ok, skipped
 from usbcast.doctor.reaching import connect, mechanism, resolve

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import time
 
-from usbcast.clock_watch import ClockWatch
-from usbcast.clocks import ClockOffset
+from usbcast.clock.clock_watch import ClockWatch
+from usbcast.clock.offset import ClockOffset
 from usbcast.continuity import Continuity, Position
 from usbcast.credentials import Credentials
 from usbcast.digest import Digest, Event, Record

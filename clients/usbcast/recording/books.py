@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from usbcast.clocks import ClockOffset
+from usbcast.clock.offset import ClockOffset
 from usbcast.events import stage_of
 from usbcast.recording.contents import Contents
 from usbcast.recording.entries import STAGE, Item, Remark, clock_of, gap_of, hex_epoch

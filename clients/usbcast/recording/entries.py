@@ -13,7 +13,7 @@ from typing import Any
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
-from usbcast.clocks import ClockOffset
+from usbcast.clock.offset import ClockOffset
 from usbcast.continuity import Position
 from usbcast.events import Gap, Restart, Silence
 from usbcast.recording.contents import Contents, Run

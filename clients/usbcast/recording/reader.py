@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from usbcast.batch import Batch, Meaning
-from usbcast.clocks import ClockOffset
-from usbcast.dejitter import Dejitter, dejitter_of
+from usbcast.clock.dejitter import Dejitter, dejitter_of
+from usbcast.clock.offset import ClockOffset
 from usbcast.digest import Event
 from usbcast.events import End, Gap, Silence, device_event, gap_of_loss
 from usbcast.layout import Layout

@@ -14,7 +14,7 @@ from itertools import chain, repeat
 
 import zmq
 
-from usbcast.clocks import ClockOffset, OffsetTracker, Probe, same_clock
+from usbcast.clock.offset import ClockOffset, OffsetTracker, Probe, same_clock
 from usbcast.credentials import Credentials
 from usbcast.handshake import Handshakes
 from usbcast.requests import dealer

@@ -1,0 +1,1 @@
+"""Clocks: the offset between hosts, and time stamps without jitter."""
