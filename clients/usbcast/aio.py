@@ -10,11 +10,11 @@ from types import TracebackType
 
 from usbcast.batch import Batch
 from usbcast.clock.offset import ClockOffset
-from usbcast.commands import Commands
-from usbcast.credentials import Keys
 from usbcast.digest import Event
 from usbcast.events import End
 from usbcast.lifetime import Lifetime
+from usbcast.node.commands import Commands
+from usbcast.node.credentials import Keys
 from usbcast.reception import Reception, receive
 from usbcast.subscription import CONNECT_TIMEOUT_S, FOR_EVER_S, described
 from usbcast_schemas.errors import UsageError, UsbcastError

@@ -7,10 +7,10 @@ import math
 
 import zmq
 
-from usbcast.credentials import Credentials
-from usbcast.handshake import Handshakes
-from usbcast.locate import Finder
-from usbcast.requests import dealer
+from usbcast.node.credentials import Credentials
+from usbcast.node.handshake import Handshakes
+from usbcast.node.locate import Finder
+from usbcast.node.requests import dealer
 from usbcast.waiting import Waiter
 from usbcast_schemas.contract import CONTRACT
 from usbcast_schemas.sockets import readable

@@ -17,17 +17,17 @@ from itertools import count
 from usbcast.clock.clock_watch import ClockWatch
 from usbcast.clock.offset import ClockOffset
 from usbcast.continuity import Continuity, Position
-from usbcast.credentials import Keys, credentials
 from usbcast.digest import Digest
-from usbcast.discovery import is_lan, not_found
 from usbcast.events import Gap, Silence
 from usbcast.fetching import Fetching, Gate
 from usbcast.following import Following
 from usbcast.housekeeping import BUSY_NS, Housekeeping
 from usbcast.link import Link
-from usbcast.locate import locate
+from usbcast.node.credentials import Keys, credentials
+from usbcast.node.discovery import is_lan, not_found
+from usbcast.node.locate import locate
+from usbcast.node.requests import raise_error
 from usbcast.pace import Patience
-from usbcast.requests import raise_error
 from usbcast.waiting import Waiter
 from usbcast.ways import Way
 from usbcast.ways.published import PublishedWay

@@ -7,9 +7,9 @@ from typing import Protocol
 from usbcast.batch import Batch
 from usbcast.clock.offset import ClockOffset
 from usbcast.continuity import Position
-from usbcast.credentials import Credentials, Keys
 from usbcast.digest import Event, Record
 from usbcast.jetstream.address import is_stored, parse
+from usbcast.node.credentials import Credentials, Keys
 from usbcast.receiver import Receiver, check_wish
 from usbcast.waiting import Waiter
 from usbcast_schemas.errors import NodeUnreachable, UsageError

@@ -10,10 +10,10 @@ from types import TracebackType
 
 from usbcast.batch import Batch
 from usbcast.clock.offset import ClockOffset
-from usbcast.commands import Commands
 from usbcast.digest import Event
 from usbcast.events import End
 from usbcast.lifetime import Lifetime
+from usbcast.node.commands import Commands
 from usbcast.reception import Reception
 from usbcast_schemas.errors import NodeUnreachable, UsageError, UsbcastError
 from usbcast_schemas.ledger import Ledger

@@ -19,9 +19,9 @@ from stranger import HOSTILE, stranger
 from usbcast.cli import app
 from usbcast.cli.logs import JournalFormatter, SafeFormatter
 from usbcast.cli.output import MAX_CELL, SafeConsole, emit, styled, table
+from usbcast.node.requests import NodeClient, dealer
 from usbcast.recording.entries import batch_entry, info_entry
 from usbcast.recording.segment import Head, Segment
-from usbcast.requests import NodeClient, dealer
 from usbcast_broker.sources.simulator import SimulatedDevice, SimulatorBackend, SimulatorConfig
 from usbcast_broker.sources.usb import discovery
 from usbcast_schemas.batch import Arrivals, decode_batch, encode_batch

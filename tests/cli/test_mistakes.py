@@ -18,7 +18,7 @@ from nodes import serving
 from programs import Program, run
 
 from usbcast.cli import app
-from usbcast.requests import NodeClient
+from usbcast.node.requests import NodeClient
 from usbcast_broker.settings import NodeSettings
 from usbcast_schemas.keyring import Keyring
 

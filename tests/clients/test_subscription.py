@@ -97,7 +97,7 @@ def test_a_node_of_this_machine_is_found_by_its_stream(served: Served) -> None:
     with usbcast.subscribe("sim") as subscription:
         assert subscription.ready()
         assert subscription.info.node_pid > 0
-    assert usbcast.locate.locate("other", None) == DEFAULT_ENDPOINT
+    assert usbcast.node.locate.locate("other", None) == DEFAULT_ENDPOINT
 
 
 def test_a_subscription_may_be_there_before_its_node(served: Served) -> None:

@@ -11,7 +11,7 @@ from nodes import Served, eventually, serving, small
 from programs import run, serve
 
 import usbcast
-from usbcast.discovery import LanBrowser, LanNode, find_on_lan, lan_nodes
+from usbcast.node.discovery import LanBrowser, LanNode, find_on_lan, lan_nodes
 from usbcast_broker.announcing import addresses_to_announce
 from usbcast_schemas.errors import ConfigError, NodeUnreachable, StreamAmbiguous
 from usbcast_schemas.interfaces import choose, interface_addresses, is_loopback

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from usbcast.bridge.feed import BridgedFeed, From, describe
 from usbcast.bridge.options import BridgeOptions, UpstreamAddress
-from usbcast.requests import NodeClient
+from usbcast.node.requests import NodeClient
 from usbcast_broker.node import Node
 from usbcast_broker.stream.outlet import Source
 from usbcast_broker.stream.relay import RelayQueue

@@ -15,11 +15,11 @@ from usbcast.bridge.choice import EVERYTHING, LEFT_OUT, Choice
 from usbcast.bridge.decimation import EveryNth
 from usbcast.bridge.gates import DemandGate, gate_of
 from usbcast.continuity import SKIPPED, Delivery, Position
-from usbcast.credentials import Keys
 from usbcast.digest import Record
 from usbcast.events import Gap, Restart
+from usbcast.node.credentials import Keys
+from usbcast.node.requests import NodeClient
 from usbcast.receiver import Receiver
-from usbcast.requests import NodeClient
 from usbcast_broker.doorbell import PollableDoorbell
 from usbcast_broker.flow import DeviceIdentity
 from usbcast_broker.stream.batcher import Encoded

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from usbcast.bridge.choice import ALL_OF_EVERYTHING, Choices
-from usbcast.credentials import Keys
+from usbcast.node.credentials import Keys
 from usbcast_schemas.contract import check_stream_name
 from usbcast_schemas.errors import UsageError
 from usbcast_schemas.sockets import split_tcp

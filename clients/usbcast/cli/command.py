@@ -8,8 +8,8 @@ import typer
 
 from usbcast.cli.options import AsJson, Endpoint, Keys, hex_bytes, number
 from usbcast.cli.output import console, emit
-from usbcast.locate import locate
-from usbcast.requests import NodeClient
+from usbcast.node.locate import locate
+from usbcast.node.requests import NodeClient
 from usbcast_schemas.errors import UsageError
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 

@@ -10,9 +10,9 @@ import typer
 from usbcast.cli.machine import examine_machine
 from usbcast.cli.options import AsJson, Keys
 from usbcast.cli.output import console, emit, styled
-from usbcast.discovery import is_lan, lan_nodes
 from usbcast.doctor.findings import Finding, failed, skipped
 from usbcast.doctor.hops import examine
+from usbcast.node.discovery import is_lan, lan_nodes
 from usbcast_schemas.registry import local_nodes
 from usbcast_schemas.sockets import connectable
 

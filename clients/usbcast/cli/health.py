@@ -9,8 +9,8 @@ import typer
 
 from usbcast.cli.options import AsJson, Endpoint, Keys
 from usbcast.cli.output import console, emit, ledger_table, styled, table
-from usbcast.locate import endpoints
-from usbcast.requests import NodeClient
+from usbcast.node.locate import endpoints
+from usbcast.node.requests import NodeClient
 from usbcast_schemas.errors import AccessRefused, NodeUnreachable, RemoteError
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb

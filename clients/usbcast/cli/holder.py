@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from usbcast.requests import NodeClient
+from usbcast.node.requests import NodeClient
 from usbcast_schemas.errors import AccessRefused, EndpointTaken, UsbcastError
 from usbcast_schemas.sockets import split_tcp
 

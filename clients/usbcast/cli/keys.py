@@ -13,7 +13,7 @@ import typer
 
 from usbcast.cli.options import AsJson
 from usbcast.cli.output import console, emit, table
-from usbcast.credentials import VARIABLE
+from usbcast.node.credentials import VARIABLE
 from usbcast_schemas.errors import UsageError
 from usbcast_schemas.keyring import Keyring
 from usbcast_schemas.keys import ClientKey, key_text, parse_key, parse_rights, short_text

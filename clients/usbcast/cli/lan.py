@@ -5,8 +5,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 from usbcast.cli.output import console, emit, table
-from usbcast.discovery import LanNode, lan_nodes
-from usbcast.requests import NodeClient
+from usbcast.node.discovery import LanNode, lan_nodes
+from usbcast.node.requests import NodeClient
 from usbcast_schemas.errors import UsbcastError
 
 ANSWER_S = 1.5

@@ -13,10 +13,10 @@ from google.protobuf import json_format
 from usbcast.cli.lan import show_lan
 from usbcast.cli.options import AsJson, Endpoint, Keys
 from usbcast.cli.output import complain, console, emit, table
-from usbcast.discovery import is_lan
 from usbcast.jetstream.address import is_stored
-from usbcast.locate import endpoints, locate
-from usbcast.requests import NodeClient
+from usbcast.node.discovery import is_lan
+from usbcast.node.locate import endpoints, locate
+from usbcast.node.requests import NodeClient
 from usbcast_schemas.errors import AccessRefused, NodeUnreachable, RemoteError
 from usbcast_schemas.lan import SCHEME
 from usbcast_schemas.registry import local_nodes

@@ -15,9 +15,9 @@ from itertools import chain, repeat
 import zmq
 
 from usbcast.clock.offset import ClockOffset, OffsetTracker, Probe, same_clock
-from usbcast.credentials import Credentials
-from usbcast.handshake import Handshakes
-from usbcast.requests import dealer
+from usbcast.node.credentials import Credentials
+from usbcast.node.handshake import Handshakes
+from usbcast.node.requests import dealer
 from usbcast_schemas.contract import CONTRACT
 from usbcast_schemas.errors import AccessRefused, KeysError, PeerError
 from usbcast_schemas.places import host_id

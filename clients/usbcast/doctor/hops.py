@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Iterator
 
 from usbcast.clock.clock_watch import ClockWatch
-from usbcast.credentials import Credentials, credentials
 from usbcast.doctor.findings import Finding, failed, ok, skipped
 from usbcast.doctor.reaching import connect, mechanism, resolve
+from usbcast.node.credentials import Credentials, credentials
+from usbcast.node.requests import NodeClient
 from usbcast.receiver import Receiver
-from usbcast.requests import NodeClient
 from usbcast.subscription import Subscription
 from usbcast.ways.published import data_endpoint
 from usbcast_schemas.contract import MAJOR, MINOR, check_stream_name

@@ -18,7 +18,6 @@ from nats.errors import Error
 from nats.js.errors import APIError
 
 from usbcast.continuity import Delivery, Position
-from usbcast.credentials import Keys
 from usbcast.digest import Record
 from usbcast.events import Gap, Restart
 from usbcast.jetstream.address import Address
@@ -28,6 +27,7 @@ from usbcast.jetstream.names import CONTRACT_HEADER, CONTRACT_VERSION, Names
 from usbcast.jetstream.publisher import Answer, Publisher
 from usbcast.jetstream.store import Retention, Standing, Store
 from usbcast.jetstream.window import Window
+from usbcast.node.credentials import Keys
 from usbcast.reception import Reception, receive
 from usbcast_schemas.contract import CONTRACT, HEARTBEAT_S, SILENCE_S
 from usbcast_schemas.errors import NodeUnreachable, ServerRefused, StreamUnknown, UsbcastError

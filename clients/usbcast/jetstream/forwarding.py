@@ -11,8 +11,8 @@ from typing import Any
 
 from usbcast.jetstream import require_nats
 from usbcast.jetstream.forwarder import Forwarder, ForwardOptions
-from usbcast.locate import endpoints
-from usbcast.requests import NodeClient
+from usbcast.node.locate import endpoints
+from usbcast.node.requests import NodeClient
 from usbcast_schemas.errors import NodeUnreachable, UsageError
 from usbcast_schemas.registry import local_nodes
 

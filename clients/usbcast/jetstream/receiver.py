@@ -8,13 +8,13 @@ import time
 from usbcast.clock.clock_watch import ClockWatch
 from usbcast.clock.offset import ClockOffset
 from usbcast.continuity import Continuity, Position
-from usbcast.credentials import Credentials
 from usbcast.digest import Digest, Event, Record
 from usbcast.events import Silence
 from usbcast.jetstream.address import Address
 from usbcast.jetstream.courier import Begun, Courier, Failed, Item, Stored
 from usbcast.jetstream.messages import StoredGap
 from usbcast.jetstream.names import Names
+from usbcast.node.credentials import Credentials
 from usbcast.waiting import Waiter
 from usbcast_schemas.batch import EncodedBatch
 from usbcast_schemas.contract import SILENCE_S

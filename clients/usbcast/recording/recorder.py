@@ -17,17 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from usbcast.continuity import Delivery, Position
-from usbcast.credentials import Keys
 from usbcast.digest import Record
 from usbcast.events import Gap
 from usbcast.jetstream.address import is_stored
-from usbcast.locate import endpoints
+from usbcast.node.credentials import Keys
+from usbcast.node.locate import endpoints
+from usbcast.node.requests import NodeClient
 from usbcast.recording.claim import Claim
 from usbcast.recording.entries import Entry, Remark, remark_entry
 from usbcast.recording.policy import Limits
 from usbcast.recording.store import Store, StoreOptions
 from usbcast.recording.tap import Tap
-from usbcast.requests import NodeClient
 from usbcast.service_manager import ServiceManager
 from usbcast_schemas.errors import AccessRefused, NodeUnreachable, UsageError
 from usbcast_schemas.registry import local_nodes

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from usbcast.continuity import Delivery, Position
-from usbcast.credentials import Keys
 from usbcast.digest import Record
 from usbcast.events import Gap, Restart, Silence
+from usbcast.node.credentials import Keys
 from usbcast.reception import Reception, receive
 from usbcast.recording.entries import (
     STAGE,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from usbcast.credentials import Credentials
-from usbcast.handshake import Handshakes
+from usbcast.node.credentials import Credentials
+from usbcast.node.handshake import Handshakes
 from usbcast.waiting import Waiter
 from usbcast.ways import Sink
 from usbcast_schemas import native

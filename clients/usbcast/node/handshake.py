@@ -14,8 +14,8 @@ from itertools import count
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from usbcast.credentials import Credentials
-from usbcast.greeting import Probe
+from usbcast.node.credentials import Credentials
+from usbcast.node.greeting import Probe
 from usbcast_schemas.errors import AccessRefused
 from usbcast_schemas.keys import short_text
 from usbcast_schemas.sockets import encrypt, readable

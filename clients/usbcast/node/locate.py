@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from usbcast.discovery import LanBrowser, find_on_lan, is_lan, lan_nodes
+from usbcast.node.discovery import LanBrowser, find_on_lan, is_lan, lan_nodes
 from usbcast_schemas.contract import DEFAULT_ENDPOINT
 from usbcast_schemas.registry import local_nodes
 

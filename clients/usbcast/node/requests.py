@@ -11,9 +11,9 @@ from types import TracebackType
 
 import zmq
 
-from usbcast.credentials import Credentials, Keys, credentials
-from usbcast.handshake import Handshakes
 from usbcast.jetstream.address import is_stored, parse
+from usbcast.node.credentials import Credentials, Keys, credentials
+from usbcast.node.handshake import Handshakes
 from usbcast_schemas.batch import EncodedBatch
 from usbcast_schemas.contract import CONTRACT
 from usbcast_schemas.errors import (

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from usbcast.credentials import Keys
 from usbcast.jetstream.address import is_stored, parse
-from usbcast.locate import locate
-from usbcast.requests import NodeClient
+from usbcast.node.credentials import Keys
+from usbcast.node.locate import locate
+from usbcast.node.requests import NodeClient
 from usbcast_schemas.errors import UsageError
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
