@@ -10,11 +10,11 @@ from typing import Self
 from benchmarks.peers.usbcast import HandedIn
 from benchmarks.task import PACKET_BYTES
 from usbcast.clock.clock_watch import ClockWatch
-from usbcast.continuity import Continuity
-from usbcast.digest import Digest
-from usbcast.following import Following
-from usbcast.waiting import Waiter
-from usbcast.ways.ring import RingWay
+from usbcast.receiving.channels.ring import RingWay
+from usbcast.receiving.continuity import Continuity
+from usbcast.receiving.event_builder import Digest
+from usbcast.receiving.fast_path import Following
+from usbcast.receiving.waiting import Waiter
 from usbcast_broker.flow import Transfer
 from usbcast_broker.framing import Assembler
 from usbcast_broker.stream.batcher import Batcher

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from usbcast.batch import Batch
 from usbcast.clock.offset import ClockOffset
-from usbcast.digest import Event
 from usbcast.events import DeviceEvent, End, Gap, Restart, Silence
 from usbcast.node.credentials import Credentials, Keys
 from usbcast.node.requests import NodeClient
-from usbcast.reception import receive
+from usbcast.receiving.event_builder import Event
+from usbcast.receiving.open import receive
 from usbcast.subscription import Listener, Listening, Subscription
 from usbcast_schemas.errors import UsageError, UsbcastError
 from usbcast_schemas.extras import missing

@@ -10,12 +10,12 @@ from types import TracebackType
 
 from usbcast.batch import Batch
 from usbcast.clock.offset import ClockOffset
-from usbcast.digest import Event
 from usbcast.events import End
-from usbcast.lifetime import Lifetime
 from usbcast.node.commands import Commands
 from usbcast.node.credentials import Keys
-from usbcast.reception import Reception, receive
+from usbcast.receiving.event_builder import Event
+from usbcast.receiving.lifetime import Lifetime
+from usbcast.receiving.open import Reception, receive
 from usbcast.subscription import CONNECT_TIMEOUT_S, FOR_EVER_S, described
 from usbcast_schemas.errors import UsageError, UsbcastError
 from usbcast_schemas.ledger import Ledger

@@ -10,11 +10,11 @@ from types import TracebackType
 
 from usbcast.batch import Batch
 from usbcast.clock.offset import ClockOffset
-from usbcast.digest import Event
 from usbcast.events import End
-from usbcast.lifetime import Lifetime
 from usbcast.node.commands import Commands
-from usbcast.reception import Reception
+from usbcast.receiving.event_builder import Event
+from usbcast.receiving.lifetime import Lifetime
+from usbcast.receiving.open import Reception
 from usbcast_schemas.errors import NodeUnreachable, UsageError, UsbcastError
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from usbcast.bridge.decimation import EveryNth, epoch_of_every
-from usbcast.continuity import Continuity, Delivery
 from usbcast.events import Gap
+from usbcast.receiving.continuity import Continuity, Delivery
 from usbcast_schemas.batch import Arrivals, EncodedBatch, decode_batch, encode_batch
 from usbcast_schemas.errors import WireError
 from usbcast_schemas.v1 import usbcast_pb2 as pb

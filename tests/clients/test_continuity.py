@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from usbcast.batch import Batch
 from usbcast.clock.clock_watch import ClockWatch
-from usbcast.continuity import Continuity, Delivery
-from usbcast.digest import Digest
 from usbcast.events import Gap, Restart
+from usbcast.receiving.continuity import Continuity, Delivery
+from usbcast.receiving.event_builder import Digest
 from usbcast_schemas.batch import EncodedBatch, decode_batch, encode_batch
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 

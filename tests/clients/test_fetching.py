@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from usbcast.continuity import Continuity, Delivery
 from usbcast.events import Gap
-from usbcast.fetching import Fetching
-from usbcast.pace import FIRST_BYTES
+from usbcast.receiving.continuity import Continuity, Delivery
+from usbcast.receiving.fetching import Fetching
+from usbcast.receiving.pace import FIRST_BYTES
 from usbcast_schemas.batch import Arrivals, EncodedBatch, decode_batch, encode_batch
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from usbcast.pace import LEAST_BYTES, MOST_BYTES, QUICK_NS, SLOW_NS, FetchPace, Patience
+from usbcast.receiving.pace import LEAST_BYTES, MOST_BYTES, QUICK_NS, SLOW_NS, FetchPace, Patience
 
 
 def fetch(pace: FetchPace, times: int, bytes_per_s: float, round_trip_s: float = 0.0) -> float:

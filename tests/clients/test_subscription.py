@@ -19,7 +19,7 @@ import usbcast
 import usbcast.aio
 import usbcast.subscription
 from usbcast import Batch, End, Event, UsageError
-from usbcast.ways.published import data_endpoint
+from usbcast.receiving.channels.published import data_endpoint
 from usbcast_broker.stream.notification_schedule import NotificationPacer
 from usbcast_schemas.contract import DEFAULT_ENDPOINT
 from usbcast_schemas.errors import CommandFailed, NodeUnreachable, RingUnavailable, StreamUnknown

@@ -14,11 +14,11 @@ from nodes import DEADLINE_S, eventually
 from programs import Program
 
 from usbcast import Batch, Event, Gap, UsbcastError
-from usbcast.continuity import Delivery
-from usbcast.digest import Record
 from usbcast.jetstream.address import parse
 from usbcast.jetstream.forwarding import Forwarding, ForwardOptions, forward
-from usbcast.reception import receive
+from usbcast.receiving.continuity import Delivery
+from usbcast.receiving.event_builder import Record
+from usbcast.receiving.open import receive
 
 PROGRAM = Path(__file__).with_name("forwarder_program.py")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usbcast.continuity import Continuity, Delivery, Position
 from usbcast.events import Gap, Restart
 from usbcast.jetstream.messages import EPOCH_OVER, Outgoing, batch_message, gap_message, position_after, read
 from usbcast.jetstream.names import Names, stream_of
 from usbcast.jetstream.window import Window
+from usbcast.receiving.continuity import Continuity, Delivery, Position
 from usbcast_schemas.batch import Arrivals, EncodedBatch, decode_batch, encode_batch
 
 NAMES = Names("usbcast", "sim")

@@ -18,8 +18,8 @@ from servers import Cluster, Server, make_store
 
 import usbcast
 from usbcast import Batch, End, Silence
-from usbcast.continuity import Delivery
 from usbcast.jetstream.store import Retention
+from usbcast.receiving.continuity import Delivery
 
 pytestmark = pytest.mark.slow
 

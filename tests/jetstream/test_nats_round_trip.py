@@ -14,7 +14,7 @@ from servers import Server
 import usbcast
 import usbcast.aio
 from usbcast import Batch, DeviceEvent, Gap
-from usbcast.continuity import Delivery
+from usbcast.receiving.continuity import Delivery
 from usbcast_broker.sources.simulator import Fault
 
 TROUBLED = (

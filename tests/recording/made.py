@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from usbcast.continuity import Position
 from usbcast.events import Gap
+from usbcast.receiving.continuity import Position
 from usbcast.recording.entries import Remark, batch_entry, begin_remark, gap_remark, hex_epoch, info_entry, remark_entry
 from usbcast.recording.segment import Head, Segment
 from usbcast_schemas.batch import Arrivals, EncodedBatch, decode_batch, encode_batch

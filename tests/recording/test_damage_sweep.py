@@ -17,8 +17,8 @@ from mcap.reader import make_reader
 from recordings import cli
 
 import usbcast
-from usbcast.continuity import Position
 from usbcast.events import Gap, Restart
+from usbcast.receiving.continuity import Position
 from usbcast.recording.entries import (
     Remark,
     batch_entry,

@@ -20,7 +20,7 @@ from mcap.records import Chunk
 
 import usbcast
 from usbcast import Batch, Gap
-from usbcast.continuity import Position
+from usbcast.receiving.continuity import Position
 from usbcast.recording.convert import FORMS, ConvertOptions, convert
 from usbcast.recording.copies import Copies
 from usbcast.recording.entries import (

@@ -103,7 +103,7 @@ def test_what_the_ring_no_longer_held_is_declared_with_its_stage(tmp_path: Path)
     with serving(rate_hz=0, packets=30_000, settings=small(ring_size=1 << 20)) as served:
         served.wait_published(30_000)
         served.end()
-        from usbcast.continuity import Position
+        from usbcast.receiving.continuity import Position
 
         begin = fresh(tmp_path / "r")
         begin.positions["sim"] = Position(served.pipeline.outlet.epoch, 0, 0)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from made import EPOCH, batch
 
-from usbcast.continuity import Position
 from usbcast.events import Gap, Restart
+from usbcast.receiving.continuity import Position
 from usbcast.recording.books import Books
 from usbcast.recording.entries import Item, Remark, begin_remark, gap_remark, hex_epoch, restart_remark
 from usbcast_schemas.batch import Arrivals, decode_batch, encode_batch

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from usbcast import Batch
-from usbcast.waiting import Waiter
+from usbcast.receiving.waiting import Waiter
 from usbcast_schemas import native
 from usbcast_schemas.batch import Arrivals, EncodedBatch, decode_batch, encode_batch
 from usbcast_schemas.contract import MAJOR

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 WATCHER = """
 import json, sys, time, usbcast
-from usbcast.ways import published
+from usbcast.receiving.channels import published
 via, endpoint = sys.argv[1:]
 if via == "tcp":
     published.host_id = lambda: "another one"

@@ -22,7 +22,7 @@ from nodes import (
 import usbcast
 import usbcast.aio
 from usbcast import Batch, End, Gap, Restart, UsageError
-from usbcast.ways.ring import AHEAD_BYTES
+from usbcast.receiving.channels.ring import AHEAD_BYTES
 from usbcast_broker.settings import NodeSettings
 from usbcast_schemas import native
 from usbcast_schemas.ring import STORES_ARE_ORDERED, BatchInPlace

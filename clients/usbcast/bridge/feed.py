@@ -14,12 +14,12 @@ from usbcast.bridge.carrier import Carrier, Level, Whole
 from usbcast.bridge.choice import EVERYTHING, LEFT_OUT, Choice
 from usbcast.bridge.decimation import EveryNth
 from usbcast.bridge.gates import DemandGate, gate_of
-from usbcast.continuity import SKIPPED, Delivery, Position
-from usbcast.digest import Record
 from usbcast.events import Gap, Restart
 from usbcast.node.credentials import Keys
 from usbcast.node.requests import NodeClient
-from usbcast.receiver import Receiver
+from usbcast.receiving.continuity import SKIPPED, Delivery, Position
+from usbcast.receiving.event_builder import Record
+from usbcast.receiving.receiver import Receiver
 from usbcast_broker.doorbell import PollableDoorbell
 from usbcast_broker.flow import DeviceIdentity
 from usbcast_broker.stream.batcher import Encoded

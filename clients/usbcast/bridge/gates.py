@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from usbcast.bridge.choice import Choice
-from usbcast.fetching import Gate
-from usbcast.pace import MOST_BYTES
+from usbcast.receiving.fetching import Gate
+from usbcast.receiving.pace import MOST_BYTES
 
 SECOND_NS = 1_000_000_000
 BURST_NS = SECOND_NS

@@ -13,9 +13,9 @@ from usbcast.doctor.findings import Finding, failed, ok, skipped
 from usbcast.doctor.reaching import connect, mechanism, resolve
 from usbcast.node.credentials import Credentials, credentials
 from usbcast.node.requests import NodeClient
-from usbcast.receiver import Receiver
+from usbcast.receiving.channels.published import data_endpoint
+from usbcast.receiving.receiver import Receiver
 from usbcast.subscription import Subscription
-from usbcast.ways.published import data_endpoint
 from usbcast_schemas.contract import MAJOR, MINOR, check_stream_name
 from usbcast_schemas.errors import (
     AccessRefused,

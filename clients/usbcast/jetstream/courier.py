@@ -17,7 +17,6 @@ from typing import Any
 from nats.aio.msg import Msg
 from nats.errors import Error
 
-from usbcast.continuity import Position
 from usbcast.jetstream.address import Address
 from usbcast.jetstream.connection import Connection, Servers
 from usbcast.jetstream.consumer import OrderedConsumer, Received
@@ -25,6 +24,7 @@ from usbcast.jetstream.messages import StoredGap, position_after, read, read_inf
 from usbcast.jetstream.names import Names
 from usbcast.jetstream.seek import seek
 from usbcast.jetstream.store import Standing, Store
+from usbcast.receiving.continuity import Position
 from usbcast_schemas.batch import EncodedBatch
 from usbcast_schemas.errors import NodeUnreachable, PeerError, UsbcastError
 from usbcast_schemas.v1 import usbcast_pb2 as pb

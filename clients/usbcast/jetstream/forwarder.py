@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from nats.errors import Error
 from nats.js.errors import APIError
 
-from usbcast.continuity import Delivery, Position
-from usbcast.digest import Record
 from usbcast.events import Gap, Restart
 from usbcast.jetstream.address import Address
 from usbcast.jetstream.connection import Connection, Servers
@@ -28,7 +26,9 @@ from usbcast.jetstream.publisher import Answer, Publisher
 from usbcast.jetstream.store import Retention, Standing, Store
 from usbcast.jetstream.window import Window
 from usbcast.node.credentials import Keys
-from usbcast.reception import Reception, receive
+from usbcast.receiving.continuity import Delivery, Position
+from usbcast.receiving.event_builder import Record
+from usbcast.receiving.open import Reception, receive
 from usbcast_schemas.contract import CONTRACT, HEARTBEAT_S, SILENCE_S
 from usbcast_schemas.errors import NodeUnreachable, ServerRefused, StreamUnknown, UsbcastError
 from usbcast_schemas.places import host_id

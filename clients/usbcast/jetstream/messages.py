@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from usbcast.continuity import Position
 from usbcast.events import STAGES, Gap, stage_of
 from usbcast.jetstream.names import Names
+from usbcast.receiving.continuity import Position
 from usbcast_schemas.batch import MAX_COUNT, EncodedBatch, decode_batch
 from usbcast_schemas.contract import CONTRACT
 from usbcast_schemas.errors import WireError

@@ -7,15 +7,15 @@ import time
 
 from usbcast.clock.clock_watch import ClockWatch
 from usbcast.clock.offset import ClockOffset
-from usbcast.continuity import Continuity, Position
-from usbcast.digest import Digest, Event, Record
 from usbcast.events import Silence
 from usbcast.jetstream.address import Address
 from usbcast.jetstream.courier import Begun, Courier, Failed, Item, Stored
 from usbcast.jetstream.messages import StoredGap
 from usbcast.jetstream.names import Names
 from usbcast.node.credentials import Credentials
-from usbcast.waiting import Waiter
+from usbcast.receiving.continuity import Continuity, Position
+from usbcast.receiving.event_builder import Digest, Event, Record
+from usbcast.receiving.waiting import Waiter
 from usbcast_schemas.batch import EncodedBatch
 from usbcast_schemas.contract import SILENCE_S
 from usbcast_schemas.errors import NodeUnreachable, PeerError
@@ -34,7 +34,7 @@ _SILENCE_NS = int(SILENCE_S * 1e9)
 
 
 class StoreReceiver:
-    """As `usbcast.receiver.Receiver`, which it stands in for. Used by one thread; another one brings what is stored."""
+    """As `usbcast.receiving.receiver.Receiver`, which it stands in for. Used by one thread; another one brings what is stored."""
 
     via = "nats"
 

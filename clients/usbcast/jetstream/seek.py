@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from usbcast.continuity import Position
 from usbcast.jetstream.store import Standing, Store
+from usbcast.receiving.continuity import Position
 
 
 async def seek(store: Store, standing: Standing, start: int | Position) -> int:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from nats.js.api import DiscardPolicy, RawStreamMsg, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import APIError, NotFoundError
 
-from usbcast.continuity import Position
 from usbcast.jetstream.connection import Connection
 from usbcast.jetstream.messages import StoredGap, position_after, read, read_info
 from usbcast.jetstream.names import Names, stream_of
+from usbcast.receiving.continuity import Position
 from usbcast_schemas.batch import EncodedBatch
 from usbcast_schemas.errors import PeerError, ServerRefused, StreamUnknown
 from usbcast_schemas.v1 import usbcast_pb2 as pb

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from usbcast.continuity import Position
 from usbcast.jetstream.messages import Outgoing
+from usbcast.receiving.continuity import Position
 from usbcast_schemas.ledger import Ledger
 
 MOST_MESSAGES = 256

@@ -14,8 +14,8 @@ from typing import Any
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from usbcast.clock.offset import ClockOffset
-from usbcast.continuity import Position
 from usbcast.events import Gap, Restart, Silence
+from usbcast.receiving.continuity import Position
 from usbcast.recording.contents import Contents, Run
 from usbcast.recording.remark_fields import read_remark
 from usbcast_schemas.batch import EncodedBatch, decode_batch

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from usbcast.continuity import Position
 from usbcast.events import Gap, Restart
+from usbcast.receiving.continuity import Position
 from usbcast.recording.contents import Contents, Run
 from usbcast.recording.entries import STAGE, Item, Remark, gap_of, gap_remark, restart_remark, run_of, unknown_remark
 from usbcast_schemas.batch import EncodedBatch

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from usbcast.batch import Batch, Meaning
 from usbcast.clock.dejitter import Dejitter, dejitter_of
 from usbcast.clock.offset import ClockOffset
-from usbcast.digest import Event
 from usbcast.events import End, Gap, Silence, device_event, gap_of_loss
 from usbcast.layout import Layout
+from usbcast.receiving.event_builder import Event
 from usbcast.recording.books import Books
 from usbcast.recording.entries import BATCH_SCHEMA, Item, Remark, clock_of, gap_of, restart_of
 from usbcast.recording.files import Damage, SegmentFile, Stored, resolve, walk

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from usbcast.continuity import Delivery, Position
-from usbcast.digest import Record
 from usbcast.events import Gap
 from usbcast.jetstream.address import is_stored
 from usbcast.node.credentials import Keys
 from usbcast.node.locate import endpoints
 from usbcast.node.requests import NodeClient
+from usbcast.receiving.continuity import Delivery, Position
+from usbcast.receiving.event_builder import Record
 from usbcast.recording.claim import Claim
 from usbcast.recording.entries import Entry, Remark, remark_entry
 from usbcast.recording.policy import Limits

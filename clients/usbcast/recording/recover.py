@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from usbcast.continuity import Position
+from usbcast.receiving.continuity import Position
 from usbcast.recording.entries import Entry, Item, Remark, damaged_remark, gap_of, info_entry, remark_entry, run_of
 from usbcast.recording.files import Damage, SegmentFile, Stored, walk
 from usbcast.recording.holes import Holes

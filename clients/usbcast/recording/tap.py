@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from usbcast.continuity import Delivery, Position
-from usbcast.digest import Record
 from usbcast.events import Gap, Restart, Silence
 from usbcast.node.credentials import Keys
-from usbcast.reception import Reception, receive
+from usbcast.receiving.continuity import Delivery, Position
+from usbcast.receiving.event_builder import Record
+from usbcast.receiving.open import Reception, receive
 from usbcast.recording.entries import (
     STAGE,
     Entry,

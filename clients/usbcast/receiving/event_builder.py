@@ -8,9 +8,9 @@ from collections import deque
 from usbcast.batch import Batch, Meaning
 from usbcast.clock.clock_watch import ClockWatch
 from usbcast.clock.dejitter import Dejitter, dejitter_of
-from usbcast.continuity import Continuity, Delivery
 from usbcast.events import DeviceEvent, End, Gap, Restart, Silence, device_event, gap_of_loss
 from usbcast.layout import Layout
+from usbcast.receiving.continuity import Continuity, Delivery
 from usbcast_schemas.batch import EncodedBatch
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.places import host_id

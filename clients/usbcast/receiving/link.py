@@ -11,7 +11,7 @@ from usbcast.node.credentials import Credentials
 from usbcast.node.handshake import Handshakes
 from usbcast.node.locate import Finder
 from usbcast.node.requests import dealer
-from usbcast.waiting import Waiter
+from usbcast.receiving.waiting import Waiter
 from usbcast_schemas.contract import CONTRACT
 from usbcast_schemas.sockets import readable
 from usbcast_schemas.v1 import usbcast_pb2 as pb

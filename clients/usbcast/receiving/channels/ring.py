@@ -7,8 +7,8 @@ import os
 import time
 from pathlib import Path
 
-from usbcast.waiting import Waiter
-from usbcast.ways import Sink
+from usbcast.receiving.channels import Sink
+from usbcast.receiving.waiting import Waiter
 from usbcast_schemas.batch import EncodedBatch
 from usbcast_schemas.errors import PeerError, RingUnavailable
 from usbcast_schemas.places import host_id

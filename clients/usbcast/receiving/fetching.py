@@ -10,8 +10,8 @@ import random
 from collections.abc import Sequence
 from typing import Protocol
 
-from usbcast.continuity import Continuity, Wanted
-from usbcast.pace import FetchPace, Patience
+from usbcast.receiving.continuity import Continuity, Wanted
+from usbcast.receiving.pace import FetchPace, Patience
 from usbcast_schemas.batch import MAX_COUNT, EncodedBatch
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 

@@ -21,7 +21,7 @@ import weakref
 from collections.abc import Callable
 from typing import Final
 
-from usbcast.waiting import Waiter
+from usbcast.receiving.waiting import Waiter
 from usbcast_schemas.errors import SubscriptionClosed, UsageError
 
 CLOSED: Final = "closed"

@@ -10,8 +10,8 @@ import zmq
 
 from usbcast.node.credentials import Credentials
 from usbcast.node.handshake import Handshakes
-from usbcast.waiting import Waiter
-from usbcast.ways import Sink
+from usbcast.receiving.channels import Sink
+from usbcast.receiving.waiting import Waiter
 from usbcast_schemas import native
 from usbcast_schemas.batch import Arrivals, EncodedBatch, decode_batch
 from usbcast_schemas.contract import MAJOR, data_topic, notify_topic, tail_topic

@@ -5,7 +5,7 @@ That costs more than a batch does, so it is done some times a second, and when s
 
 from __future__ import annotations
 
-from usbcast.continuity import Continuity
+from usbcast.receiving.continuity import Continuity
 
 BUSY_NS = 20_000_000
 """A subscription that waits for answers looks this often."""

@@ -16,22 +16,22 @@ from itertools import count
 
 from usbcast.clock.clock_watch import ClockWatch
 from usbcast.clock.offset import ClockOffset
-from usbcast.continuity import Continuity, Position
-from usbcast.digest import Digest
 from usbcast.events import Gap, Silence
-from usbcast.fetching import Fetching, Gate
-from usbcast.following import Following
-from usbcast.housekeeping import BUSY_NS, Housekeeping
-from usbcast.link import Link
 from usbcast.node.credentials import Keys, credentials
 from usbcast.node.discovery import is_lan, not_found
 from usbcast.node.locate import locate
 from usbcast.node.requests import raise_error
-from usbcast.pace import Patience
-from usbcast.waiting import Waiter
-from usbcast.ways import Way
-from usbcast.ways.published import PublishedWay
-from usbcast.ways.ring import RingWay
+from usbcast.receiving.channels import Way
+from usbcast.receiving.channels.published import PublishedWay
+from usbcast.receiving.channels.ring import RingWay
+from usbcast.receiving.continuity import Continuity, Position
+from usbcast.receiving.event_builder import Digest
+from usbcast.receiving.fast_path import Following
+from usbcast.receiving.fetching import Fetching, Gate
+from usbcast.receiving.housekeeping import BUSY_NS, Housekeeping
+from usbcast.receiving.link import Link
+from usbcast.receiving.pace import Patience
+from usbcast.receiving.waiting import Waiter
 from usbcast_schemas.batch import MAX_COUNT, EncodedBatch
 from usbcast_schemas.contract import SILENCE_S, check_stream_name
 from usbcast_schemas.errors import NodeUnreachable, PeerError, RingUnavailable, UsageError, VersionMismatch, WireError

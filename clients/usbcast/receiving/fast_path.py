@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from usbcast.batch import Batch
-from usbcast.continuity import Continuity, Delivery
-from usbcast.digest import Digest, Event, Record
-from usbcast.waiting import Waiter
-from usbcast.ways import Way
+from usbcast.receiving.channels import Way
+from usbcast.receiving.continuity import Continuity, Delivery
+from usbcast.receiving.event_builder import Digest, Event, Record
+from usbcast.receiving.waiting import Waiter
 
 if TYPE_CHECKING:
     from usbcast_schemas._native import Follower

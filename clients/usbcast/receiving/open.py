@@ -6,12 +6,12 @@ from typing import Protocol
 
 from usbcast.batch import Batch
 from usbcast.clock.offset import ClockOffset
-from usbcast.continuity import Position
-from usbcast.digest import Event, Record
 from usbcast.jetstream.address import is_stored, parse
 from usbcast.node.credentials import Credentials, Keys
-from usbcast.receiver import Receiver, check_wish
-from usbcast.waiting import Waiter
+from usbcast.receiving.continuity import Position
+from usbcast.receiving.event_builder import Event, Record
+from usbcast.receiving.receiver import Receiver, check_wish
+from usbcast.receiving.waiting import Waiter
 from usbcast_schemas.errors import NodeUnreachable, UsageError
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb

@@ -1,0 +1,1 @@
+"""Receiving one stream: channels, continuity, and the events that the application sees."""
