@@ -18,8 +18,8 @@ from pathlib import Path
 
 import usbcast
 from usbcast import Batch
-from usbcast.jetstream.address import parse
 from usbcast.jetstream.forwarding import Forwarding, ForwardOptions, forward
+from usbcast.node.endpoints import parse
 from usbcast_broker.node import Node
 from usbcast_broker.settings import NodeSettings
 from usbcast_broker.sources import add_device

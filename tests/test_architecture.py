@@ -92,7 +92,7 @@ PURE = (
     "usbcast.clock.dejitter",
     "usbcast.events",
     "usbcast.receiving.fetching",
-    "usbcast.jetstream.address",
+    "usbcast.node.endpoints",
     "usbcast.jetstream.messages",
     "usbcast.jetstream.names",
     "usbcast.jetstream.window",

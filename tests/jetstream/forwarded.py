@@ -14,8 +14,8 @@ from nodes import DEADLINE_S, eventually
 from programs import Program
 
 from usbcast import Batch, Event, Gap, UsbcastError
-from usbcast.jetstream.address import parse
 from usbcast.jetstream.forwarding import Forwarding, ForwardOptions, forward
+from usbcast.node.endpoints import parse
 from usbcast.receiving.continuity import Delivery
 from usbcast.receiving.event_builder import Record
 from usbcast.receiving.open import receive

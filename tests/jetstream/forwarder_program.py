@@ -8,9 +8,9 @@ import signal
 import threading
 import time
 
-from usbcast.jetstream.address import parse
 from usbcast.jetstream.forwarding import Forwarding, ForwardOptions, forward
 from usbcast.jetstream.store import Retention
+from usbcast.node.endpoints import parse
 
 
 def main() -> None:

@@ -15,10 +15,10 @@ from nodes import DEADLINE_S, eventually, serving, small, take_all
 from servers import Server, make_store
 
 import usbcast
-from usbcast.jetstream.address import Address, parse
 from usbcast.jetstream.forwarding import ForwardOptions, forward
 from usbcast.jetstream.listing import stored
 from usbcast.jetstream.store import Retention
+from usbcast.node.endpoints import Address, parse
 from usbcast_schemas.errors import NodeUnreachable, ServerRefused, StreamUnknown, UsageError, UsbcastError
 from usbcast_schemas.extras import install
 from usbcast_schemas.v1 import usbcast_pb2 as pb

@@ -20,6 +20,7 @@ from rich.text import Text
 from usbcast.cli.fitting import FittingTable
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.printable import printable
+from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 MAX_CELL: Final = 1000
 """Characters of one cell of a table; of a longer one the beginning is shown, and how long it is."""
@@ -122,3 +123,11 @@ def _cell(value: Any) -> str:
         return f"{value:,.1f}"
     text = str(value)
     return text if len(text) <= MAX_CELL else f"{text[:MAX_CELL]}… ({len(text):,} characters)"
+
+
+def device_text(device: pb.DeviceInfo) -> str:
+    """Return one line that names a device: its ids, its texts and where it is plugged in."""
+    if not device.ByteSize():
+        return "-"
+    name = " ".join(filter(None, (device.product, device.serial)))
+    return f"{device.vendor_id:04x}:{device.product_id:04x} {name} at {device.bus_path}".strip()

@@ -9,8 +9,7 @@ from typing import Any
 
 from google.protobuf import json_format
 
-from usbcast.cli.output import console, emit, table
-from usbcast.cli.streams import device_text
+from usbcast.cli.output import console, device_text, emit, table
 from usbcast.clock.offset import ClockOffset
 from usbcast.recording.reader import Recording, open_recording
 

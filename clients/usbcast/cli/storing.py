@@ -58,7 +58,7 @@ def check_alone(to: str | None, storing: Mapping[str, object], serving: Mapping[
 def store(wish: Wish, as_json: bool) -> None:
     """Forward until Ctrl-C or SIGTERM; then show the books. Exit code 1 if they do not balance."""
     from usbcast.jetstream import require_nats
-    from usbcast.jetstream.address import is_stored, parse
+    from usbcast.node.endpoints import is_stored, parse
 
     if wish.start not in ("now", "oldest"):
         raise UsageError(f"--start is {wish.start!r}: now or oldest is allowed")

@@ -12,9 +12,9 @@ from google.protobuf import json_format
 
 from usbcast.cli.lan import show_lan
 from usbcast.cli.options import AsJson, Endpoint, Keys
-from usbcast.cli.output import complain, console, emit, table
-from usbcast.jetstream.address import is_stored
+from usbcast.cli.output import complain, console, device_text, emit, table
 from usbcast.node.discovery import is_lan
+from usbcast.node.endpoints import is_stored
 from usbcast.node.locate import endpoints, locate
 from usbcast.node.requests import NodeClient
 from usbcast_schemas.errors import AccessRefused, NodeUnreachable, RemoteError
@@ -211,13 +211,6 @@ def _plain(info: pb.StreamInfo, address: str) -> dict[str, Any]:
     plain["epoch"] = f"{info.epoch:016x}"
     plain["endpoint"] = address
     return plain
-
-
-def device_text(device: pb.DeviceInfo) -> str:
-    if not device.ByteSize():
-        return "-"
-    name = " ".join(filter(None, (device.product, device.serial)))
-    return f"{device.vendor_id:04x}:{device.product_id:04x} {name} at {device.bus_path}".strip()
 
 
 def _state(info: pb.StreamInfo) -> str:

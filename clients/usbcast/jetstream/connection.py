@@ -18,7 +18,7 @@ from nats.aio.client import Client
 from nats.errors import ConnectionClosedError, Error, NoRespondersError
 from nats.js.errors import APIError, ServiceUnavailableError
 
-from usbcast.jetstream.address import Address, public
+from usbcast.node.endpoints import Address, public
 from usbcast_schemas.errors import NodeUnreachable, ServerRefused, UsageError
 
 CONNECT_TIMEOUT_S = 2.0

@@ -17,13 +17,13 @@ from typing import Any
 from nats.aio.msg import Msg
 from nats.errors import Error
 
-from usbcast.jetstream.address import Address
 from usbcast.jetstream.connection import Connection, Servers
 from usbcast.jetstream.consumer import OrderedConsumer, Received
 from usbcast.jetstream.messages import StoredGap, position_after, read, read_info
 from usbcast.jetstream.names import Names
 from usbcast.jetstream.seek import seek
 from usbcast.jetstream.store import Standing, Store
+from usbcast.node.endpoints import Address
 from usbcast.receiving.continuity import Position
 from usbcast_schemas.batch import EncodedBatch
 from usbcast_schemas.errors import NodeUnreachable, PeerError, UsbcastError

@@ -18,7 +18,6 @@ from nats.errors import Error
 from nats.js.errors import APIError
 
 from usbcast.events import Gap, Restart
-from usbcast.jetstream.address import Address
 from usbcast.jetstream.connection import Connection, Servers
 from usbcast.jetstream.messages import EPOCH_OVER, Outgoing, batch_message, gap_message
 from usbcast.jetstream.names import CONTRACT_HEADER, CONTRACT_VERSION, Names
@@ -26,6 +25,7 @@ from usbcast.jetstream.publisher import Answer, Publisher
 from usbcast.jetstream.store import Retention, Standing, Store
 from usbcast.jetstream.window import Window
 from usbcast.node.credentials import Keys
+from usbcast.node.endpoints import Address
 from usbcast.receiving.continuity import Delivery, Position
 from usbcast.receiving.event_builder import Record
 from usbcast.receiving.open import Reception, receive

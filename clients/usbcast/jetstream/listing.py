@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from nats.errors import Error
 
 from usbcast.jetstream import require_nats
-from usbcast.jetstream.address import parse
 from usbcast.jetstream.connection import Servers
 from usbcast.jetstream.names import Names
 from usbcast.jetstream.seek import seek
 from usbcast.jetstream.store import Store
+from usbcast.node.endpoints import parse
 from usbcast_schemas.errors import NodeUnreachable, PeerError, StreamUnknown
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 

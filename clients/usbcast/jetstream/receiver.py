@@ -8,11 +8,11 @@ import time
 from usbcast.clock.clock_watch import ClockWatch
 from usbcast.clock.offset import ClockOffset
 from usbcast.events import Silence
-from usbcast.jetstream.address import Address
 from usbcast.jetstream.courier import Begun, Courier, Failed, Item, Stored
 from usbcast.jetstream.messages import StoredGap
 from usbcast.jetstream.names import Names
 from usbcast.node.credentials import Credentials
+from usbcast.node.endpoints import Address
 from usbcast.receiving.continuity import Continuity, Position
 from usbcast.receiving.event_builder import Digest, Event, Record
 from usbcast.receiving.waiting import Waiter

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from usbcast.jetstream.address import is_stored, parse
 from usbcast.node.credentials import Keys
+from usbcast.node.endpoints import is_stored, parse
 from usbcast.node.locate import locate
 from usbcast.node.requests import NodeClient
 from usbcast_schemas.errors import UsageError

@@ -11,8 +11,8 @@ from types import TracebackType
 
 import zmq
 
-from usbcast.jetstream.address import is_stored, parse
 from usbcast.node.credentials import Credentials, Keys, credentials
+from usbcast.node.endpoints import is_stored, parse
 from usbcast.node.handshake import Handshakes
 from usbcast_schemas.batch import EncodedBatch
 from usbcast_schemas.contract import CONTRACT

@@ -6,8 +6,8 @@ from typing import Protocol
 
 from usbcast.batch import Batch
 from usbcast.clock.offset import ClockOffset
-from usbcast.jetstream.address import is_stored, parse
 from usbcast.node.credentials import Credentials, Keys
+from usbcast.node.endpoints import is_stored, parse
 from usbcast.receiving.continuity import Position
 from usbcast.receiving.event_builder import Event, Record
 from usbcast.receiving.receiver import Receiver, check_wish

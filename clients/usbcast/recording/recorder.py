@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from usbcast.events import Gap
-from usbcast.jetstream.address import is_stored
 from usbcast.node.credentials import Keys
+from usbcast.node.endpoints import is_stored
 from usbcast.node.locate import endpoints
 from usbcast.node.requests import NodeClient
 from usbcast.receiving.continuity import Delivery, Position

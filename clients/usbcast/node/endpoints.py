@@ -1,4 +1,7 @@
-"""Where a stream is stored: `nats://[USER:PASSWORD@]HOST[:PORT][,HOST…][/PREFIX][?creds=FILE&ca=FILE]`, taken apart."""
+"""Endpoints: tell a NATS server from a node, and take the address of a server apart.
+
+The address of a server is `nats://[USER:PASSWORD@]HOST[:PORT][,HOST…][/PREFIX][?creds=FILE&ca=FILE]`.
+"""
 
 from __future__ import annotations
 
