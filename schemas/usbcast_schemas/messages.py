@@ -1,4 +1,4 @@
-"""Messages of two frames out of a ZeroMQ socket: by the native core, past pyzmq, or by pyzmq (docs/decisions/0072)."""
+"""Messages of two frames out of a ZeroMQ socket: by the native core, past pyzmq, or by pyzmq (docs/decisions/0067)."""
 
 from __future__ import annotations
 
