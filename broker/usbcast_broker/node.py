@@ -124,7 +124,7 @@ class Node:
             )
         )
         # The feed's thread knocks; there is no feed before there is the pipeline.
-        queue = HostQueue(settings.host_queue_size, lambda: self._publisher.knock(pipeline), outlet.moderation)
+        queue = HostQueue(settings.host_queue_size, lambda: self._publisher.knock(pipeline), outlet.coalescer)
         batcher = Batcher(outlet.epoch, max_bytes=settings.batch_size, max_age_ns=int(settings.batch_age_ms * 1e6))
         self._cleanup.callback(outlet.close)
         device = profile.device

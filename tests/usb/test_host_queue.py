@@ -12,7 +12,7 @@ from usb_rig import data_of, take_all
 
 from usbcast_broker.flow import Happening, HostItem, Lost, Transfer
 from usbcast_broker.stream import host_queue
-from usbcast_broker.stream.coalescing import Moderation
+from usbcast_broker.stream.coalescing import Coalescer
 from usbcast_broker.stream.host_queue import DEFAULT_MAX_BYTES, QUEUE_FULL, HostQueue
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
@@ -229,10 +229,10 @@ def test_several_at_once_ring_once_when_all_are_there() -> None:
 
 def test_with_a_moderation_the_doorbell_rings_again_when_it_is_time() -> None:
     rings: list[int] = []
-    moderation = Moderation()
-    queue = HostQueue(1000, lambda: rings.append(len(queue)), moderation)
-    moderation.turned(0, 1_000)
-    before, after = moderation.next_ns - 1, moderation.next_ns
+    coalescer = Coalescer()
+    queue = HostQueue(1000, lambda: rings.append(len(queue)), coalescer)
+    coalescer.turned(0, 1_000)
+    before, after = coalescer.next_ns - 1, coalescer.next_ns
     queue.extend([])
     for arrived_ns, rung in ((before, [1]), (before, [1]), (after, [1, 3]), (after, [1, 3, 4])):
         queue.put(Transfer(b"x", 0, arrived_ns))

@@ -169,7 +169,7 @@ class Publisher:
         """Whether the thread of its feed has just had a turn, and will have the next one."""
         outlet = pipeline.outlet
         return (
-            now_ns - outlet.moderation.turned_ns < LEFT_NS
+            now_ns - outlet.coalescer.turned_ns < LEFT_NS
             and pipeline.waiting_bytes <= pipeline.patience_bytes
             and now_ns < self._due_at_ns(pipeline)
         )
@@ -198,7 +198,7 @@ class Publisher:
                     pipeline.stay_quiet(due_ns)
                     return due_ns
         reads_ahead, waiting_bytes = pipeline.feed.reads_ahead, pipeline.waiting_bytes
-        if now_ns < outlet.moderation.next_ns and not (reads_ahead and waiting_bytes >= GATHERED_BYTES):
+        if now_ns < outlet.coalescer.next_ns and not (reads_ahead and waiting_bytes >= GATHERED_BYTES):
             return now_ns + LEFT_NS
         if not reads_ahead and waiting_bytes > INLINE_BYTES:
             return now_ns
@@ -260,7 +260,7 @@ class Publisher:
         now_ns = time.monotonic_ns()
         outlet = pipeline.outlet  # after the turn: a relay may have begun a new epoch
         if busy:
-            outlet.moderation.turned(begun_ns, now_ns)
+            outlet.coalescer.turned(begun_ns, now_ns)
             if outlet.ended:
                 outlet.tail.at_once()
         due_ns = self._due_at_ns(pipeline)
@@ -297,9 +297,9 @@ class Publisher:
         now_ns = time.monotonic_ns()
         due_ns = min(map(self._due_at_ns, self._pipelines), default=now_ns + HEARTBEAT_NS)
         for pipeline in self._pipelines:
-            moderation = pipeline.outlet.moderation
-            if moderation.is_busy(now_ns):
-                left_ns = moderation.turned_ns + LEFT_NS
+            coalescer = pipeline.outlet.coalescer
+            if coalescer.is_busy(now_ns):
+                left_ns = coalescer.turned_ns + LEFT_NS
                 due_ns = min(due_ns, left_ns if left_ns > now_ns else now_ns + LEFT_NS)
         return due_ns
 

@@ -1,4 +1,4 @@
-"""Moderation: whether what has just come is handled at once, or a moment later together with what follows it.
+"""coalescing: whether what has just come is handled at once, or a moment later together with what follows it.
 
 The idea is that of network drivers (interrupt moderation; NAPI, https://docs.kernel.org/networking/napi.html): single
 packets are passed on at once, by the thread that read them; when they come faster than each of them can be handled, what
@@ -27,12 +27,12 @@ INLINE_BYTES = 16 * 1024
 """A thread that does not read meanwhile handles up to so much itself: with more waiting, its next read is worth more."""
 
 
-class Moderation:
+class Coalescer:
     """Of one stream. Told when its turns were; monotonic nanoseconds.
 
-    >>> moderation = Moderation()
-    >>> moderation.turned(10**9 - 30_000, 10**9)
-    >>> moderation.next_ns - 10**9, moderation.is_busy(10**9 + 200_000)
+    >>> coalescing = coalescing()
+    >>> coalescing.turned(10**9 - 30_000, 10**9)
+    >>> coalescing.next_ns - 10**9, coalescing.is_busy(10**9 + 200_000)
     (90000, True)
     """
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from usbcast_broker.flow import Happening, HostItem, Lost, Transfer
-from usbcast_broker.stream.coalescing import GATHERED_BYTES, Moderation
+from usbcast_broker.stream.coalescing import GATHERED_BYTES, Coalescer
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
@@ -29,7 +29,7 @@ QUEUE_FULL: Final = "queue full"
 class HostQueue:
     """One thread puts, one takes. The doorbell rings when there is something in an empty queue: take until nothing comes.
 
-    With a moderation it rings again, while the queue is not empty, for what arrives when that says that it is time.
+    With a coalescing it rings again, while the queue is not empty, for what arrives when that says that it is time.
 
     With a short way what comes into an empty queue does not wait in it, where that is open. The doorbell rings for it only
     if the short way says so, and its bytes are in the books once they are `passed`.
@@ -42,13 +42,13 @@ class HostQueue:
         self,
         max_bytes: int = DEFAULT_MAX_BYTES,
         doorbell: Callable[[], None] = lambda: None,
-        moderation: Moderation | None = None,
+        coalescer: Coalescer | None = None,
     ) -> None:
         self.max_bytes = max_bytes
         self.ledger = Ledger("host", "bytes")
         self.short_way: ShortWay | None = None
         self._doorbell = doorbell
-        self._moderation = moderation
+        self._coalescer = coalescer
         self._items: deque[HostItem] = deque()
         self._transfers = 0
         self._happenings = 0
@@ -113,8 +113,8 @@ class HostQueue:
         books.held = held
         self._transfers += 1
         self._items.append(item)
-        moderation = self._moderation
-        return moderation is not None and (item.monotonic_ns >= moderation.next_ns or held >= GATHERED_BYTES)
+        coalescer = self._coalescer
+        return coalescer is not None and (item.monotonic_ns >= coalescer.next_ns or held >= GATHERED_BYTES)
 
     def take(self, max_bytes: int) -> list[HostItem]:
         """The oldest items: up to `max_bytes` of transfers, but at least one item if there is any."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from usbcast_broker.flow import DeviceIdentity
 from usbcast_broker.stream.batcher import Encoded, device_info
-from usbcast_broker.stream.coalescing import Moderation
+from usbcast_broker.stream.coalescing import Coalescer
 from usbcast_broker.stream.notification_schedule import NotificationPacer, TailPacer
 from usbcast_schemas.contract import CONTRACT, check_stream_name, data_topic, notify_topic, tail_topic
 from usbcast_schemas.ring import DEFAULT_DATA_BYTES, DEFAULT_SLOTS, RingWriter
@@ -60,7 +60,7 @@ class Outlet:
         self.tail_topic = tail_topic(self.stream)
         self.pacer = NotificationPacer()
         self.tail = TailPacer()
-        self.moderation = Moderation()
+        self.coalescer = Coalescer()
         self.ended = False
         self.source = source
         self.ring = RingWriter(

@@ -161,7 +161,7 @@ class Pipeline:
             batcher.next_number,
             batcher.next_sequence,
             CLOSE_NS,
-            self.outlet.moderation.next_ns,
+            self.outlet.coalescer.next_ns,
             until_ns,
             publish,
         )
