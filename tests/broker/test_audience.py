@@ -8,13 +8,13 @@ import pytest
 import zmq
 from nodes import eventually
 
-from usbcast_broker.serving.interest import MAX_PREFIXES, Audience, Topics
+from usbcast_broker.serving.interest import MAX_PREFIXES, TopicInterest, Topics
 
 IMU, IMU2 = b"data/imu/", b"data/imu2/"
 
 
 def test_a_topic_is_wanted_while_a_prefix_of_it_is() -> None:
-    audience = Audience()
+    interest = TopicInterest()
     steps = [
         (b"\x01data/imu", True, True, True),
         (b"\x01data/imu", False, True, True),
@@ -26,25 +26,25 @@ def test_a_topic_is_wanted_while_a_prefix_of_it_is() -> None:
         (b"\x00never subscribed to", False, False, False),
     ]
     for message, changed, imu, imu2 in steps:
-        assert audience.tell(message) == changed, message
-        assert (audience.wants(IMU), audience.wants(IMU2)) == (imu, imu2), message
+        assert interest.tell(message) == changed, message
+        assert (interest.wants(IMU), interest.wants(IMU2)) == (imu, imu2), message
 
 
 @pytest.mark.parametrize("message", [b"", b"\x02data/", b"GET / HTTP/1.1"])
 def test_what_is_no_subscription_changes_nothing(message: bytes) -> None:
-    audience = Audience()
-    assert not audience.tell(message)
-    assert not audience.wants(IMU)
+    interest = TopicInterest()
+    assert not interest.tell(message)
+    assert not interest.wants(IMU)
 
 
 def test_beyond_the_bound_everything_is_wanted() -> None:
-    audience = Audience()
+    interest = TopicInterest()
     for n in range(MAX_PREFIXES):
-        audience.tell(b"\x01%d" % n)
-    assert not audience.wants(IMU)
-    audience.tell(b"\x01another")
-    assert audience.wants(IMU)
-    assert len(audience._prefixes) == MAX_PREFIXES
+        interest.tell(b"\x01%d" % n)
+    assert not interest.wants(IMU)
+    interest.tell(b"\x01another")
+    assert interest.wants(IMU)
+    assert len(interest._prefixes) == MAX_PREFIXES
 
 
 def test_a_subscription_is_of_use_if_it_fits_a_topic_of_a_stream() -> None:
@@ -72,12 +72,12 @@ def test_of_real_subscribers_the_first_and_the_last_count(
     sockets: tuple[zmq.Socket[bytes], list[zmq.Socket[bytes]]],
 ) -> None:
     publisher, (one, other) = sockets
-    audience = Audience()
+    interest = TopicInterest()
 
     def wanted() -> bool:
         while publisher.poll(20):
-            audience.tell(publisher.recv())
-        return audience.wants(IMU)
+            interest.tell(publisher.recv())
+        return interest.wants(IMU)
 
     assert not wanted()
     one.subscribe(IMU)

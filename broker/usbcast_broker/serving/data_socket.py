@@ -15,7 +15,7 @@ import zmq
 from usbcast_broker.access.authenticator import Gatekeeper
 from usbcast_broker.access.binding import bind_first
 from usbcast_broker.doorbell import PollableDoorbell
-from usbcast_broker.serving.interest import SUBSCRIBED, Audience, Topics
+from usbcast_broker.serving.interest import SUBSCRIBED, TopicInterest, Topics
 from usbcast_schemas.fanout import Fanout, Said, fanout_of
 from usbcast_schemas.sockets import set_up
 
@@ -36,7 +36,7 @@ MAX_SAID = 1_000
 
 
 class DataSocket:
-    """Made and closed by one thread; `fanout` and `audience` may be used by any, as they say themselves."""
+    """Made and closed by one thread; `fanout` and `interest` may be used by any, as they say themselves."""
 
     fanout: Fanout
 
@@ -53,7 +53,7 @@ class DataSocket:
 
         Its thread calls `changed` when the audience has changed, and `failed` when it can do no more.
         """
-        self.audience = Audience()
+        self.interest = TopicInterest()
         self._context = context
         self._gatekeeper = gatekeeper
         self._which = which
@@ -113,11 +113,11 @@ class DataSocket:
     def _hear(self, said: Said) -> bool:
         """Whether this changed the audience."""
         if said.descriptor < 0:
-            return self.audience.tell(said.what)  # libzmq itself: the last one of its kind has gone
+            return self.interest.tell(said.what)  # libzmq itself: the last one of its kind has gone
         if said.what[:1] == SUBSCRIBED and not self._topics().have(said.what[1:]):
             self._gatekeeper.asked_for_nothing(self._which, said)
             return False
         if said.what[:1] > SUBSCRIBED or self._gatekeeper.said(self._which, said.descriptor) > MAX_SAID:
             self._gatekeeper.talked(self._which, said)
             return False
-        return self.audience.tell(said.what)
+        return self.interest.tell(said.what)

@@ -11,15 +11,15 @@ MAX_PREFIXES = 1_000
 SUBSCRIBED, CANCELLED = b"\x01", b"\x00"
 
 
-class Audience:
+class TopicInterest:
     """Pure: told what comes up from subscribers (an XPUB socket gives it), asked which topics are wanted.
 
     One thread tells; any may ask, as what it looks at is replaced as a whole.
 
     >>> audience = Audience()
-    >>> audience.wants(b"data/imu/"), audience.tell(b"\\x01data/"), audience.wants(b"data/imu/")
+    >>> interest.wants(b"data/imu/"), interest.tell(b"\\x01data/"), interest.wants(b"data/imu/")
     (False, True, True)
-    >>> audience.tell(b"\\x01data/"), audience.tell(b"\\x00data/"), audience.wants(b"data/imu/")
+    >>> interest.tell(b"\\x01data/"), interest.tell(b"\\x00data/"), interest.wants(b"data/imu/")
     (False, True, False)
     """
 
@@ -65,4 +65,4 @@ class Topics:
         return at < len(self._sorted) and self._sorted[at].startswith(prefix)
 
 
-__all__ = ["CANCELLED", "SUBSCRIBED", "Audience", "Topics"]
+__all__ = ["CANCELLED", "SUBSCRIBED", "TopicInterest", "Topics"]

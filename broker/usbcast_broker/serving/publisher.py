@@ -212,7 +212,7 @@ class Publisher:
         try:
             return self._senders[topic]
         except KeyError:
-            fanouts = [socket.fanout for socket in self._sockets if socket.audience.wants(topic)]
+            fanouts = [socket.fanout for socket in self._sockets if socket.interest.wants(topic)]
             sender = self._senders[topic] = sender_of(fanouts, topic) if fanouts else None
             return sender
 
