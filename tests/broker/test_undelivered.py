@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from usbcast_broker.serving.outbox import KEPT_NS, MAX_ANSWERS, MAX_BYTES, MAX_CLIENTS, MAX_TOTAL_BYTES, Undelivered
+from usbcast_broker.serving.outbox import KEPT_NS, MAX_ANSWERS, MAX_BYTES, MAX_CLIENTS, MAX_TOTAL_BYTES, Outbox
 
 
 def test_what_waits_goes_in_order_as_there_is_room() -> None:
@@ -17,23 +17,23 @@ def test_what_waits_goes_in_order_as_there_is_room() -> None:
         sent.append(frames[1])
         return True
 
-    undelivered: Undelivered[bytes] = Undelivered()
-    assert not undelivered
+    outbox: Outbox[bytes] = Outbox()
+    assert not outbox
     for n in range(5):
-        assert undelivered.keep(b"a", [b"a", b"%d" % n], 0)
-    assert undelivered.waits(b"a")
-    assert not undelivered.waits(b"b")
-    assert undelivered.retry(send, 1) == 0
-    assert (sent, bool(undelivered)) == ([b"0", b"1"], True)
+        assert outbox.keep(b"a", [b"a", b"%d" % n], 0)
+    assert outbox.waits(b"a")
+    assert not outbox.waits(b"b")
+    assert outbox.retry(send, 1) == 0
+    assert (sent, bool(outbox)) == ([b"0", b"1"], True)
     room = 5
-    assert undelivered.retry(send, 2) == 0
-    assert (sent, bool(undelivered)) == ([b"0", b"1", b"2", b"3", b"4"], False)
+    assert outbox.retry(send, 2) == 0
+    assert (sent, bool(outbox)) == ([b"0", b"1", b"2", b"3", b"4"], False)
 
 
 def test_one_that_takes_nothing_keeps_nobody_waiting() -> None:
-    undelivered: Undelivered[bytes] = Undelivered()
-    undelivered.keep(b"slow", [b"slow"], 0)
-    undelivered.keep(b"quick", [b"quick"], 0)
+    outbox: Outbox[bytes] = Outbox()
+    outbox.keep(b"slow", [b"slow"], 0)
+    outbox.keep(b"quick", [b"quick"], 0)
     sent = []
 
     def send(client: bytes, frames: Sequence[bytes]) -> bool:
@@ -41,49 +41,49 @@ def test_one_that_takes_nothing_keeps_nobody_waiting() -> None:
             sent.append(frames)
         return client == b"quick"
 
-    assert undelivered.retry(send, 1) == 0
-    assert (len(sent), undelivered.waits(b"slow"), undelivered.waits(b"quick")) == (1, True, False)
-    undelivered.keep(b"slow", [b"slow"], KEPT_NS)
-    assert undelivered.retry(send, KEPT_NS + 1) == 1, "the older of the two"
-    assert undelivered.waits(b"slow")
+    assert outbox.retry(send, 1) == 0
+    assert (len(sent), outbox.waits(b"slow"), outbox.waits(b"quick")) == (1, True, False)
+    outbox.keep(b"slow", [b"slow"], KEPT_NS)
+    assert outbox.retry(send, KEPT_NS + 1) == 1, "the older of the two"
+    assert outbox.waits(b"slow")
 
 
 def test_what_is_urgent_goes_first() -> None:
-    undelivered: Undelivered[bytes] = Undelivered()
+    outbox: Outbox[bytes] = Outbox()
     for n in range(MAX_ANSWERS):
-        undelivered.keep(b"a", [b"a", b"%d" % n], 0)
-    assert not undelivered.keep(b"a", [b"a", b"late"], 0)
-    assert undelivered.keep(b"a", [b"a", b"urgent"], 0, first=True)
+        outbox.keep(b"a", [b"a", b"%d" % n], 0)
+    assert not outbox.keep(b"a", [b"a", b"late"], 0)
+    assert outbox.keep(b"a", [b"a", b"urgent"], 0, first=True)
     sent: list[bytes] = []
 
     def send(client: bytes, frames: Sequence[bytes]) -> bool:
         sent.append(frames[1])
         return True
 
-    undelivered.retry(send, 1)
+    outbox.retry(send, 1)
     assert sent[:2] == [b"urgent", b"0"]
     assert len(sent) == MAX_ANSWERS + 1
 
 
 def test_everything_is_bounded() -> None:
-    undelivered: Undelivered[bytes] = Undelivered()
-    assert not undelivered.keep(b"large", [bytes(MAX_BYTES + 1)], 0)
-    assert undelivered.keep(b"bytes", [bytes(MAX_BYTES)], 0)
-    assert not undelivered.keep(b"bytes", [b"x"], 0)
+    outbox: Outbox[bytes] = Outbox()
+    assert not outbox.keep(b"large", [bytes(MAX_BYTES + 1)], 0)
+    assert outbox.keep(b"bytes", [bytes(MAX_BYTES)], 0)
+    assert not outbox.keep(b"bytes", [b"x"], 0)
     for _ in range(MAX_ANSWERS):
-        assert undelivered.keep(b"many", [b""], 0)
-    assert not undelivered.keep(b"many", [b""], 0)
+        assert outbox.keep(b"many", [b""], 0)
+    assert not outbox.keep(b"many", [b""], 0)
     for n in range(MAX_CLIENTS - 2):
-        assert undelivered.keep(b"%d" % n, [b""], 0)
-    assert not undelivered.keep(b"one more", [b""], 0)
+        assert outbox.keep(b"%d" % n, [b""], 0)
+    assert not outbox.keep(b"one more", [b""], 0)
 
 
 def test_all_together_are_bounded() -> None:
-    undelivered: Undelivered[bytes] = Undelivered()
-    kept = sum(undelivered.keep(b"%d" % n, [bytes(MAX_BYTES)], 0) for n in range(MAX_CLIENTS))
+    outbox: Outbox[bytes] = Outbox()
+    kept = sum(outbox.keep(b"%d" % n, [bytes(MAX_BYTES)], 0) for n in range(MAX_CLIENTS))
     assert kept == MAX_TOTAL_BYTES // MAX_BYTES
-    assert undelivered.retry(lambda client, _: client == b"3", 1) == 0
-    assert undelivered.keep(b"another", [bytes(MAX_BYTES)], 1), "there is room again"
-    assert undelivered.retry(lambda *_: False, KEPT_NS + 1) == kept - 1
-    assert undelivered.retry(lambda *_: False, KEPT_NS + 2) == 1
-    assert not undelivered
+    assert outbox.retry(lambda client, _: client == b"3", 1) == 0
+    assert outbox.keep(b"another", [bytes(MAX_BYTES)], 1), "there is room again"
+    assert outbox.retry(lambda *_: False, KEPT_NS + 1) == kept - 1
+    assert outbox.retry(lambda *_: False, KEPT_NS + 2) == 1
+    assert not outbox

@@ -33,7 +33,7 @@ class _Waiting:
         self.size_bytes = 0
 
 
-class Undelivered(Generic[C]):
+class Outbox(Generic[C]):
     """Used by one thread; monotonic nanoseconds are handed in."""
 
     def __init__(self) -> None:

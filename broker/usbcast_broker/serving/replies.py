@@ -21,7 +21,7 @@ from usbcast_broker.access.refusals import Refusals
 from usbcast_broker.doorbell import PollableDoorbell
 from usbcast_broker.serving import replay
 from usbcast_broker.serving.memory import resident_bytes
-from usbcast_broker.serving.outbox import Undelivered
+from usbcast_broker.serving.outbox import Outbox
 from usbcast_broker.serving.reports import MAX_NAME, Reports
 from usbcast_broker.serving.turns import Turns
 from usbcast_broker.stream.outlet import Outlet
@@ -155,7 +155,7 @@ class ReplayService:
         self._thread: threading.Thread | None = None
         self.turned_ns: int | None = None
         """When its thread last went round, on the monotonic clock; it does so at least once in LOOK_MS."""
-        self._undelivered: Undelivered[_Client] = Undelivered()
+        self._outbox: Outbox[_Client] = Outbox()
         self._turns: Turns[_Asked] = Turns(budgets.forgotten_ns)
         self._reports = Reports()
         self.problem: BaseException | None = None
@@ -228,7 +228,7 @@ class ReplayService:
             while not self._stopping:
                 self.turned_ns = time.monotonic_ns()
                 poller.poll(self._sleep_ms())
-                for _ in range(self._undelivered.retry(self._try, time.monotonic_ns())):
+                for _ in range(self._outbox.retry(self._try, time.monotonic_ns())):
                     self._refusals.count(TOO_SLOW)
                 self._bell.quiet()
                 self._reports.forget(self.turned_ns)
@@ -256,7 +256,7 @@ class ReplayService:
 
     def _sleep_ms(self) -> int:
         """How long nothing is to be done, if nobody asks anything."""
-        most = RETRY_MS if self._undelivered else LOOK_MS
+        most = RETRY_MS if self._outbox else LOOK_MS
         due_ns = self._turns.due_ns()
         if due_ns is None:
             return most
@@ -494,11 +494,11 @@ class ReplayService:
         reply.contract = CONTRACT
         frames: list[Buffer] = [client.identity, reply.SerializeToString(), *batches]
         now_ns = time.monotonic_ns()
-        if not self._undelivered.waits(client) and self._try(client, frames):
+        if not self._outbox.waits(client) and self._try(client, frames):
             return
         # Who asks too much is told so before it gets what it has asked for.
         first = reply.error.code == pb.ErrorReply.CODE_BUSY
-        if not self._undelivered.keep(client, frames, now_ns, first=first):
+        if not self._outbox.keep(client, frames, now_ns, first=first):
             self._refusals.count(TOO_SLOW)
 
     def _try(self, client: _Client, frames: Sequence[Buffer]) -> bool:
