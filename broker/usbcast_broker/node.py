@@ -14,8 +14,8 @@ from pathlib import Path
 import zmq
 
 from usbcast_broker.access import binding
-from usbcast_broker.access.authenticator import Gatekeeper
-from usbcast_broker.access.rate_limit import Budgets
+from usbcast_broker.access.authenticator import Authenticator
+from usbcast_broker.access.rate_limit import RateLimiter
 from usbcast_broker.access.refusals import Refusals
 from usbcast_broker.announcing import Announcement, addresses_to_announce
 from usbcast_broker.flow import DeviceIdentity
@@ -84,14 +84,14 @@ class Node:
         self._version = version("usbcast")
         self._name = os.urandom(4).hex()
         refusals = Refusals()
-        self._gatekeeper = Gatekeeper(self._context, keyring, refusals, settings.max_connections)
-        self._publisher = Publisher(self._context, self._gatekeeper)
+        self._authenticator = Authenticator(self._context, keyring, refusals, settings.max_connections)
+        self._publisher = Publisher(self._context, self._authenticator)
         identity = pb.HealthReply(node_version=self._version, node_pid=os.getpid())
         self._service = ReplayService(
             self._context,
-            self._gatekeeper,
+            self._authenticator,
             refusals,
-            Budgets(settings.max_requests_per_s),
+            RateLimiter(settings.max_requests_per_s),
             self._describe,
             self._publisher.health,
             self._publisher.beat,
@@ -167,7 +167,7 @@ class Node:
     def start(self) -> None:
         """Bind, open the devices, and begin to publish. Nothing is left behind if it raises."""
         try:
-            self._gatekeeper.start()
+            self._authenticator.start()
             self.endpoint = self._service.start(self.pipelines, self.settings.bind)
             self._bound.append(self.endpoint)
             self._announce_at = addresses_to_announce(self.settings.announce, self.endpoint)
@@ -199,7 +199,7 @@ class Node:
             self.last_health = self.health()
         self._publisher.stop()
         self._service.stop()
-        self._gatekeeper.stop()
+        self._authenticator.stop()
         self._cleanup.close()
         self._context.destroy(linger=300)
         binding.release(self._bound)
@@ -229,7 +229,7 @@ class Node:
         for what, error in (
             ("publishing", self._publisher.problem),
             ("answering", self._service.problem),
-            ("letting clients in", self._gatekeeper.problem),
+            ("letting clients in", self._authenticator.problem),
         ):
             if error is not None:
                 return f"{what} has stopped: {error}"
@@ -272,7 +272,7 @@ class Node:
     def _register(self) -> None:
         """Let clients find this node, with all the streams that it has now: those here, and where wished those on the LAN."""
         streams = tuple(pipeline.outlet.stream for pipeline in self.pipelines)
-        key = key_text(self._gatekeeper.own.public) if self._gatekeeper.own else ""
+        key = key_text(self._authenticator.own.public) if self._authenticator.own else ""
         record = NodeRecord(self.endpoint, os.getpid(), streams, key)
         before, self._registration = self._registration, Registration(record)
         if before is None:

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from usbcast_broker.access.rate_limit import HALF_LIFE_NS, Budgets
+from usbcast_broker.access.rate_limit import HALF_LIFE_NS, RateLimiter
 from usbcast_broker.serving.turns import MAX_OF_ONE, MAX_WAITING, MAX_WORK_NS, Turns
 
 MS = 1_000_000
@@ -32,26 +32,26 @@ def test_connections_take_turns_and_each_keeps_its_order() -> None:
 
 
 def test_the_connection_with_the_least_work_done_comes_first() -> None:
-    budgets = Budgets(1000)
-    turns: Turns[str] = Turns(budgets.forgotten_ns)
+    rate_limiter = RateLimiter(1000)
+    turns: Turns[str] = Turns(rate_limiter.forgotten_ns)
     for connection, work_ns in ((b"much", 30 * MS), (b"some", 20 * MS), (b"none", 0)):
-        budgets.spend(connection, "a", 0)
+        rate_limiter.spend(connection, "a", 0)
         if work_ns:
-            budgets.worked(connection, work_ns, 0)
+            rate_limiter.worked(connection, work_ns, 0)
         turns.add(connection, connection.decode())
     assert drain(turns, MS) == ["none", "some", "much"]
-    budgets.worked(b"some", 20 * MS, HALF_LIFE_NS)
+    rate_limiter.worked(b"some", 20 * MS, HALF_LIFE_NS)
     for connection in (b"some", b"much"):
         turns.add(connection, connection.decode())
     assert drain(turns, HALF_LIFE_NS) == ["much", "some"], "work of long ago counts less"
 
 
 def test_one_that_asks_for_much_delays_others_by_one_answer() -> None:
-    budgets = Budgets(1000)
-    turns: Turns[bytes] = Turns(budgets.forgotten_ns)
+    rate_limiter = RateLimiter(1000)
+    turns: Turns[bytes] = Turns(rate_limiter.forgotten_ns)
     hostile = [b"h%d" % n for n in range(40)]
     for connection in (*hostile, b"honest"):
-        budgets.spend(connection, "a", 0)
+        rate_limiter.spend(connection, "a", 0)
     now_ns = 0
     answered: Counter[bytes] = Counter()
     waited = 0
@@ -67,17 +67,17 @@ def test_one_that_asks_for_much_delays_others_by_one_answer() -> None:
             waited += connection != b"honest"
         answered[connection] += 1
         work_ns = MS if connection == b"honest" else 5 * MS
-        budgets.worked(connection, work_ns, now_ns)
+        rate_limiter.worked(connection, work_ns, now_ns)
         now_ns += work_ns
     assert waited == 0
     assert max(answered[one] for one in hostile) - min(answered[one] for one in hostile) <= 1
 
 
 def test_a_connection_beyond_its_share_waits_though_nobody_else_asks() -> None:
-    budgets = Budgets(1000)
-    turns: Turns[str] = Turns(budgets.forgotten_ns)
-    budgets.spend(b"a", "a", 0)
-    budgets.worked(b"a", 2 * MAX_WORK_NS, 0)
+    rate_limiter = RateLimiter(1000)
+    turns: Turns[str] = Turns(rate_limiter.forgotten_ns)
+    rate_limiter.spend(b"a", "a", 0)
+    rate_limiter.worked(b"a", 2 * MAX_WORK_NS, 0)
     turns.add(b"a", "a")
     assert turns.next(0) is None
     assert turns.due_ns() == pytest.approx(HALF_LIFE_NS)
@@ -85,16 +85,16 @@ def test_a_connection_beyond_its_share_waits_though_nobody_else_asks() -> None:
 
 
 def test_one_connection_gets_a_quarter_of_a_processor_in_the_long_run() -> None:
-    budgets = Budgets(1000)
-    turns: Turns[str] = Turns(budgets.forgotten_ns)
-    budgets.spend(b"a", "a", 0)
+    rate_limiter = RateLimiter(1000)
+    turns: Turns[str] = Turns(rate_limiter.forgotten_ns)
+    rate_limiter.spend(b"a", "a", 0)
     now_ns = worked_ns = 0
     while now_ns < 60 * S:
         turns.add(b"a", "a")
         if turns.next(now_ns) is None:
             now_ns += MS
         else:
-            budgets.worked(b"a", 5 * MS, now_ns)
+            rate_limiter.worked(b"a", 5 * MS, now_ns)
             now_ns += 5 * MS
             worked_ns += 5 * MS
     assert worked_ns / now_ns == pytest.approx(0.25, abs=0.02)

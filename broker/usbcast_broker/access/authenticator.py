@@ -1,4 +1,4 @@
-"""The gatekeeper: the one thread that lets peers in or not, counts and names those refused, and keeps the list of keys current.
+"""The authenticator: the thread that admits or refuses peers, counts and names those refused, and keeps the keys current.
 
 It answers libzmq about every connection, hears from the monitors of both sockets what becomes of them, and looks at the
 list of clients several times a second. Nothing that a peer does may end it: without it nobody gets in.
@@ -133,7 +133,7 @@ class _Growth:
         self._trims = TRIMS
 
 
-class Gatekeeper:
+class Authenticator:
     """Starts, stops and serves one thread. All public calls are for other threads.
 
     Start it before the sockets are bound, and stop it after they are closed: a monitor that loses its reader stops libzmq.
@@ -162,7 +162,7 @@ class Gatekeeper:
         """Why nobody is let in any more, which should never be."""
 
     def start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="usbcast-gatekeeper", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="usbcast-authenticator", daemon=True)
         self._thread.start()
         self._ready.result()
 

@@ -78,7 +78,7 @@ class _Open:
 
 
 class Connections:
-    """A bounded table, by socket and descriptor. Changed by the gatekeeper's thread; anybody may cut."""
+    """A bounded table, by socket and descriptor. Changed by the authenticator's thread; anybody may cut."""
 
     def __init__(self, most: int) -> None:
         self.most = most

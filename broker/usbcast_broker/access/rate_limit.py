@@ -49,7 +49,7 @@ class _Account:
     """When what counts of the work done for it will have come down to 1 ns."""
 
 
-class Budgets:
+class RateLimiter:
     """Pure; used by one thread. `rate_per_s` requests a second, and as many at once."""
 
     def __init__(self, rate_per_s: int) -> None:

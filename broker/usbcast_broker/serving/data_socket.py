@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import zmq
 
-from usbcast_broker.access.authenticator import Gatekeeper
+from usbcast_broker.access.authenticator import Authenticator
 from usbcast_broker.access.binding import bind_first
 from usbcast_broker.doorbell import PollableDoorbell
 from usbcast_broker.serving.interest import SUBSCRIBED, TopicInterest, Topics
@@ -43,7 +43,7 @@ class DataSocket:
     def __init__(
         self,
         context: zmq.Context[zmq.Socket[bytes]],
-        gatekeeper: Gatekeeper,
+        authenticator: Authenticator,
         which: str,
         topics: Callable[[], Topics],
         changed: Callable[[], None],
@@ -55,7 +55,7 @@ class DataSocket:
         """
         self.interest = TopicInterest()
         self._context = context
-        self._gatekeeper = gatekeeper
+        self._authenticator = authenticator
         self._which = which
         self._topics = topics
         self._changed = changed
@@ -68,14 +68,14 @@ class DataSocket:
     def bind(self, endpoints: Sequence[str]) -> str:
         """Bind to the first of `endpoints` that is free, and begin; return it as bound. Raises EndpointTaken."""
         socket = self._socket = self._context.socket(zmq.XPUB)
-        keyed = self._gatekeeper.own is not None
+        keyed = self._authenticator.own is not None
         set_up(socket, max_message_bytes=MAX_KEYED_SUBSCRIPTION_BYTES if keyed else MAX_SUBSCRIPTION_BYTES)
         socket.setsockopt(zmq.RCVHWM, UNREAD_SUBSCRIPTIONS)
         socket.setsockopt(zmq.RCVBUF, RECEIVE_BUFFER_BYTES)
         socket.setsockopt(
             zmq.XPUB_VERBOSE, 1
         )  # else nothing is said of who subscribes to what others have subscribed to
-        self._gatekeeper.guard(socket, self._which)
+        self._authenticator.guard(socket, self._which)
         bound = bind_first(socket, endpoints)
         self.fanout = fanout_of(socket)
         self._thread.start()
@@ -93,7 +93,7 @@ class DataSocket:
             self._thread.join()
             self.fanout.close()
         if self._socket is not None:
-            self._gatekeeper.release(self._socket)
+            self._authenticator.release(self._socket)
             # What has been handed to ZeroMQ is sent, if somebody takes it soon.
             self._socket.close(linger=200)
         self._bell.close()
@@ -115,9 +115,9 @@ class DataSocket:
         if said.descriptor < 0:
             return self.interest.tell(said.what)  # libzmq itself: the last one of its kind has gone
         if said.what[:1] == SUBSCRIBED and not self._topics().have(said.what[1:]):
-            self._gatekeeper.asked_for_nothing(self._which, said)
+            self._authenticator.asked_for_nothing(self._which, said)
             return False
-        if said.what[:1] > SUBSCRIBED or self._gatekeeper.said(self._which, said.descriptor) > MAX_SAID:
-            self._gatekeeper.talked(self._which, said)
+        if said.what[:1] > SUBSCRIBED or self._authenticator.said(self._which, said.descriptor) > MAX_SAID:
+            self._authenticator.talked(self._which, said)
             return False
         return self.interest.tell(said.what)

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 
 import zmq
 
-from usbcast_broker.access.authenticator import DATA_SOCKETS, Gatekeeper
+from usbcast_broker.access.authenticator import DATA_SOCKETS, Authenticator
 from usbcast_broker.doorbell import Doorbell
 from usbcast_broker.serving.data_socket import DataSocket
 from usbcast_broker.serving.interest import Topics
@@ -40,9 +40,9 @@ log = logging.getLogger(__name__)
 class Publisher:
     """The data sockets and one thread for all streams of a node. All public calls are for any thread."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], gatekeeper: Gatekeeper) -> None:
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], authenticator: Authenticator) -> None:
         self._context = context
-        self._gatekeeper = gatekeeper
+        self._authenticator = authenticator
         self._doorbell = Doorbell()
         self._turning = threading.Lock()
         self._pipelines: Sequence[Line] = ()
@@ -70,7 +70,7 @@ class Publisher:
         try:
             for which, choice in zip(DATA_SOCKETS, endpoints, strict=False):
                 sockets.append(
-                    DataSocket(self._context, self._gatekeeper, which, self._existing, self._hear, self._fail)
+                    DataSocket(self._context, self._authenticator, which, self._existing, self._hear, self._fail)
                 )
                 bound.append(sockets[-1].bind(choice))
         except BaseException:

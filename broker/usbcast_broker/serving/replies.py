@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import zmq
 
-from usbcast_broker.access.authenticator import REQUESTS, TOO_SLOW, Gatekeeper
+from usbcast_broker.access.authenticator import REQUESTS, TOO_SLOW, Authenticator
 from usbcast_broker.access.binding import bind
 from usbcast_broker.access.peers import peer_of
-from usbcast_broker.access.rate_limit import Budgets, Verdict
+from usbcast_broker.access.rate_limit import RateLimiter, Verdict
 from usbcast_broker.access.refusals import Refusals
 from usbcast_broker.doorbell import PollableDoorbell
 from usbcast_broker.serving import replay
@@ -127,18 +127,18 @@ class ReplayService:
     def __init__(
         self,
         context: zmq.Context[zmq.Socket[bytes]],
-        gatekeeper: Gatekeeper,
+        authenticator: Authenticator,
         refusals: Refusals,
-        budgets: Budgets,
+        rate_limiter: RateLimiter,
         describe: Describe,
         health: Callable[[], list[pb.StreamHealth]],
         beat: Callable[[Line], None],
         node: pb.HealthReply,
     ) -> None:
         self._context = context
-        self._gatekeeper = gatekeeper
+        self._authenticator = authenticator
         self._refusals = refusals
-        self._budgets = budgets
+        self._rate_limiter = rate_limiter
         self._describe = describe
         self._health = health
         self._beat = beat
@@ -156,7 +156,7 @@ class ReplayService:
         self.turned_ns: int | None = None
         """When its thread last went round, on the monotonic clock; it does so at least once in LOOK_MS."""
         self._outbox: Outbox[_Client] = Outbox()
-        self._turns: Turns[_Asked] = Turns(budgets.forgotten_ns)
+        self._turns: Turns[_Asked] = Turns(rate_limiter.forgotten_ns)
         self._reports = Reports()
         self.problem: BaseException | None = None
         """Why nothing is answered any more, which should never be."""
@@ -212,10 +212,10 @@ class ReplayService:
             socket.setsockopt(zmq.RCVBUF, RECEIVE_BUFFER_BYTES)
             # An answer that cannot be sent is counted, not dropped in silence.
             socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-            self._gatekeeper.guard(socket, REQUESTS)
+            self._authenticator.guard(socket, REQUESTS)
             self._bound.set_result(bind(socket, endpoint))
         except BaseException as error:  # noqa: BLE001 - it belongs to the caller of start
-            self._gatekeeper.release(socket)
+            self._authenticator.release(socket)
             socket.close()
             self._bound.set_exception(error)
             return
@@ -241,9 +241,9 @@ class ReplayService:
                     try:
                         frames = socket.recv_multipart(zmq.DONTWAIT, copy=False)
                     except zmq.Again:
-                        self._gatekeeper.caught_up = True
+                        self._authenticator.caught_up = True
                         break
-                    self._gatekeeper.caught_up = False
+                    self._authenticator.caught_up = False
                     self._handle(frames)
                 self._answer_in_turn()
         except BaseException as error:
@@ -251,7 +251,7 @@ class ReplayService:
             log.exception("answering has stopped")
             raise
         finally:
-            self._gatekeeper.release(socket)
+            self._authenticator.release(socket)
             socket.close(linger=200)
 
     def _sleep_ms(self) -> int:
@@ -266,8 +266,8 @@ class ReplayService:
     def _handle(self, frames: list[zmq.Frame]) -> None:
         """Take a message: refuse it, carry it out if that is no work, or let it wait for its turn."""
         client = _Client(frames[0].bytes, int(frames[0].get(zmq.SRCFD)))
-        self._gatekeeper.heard(REQUESTS, client.fd, sum(map(len, frames)))
-        verdict = self._budgets.spend(client.identity, peer_of(frames[0]), time.monotonic_ns())
+        self._authenticator.heard(REQUESTS, client.fd, sum(map(len, frames)))
+        verdict = self._rate_limiter.spend(client.identity, peer_of(frames[0]), time.monotonic_ns())
         if verdict in (Verdict.CUT, Verdict.IGNORED):
             self._turns.forget(client.identity)
             self._cut(frames[0], verdict)
@@ -311,23 +311,23 @@ class ReplayService:
             if asked is None:
                 return
             client = asked.client
-            if not self._gatekeeper.has(REQUESTS, client.fd):
+            if not self._authenticator.has(REQUESTS, client.fd):
                 continue  # it has gone, so the work would be in vain
             began_ns = time.thread_time_ns()
             try:
                 reply, batches = self._answer(asked.request, self._room(client))
                 reply.request_id = asked.request.request_id
-                self._budgets.charge(client.identity, sum(map(len, batches)))
+                self._rate_limiter.charge(client.identity, sum(map(len, batches)))
                 self._send(client, reply, batches)
             except Refused as error:
                 self._refuse(client, asked.request, error)
-            self._budgets.worked(client.identity, time.thread_time_ns() - began_ns, now_ns)
+            self._rate_limiter.worked(client.identity, time.thread_time_ns() - began_ns, now_ns)
 
     def _room(self, client: _Client) -> int:
         """How many bytes an answer to this client may have; below 0 if it has taken too little of earlier ones."""
-        owed_bytes, owing = self._gatekeeper.owed_by_all()
+        owed_bytes, owing = self._authenticator.owed_by_all()
         part = (MAX_OWED_BYTES - owed_bytes) // max(FEW_OWE, owing + 1)
-        return max(part, LEAST_OWED_BYTES) - self._gatekeeper.owed(REQUESTS, client.fd)
+        return max(part, LEAST_OWED_BYTES) - self._authenticator.owed(REQUESTS, client.fd)
 
     def _refuse(self, client: _Client, request: pb.Request, error: Refused) -> None:
         if error.code != pb.ErrorReply.CODE_FORBIDDEN:  # counted and named where it was found
@@ -340,11 +340,11 @@ class ReplayService:
         """End the connection of a client that floods; what of it has come already is passed over."""
         self._refusals.refuse(FLOODS, peer_of(frame), "it goes on asking though it was told to wait, so it is cut off")
         if verdict is Verdict.CUT:
-            self._gatekeeper.cut(REQUESTS, int(frame.get(zmq.SRCFD)))
+            self._authenticator.cut(REQUESTS, int(frame.get(zmq.SRCFD)))
 
     def _check_rights(self, frame: zmq.Frame, request: pb.Request) -> None:
         """Raise Refused if the client may not ask this, or not any more."""
-        admission = self._gatekeeper.admission
+        admission = self._authenticator.admission
         if not admission.keyed:
             return
         refusal = admission.may_ask(property_of(frame, "User-Id") or "", request.WhichOneof("body") or "")
@@ -504,11 +504,11 @@ class ReplayService:
     def _try(self, client: _Client, frames: Sequence[Buffer]) -> bool:
         """Send, unless the client has no room now."""
         size_bytes = sum(map(len, frames[1:]))
-        self._gatekeeper.gave(REQUESTS, client.fd, size_bytes)
+        self._authenticator.gave(REQUESTS, client.fd, size_bytes)
         try:
             self._socket.send_multipart(frames, zmq.DONTWAIT)
         except zmq.ZMQError as error:
-            self._gatekeeper.gave(REQUESTS, client.fd, -size_bytes)
+            self._authenticator.gave(REQUESTS, client.fd, -size_bytes)
             if error.errno == zmq.EAGAIN:
                 return False
             if error.errno != zmq.EHOSTUNREACH:

@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class Turns(Generic[T]):
-    """Pure; used by one thread. `forgotten_ns` says when the work done for a connection is forgotten (`Budgets`)."""
+    """Pure; used by one thread. `forgotten_ns` says when the work done for a connection is forgotten (`RateLimiter`)."""
 
     def __init__(self, forgotten_ns: Callable[[bytes], float]) -> None:
         self._forgotten_ns = forgotten_ns
