@@ -8,9 +8,9 @@ import time
 from usbcast.clock.clock_watch import ClockWatch
 from usbcast.clock.offset import ClockOffset
 from usbcast.events import Silence
-from usbcast.jetstream.courier import Begun, Courier, Failed, Item, Stored
 from usbcast.jetstream.messages import StoredGap
 from usbcast.jetstream.names import Names
+from usbcast.jetstream.store_reader import Begun, Failed, Item, Stored, StoreReader
 from usbcast.node.credentials import Credentials
 from usbcast.node.endpoints import Address
 from usbcast.receiving.continuity import Continuity, Position
@@ -56,17 +56,17 @@ class StoreReceiver:
         self._next: Item | None = None
         self._end: EncodedBatch | None = None
         """The end of an epoch, until it is known whether anything follows in the store."""
-        self._courier = Courier(address, Names(address.prefix, stream), start, latest=self._latest)
-        self.waiter.add(self._courier.wake_fd)
-        self._courier.start()
+        self._store_reader = StoreReader(address, Names(address.prefix, stream), start, latest=self._latest)
+        self.waiter.add(self._store_reader.wake_fd)
+        self._store_reader.start()
 
     def pump(self) -> bool:
         """Take what has come; return whether `take` has something. Raises StreamUnknown, ServerRefused."""
-        self._courier.awake()
+        self._store_reader.awake()
         for _ in range(TURN_ITEMS):
             if len(self._core.out) >= OUT_BATCHES and not self._latest:
                 break
-            item = self._next or self._courier.take()
+            item = self._next or self._store_reader.take()
             self._next = None
             if item is None:
                 break
@@ -114,30 +114,30 @@ class StoreReceiver:
 
     def may_sleep(self) -> bool:
         """Whether nothing has come meanwhile, so that waiting on `waiter` is safe."""
-        return self._courier.may_sleep()
+        return self._store_reader.may_sleep()
 
     def rest_s(self) -> float:
         """How long nothing is due, if nothing comes."""
         if self._silent:
             return SILENCE_S
-        return max(0.0, (self._courier.heard_ns + _SILENCE_NS - time.monotonic_ns()) / 1e9)
+        return max(0.0, (self._store_reader.heard_ns + _SILENCE_NS - time.monotonic_ns()) / 1e9)
 
     def ledger(self) -> Ledger:
         """The books of this subscription as of now."""
         books = self._digest.ledger()
-        books.counters["consumer made anew"] = self._courier.made_anew
+        books.counters["consumer made anew"] = self._store_reader.made_anew
         return books
 
     def unreachable(self, timeout_s: float) -> NodeUnreachable:
         """The sentence for that nothing was heard within `timeout_s`."""
-        why = self._courier.trouble or f"the server at {self._address} does not answer"
+        why = self._store_reader.trouble or f"the server at {self._address} does not answer"
         return NodeUnreachable(f"stream {self.stream!r} cannot be read within {timeout_s:g} s: {why}")
 
     def close(self) -> None:
         """Let go of everything."""
         self._clock.close()
-        self.waiter.remove(self._courier.wake_fd)
-        self._courier.close()
+        self.waiter.remove(self._store_reader.wake_fd)
+        self._store_reader.close()
         self.waiter.close()
 
     def _apply(self, item: Item) -> None:
@@ -193,8 +193,8 @@ class StoreReceiver:
             self._core.start(epoch, None)
 
     def _watch(self, now_ns: int) -> None:
-        heard_ns = self._courier.heard_ns
-        if now_ns - heard_ns < _SILENCE_NS or not self._courier.empty:
+        heard_ns = self._store_reader.heard_ns
+        if now_ns - heard_ns < _SILENCE_NS or not self._store_reader.empty:
             self._silent = False
         elif not self._silent:
             self._silent = True

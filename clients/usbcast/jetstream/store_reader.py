@@ -1,4 +1,4 @@
-"""The courier: a thread with an event loop that brings what is stored to a subscription, over outages of the servers."""
+"""The store reader: a thread with an event loop that brings what is stored to a subscription, over outages of the servers."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Stored:
 Item = Begun | Failed | Stored | pb.StreamInfo | pb.Notification | PeerError
 
 
-class Courier:
+class StoreReader:
     """Started by `start`; what it brings is taken by one other thread. `wake_fd` becomes readable when that one sleeps."""
 
     def __init__(self, address: Address, names: Names, start: str | int | Position, *, latest: bool) -> None:
