@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from usbcast.layout import Layout
 
 
-class Meaning(NamedTuple):
+class DecodeContext(NamedTuple):
     """What else than its bytes there is to know of a batch: the same for many."""
 
     layout: Layout
     dejitter: Dejitter | None = None
     clock: Clock | None = None
 
-    def as_of_now(self) -> Meaning:
+    def as_of_now(self) -> DecodeContext:
         """The same, which changes no more."""
         clock = KnownClock(self.clock()) if self.clock is not None else None
-        return Meaning(self.layout, copy(self.dejitter), clock)
+        return DecodeContext(self.layout, copy(self.dejitter), clock)
 
 
 class Batch:
@@ -44,11 +44,13 @@ class Batch:
     It can be pickled and copied; a copy has bytes of its own, and knows of clocks and smoothed times what was known then.
     """
 
-    __slots__ = ("_encoded", "_meaning", "_skip", "gaps")
+    __slots__ = ("_context", "_encoded", "_skip", "gaps")
 
-    def __init__(self, encoded: EncodedBatch, meaning: Meaning, gaps: tuple[Gap, ...] = (), skip: int = 0) -> None:
+    def __init__(
+        self, encoded: EncodedBatch, context: DecodeContext, gaps: tuple[Gap, ...] = (), skip: int = 0
+    ) -> None:
         self._encoded = encoded
-        self._meaning = meaning
+        self._context = context
         self._skip = skip
         self.gaps = gaps
         """All gaps between the batch before and this one, in order; after a restart those of the epoch before too."""
@@ -59,7 +61,7 @@ class Batch:
             raise UsageError(
                 f"{self!r} was overwritten in the ring before it was copied: copy it sooner, or subscribe with copy=True"
             )
-        return _restored, (raw, self._meaning.as_of_now(), self.gaps, self._skip)
+        return _restored, (raw, self._context.as_of_now(), self.gaps, self._skip)
 
     @property
     def intact(self) -> bool:
@@ -136,11 +138,11 @@ class Batch:
 
         Raises UsageError on access to a name that the layout does not have.
         """
-        return self._meaning.layout.view(self.payload)
+        return self._context.layout.view(self.payload)
 
     def scaled(self, name: str) -> NDArray[np.float64]:
         """One field in its physical unit: float64 (n,), raw * scale + zero as the profile says."""
-        return self._meaning.layout.scaled(self.payload, name)
+        return self._context.layout.scaled(self.payload, name)
 
     @property
     def times_ns(self) -> NDArray[np.int64]:
@@ -170,9 +172,9 @@ class Batch:
 
         Raises UsageError if the profile gives no nominal rate.
         """
-        if self._meaning.dejitter is None:
+        if self._context.dejitter is None:
             raise UsageError("the profile gives no nominal rate (stream.rate_hz), so arrival times cannot be smoothed")
-        return self._meaning.dejitter.times_ns(self.first_sequence, len(self))
+        return self._context.dejitter.times_ns(self.first_sequence, len(self))
 
     def to_pandas(self) -> pandas.DataFrame:
         """One row per packet: a column `sequence`, one per field, indexed by arrival time (UTC). Needs the extra `pandas`.
@@ -202,7 +204,7 @@ class Batch:
         return batch
 
     def _offset(self) -> ClockOffset:
-        known = self._meaning.clock() if self._meaning.clock is not None else None
+        known = self._context.clock() if self._context.clock is not None else None
         if known is None:
             raise ClockUnknown(
                 "the clock of the host that reads this stream has not been compared with this one: wait until "
@@ -229,8 +231,8 @@ class Batch:
         return self._encoded
 
 
-def _restored(raw: bytes, meaning: Meaning, gaps: tuple[Gap, ...], skip: int) -> Batch:
-    return Batch(decode_batch(raw), meaning, gaps, skip)
+def _restored(raw: bytes, context: DecodeContext, gaps: tuple[Gap, ...], skip: int) -> Batch:
+    return Batch(decode_batch(raw), context, gaps, skip)
 
 
 def _optional(module: str) -> Any:

@@ -9,12 +9,12 @@
 #include <sys/epoll.h>
 #endif
 
-static PyObject *s_encoded, *s_meaning, *s_skip, *s_gaps;
+static PyObject *s_encoded, *s_context, *s_skip, *s_gaps;
 
 int follower_ready(void)
 {
     s_encoded = PyUnicode_InternFromString("_encoded");
-    s_meaning = PyUnicode_InternFromString("_meaning");
+    s_context = PyUnicode_InternFromString("_context");
     s_skip = PyUnicode_InternFromString("_skip");
     s_gaps = PyUnicode_InternFromString("gaps");
     return PyErr_Occurred() ? -1 : 0;
@@ -108,11 +108,11 @@ static PyObject *follower_open(PyObject *object, PyObject *const *args, Py_ssize
 }
 
 /* `encoded` as the application sees it: an object of `type` with four attributes. */
-static PyObject *wrapped(PyObject *encoded, PyTypeObject *type, PyObject *meaning)
+static PyObject *wrapped(PyObject *encoded, PyTypeObject *type, PyObject *context)
 {
     PyObject *nothing = PyTuple_New(0), *zero = PyLong_FromLong(0);
     PyObject *made = nothing && zero ? ((newfunc)PyType_GetSlot(type, Py_tp_new))(type, nothing, NULL) : NULL;
-    if (made && (PyObject_SetAttr(made, s_encoded, encoded) < 0 || PyObject_SetAttr(made, s_meaning, meaning) < 0 ||
+    if (made && (PyObject_SetAttr(made, s_encoded, encoded) < 0 || PyObject_SetAttr(made, s_context, context) < 0 ||
                  PyObject_SetAttr(made, s_skip, zero) < 0 || PyObject_SetAttr(made, s_gaps, nothing) < 0))
         Py_CLEAR(made);
     Py_XDECREF(nothing);
@@ -197,7 +197,7 @@ static PyObject *next_message(Follower *self, PyObject *const *args, Py_ssize_t 
 }
 
 PyDoc_STRVAR(follower_next_doc,
-"next() -> EncodedBatch; next(Batch, meaning) -> Batch; None if there is none, or none that is so simple\n\n"
+"next() -> EncodedBatch; next(Batch, context) -> Batch; None if there is none, or none that is so simple\n\n"
 "The batch in the next slot, or the next message if it is on the topic, if it holds packets of one size with their arrivals and\n"
 "nothing else, and goes on where the one before it ended. The first one that is taken from until_ns on is the last.");
 
@@ -205,7 +205,7 @@ static PyObject *follower_next(PyObject *object, PyObject *const *args, Py_ssize
 {
     Follower *self = (Follower *)object;
     if (given != 0 && (given != 2 || !PyType_Check(args[0]))) {
-        PyErr_SetString(PyExc_TypeError, "next takes nothing, or a type and a meaning");
+        PyErr_SetString(PyExc_TypeError, "next takes nothing, or a type and a context");
         return NULL;
     }
     if (!self->open || self->due)
@@ -276,14 +276,14 @@ static int wait_for(int epoll, int64_t most_ns)
 #endif
 
 PyDoc_STRVAR(follower_wait_doc,
-"wait(epoll, most_s, Batch, meaning) -> as next(Batch, meaning), after a sleep\n\n"
+"wait(epoll, most_s, Batch, context) -> as next(Batch, context), after a sleep\n\n"
 "None at once if one may not doze. It is slept until something comes for one of what is watched by that descriptor.");
 
 static PyObject *follower_wait(PyObject *object, PyObject *const *args, Py_ssize_t given)
 {
     Follower *self = (Follower *)object;
     if (given != 4) {
-        PyErr_SetString(PyExc_TypeError, "wait takes a descriptor, a number, a type and a meaning");
+        PyErr_SetString(PyExc_TypeError, "wait takes a descriptor, a number, a type and a context");
         return NULL;
     }
     int epoll = (int)PyLong_AsLong(args[0]);

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from nodes import eventually, serving, small
 
-from usbcast.batch import Batch, Meaning
+from usbcast.batch import Batch, DecodeContext
 from usbcast.clock.dejitter import Dejitter
 from usbcast.layout import Layout
 from usbcast_broker.sources.simulator import Fault
@@ -34,7 +34,7 @@ def batch(skip: int = 0, packets: list[bytes] = PACKETS, dejitter: Dejitter | No
         epoch=1, number=2, first_sequence=100, packet_count=len(packets), packet_size=0 if varying else len(packets[0]),
         payload=packets, packet_ends=ends, arrivals=Arrivals([len(packets) - 2, 2], [1000, 2000], [10, 20]),
     )  # fmt: skip
-    return Batch(decode_batch(raw), Meaning(Layout(FIELDS, 6), dejitter), (), skip)
+    return Batch(decode_batch(raw), DecodeContext(Layout(FIELDS, 6), dejitter), (), skip)
 
 
 @pytest.mark.parametrize("skip", [0, 1, 5])
@@ -70,7 +70,7 @@ def test_a_field_that_is_not_there_is_named_with_those_that_are() -> None:
     with pytest.raises(UsageError, match="there is no field 'x'; there are n, t"):
         _ = batch().fields["x"]
     with pytest.raises(UsageError, match="no field layout"):
-        _ = Batch(batch().encoded, Meaning(Layout((), 6))).fields
+        _ = Batch(batch().encoded, DecodeContext(Layout((), 6))).fields
 
 
 def test_as_a_table_of_pandas() -> None:

@@ -137,12 +137,12 @@ def test_a_batch_is_wrapped_as_the_application_sees_it(stream: Stream) -> None:
     stream.write(3)
     follower = stream.follower()
     follower.open(0, 7, 0, 0, FOR_EVER, FOR_EVER)
-    meaning = object()
-    batch = follower.next(Batch, meaning)
+    context = object()
+    batch = follower.next(Batch, context)
     assert type(batch) is Batch
     assert (batch.first_sequence, batch.last_sequence, len(batch), batch.gaps) == (0, 2, 3, ())
     assert batch.payload == bytes(24)
-    assert batch._meaning is meaning
+    assert batch._context is context
 
 
 def test_something_that_is_due_comes_after_one_more(stream: Stream) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 
-from usbcast.batch import Batch, Meaning
+from usbcast.batch import Batch, DecodeContext
 from usbcast.clock.clock_watch import ClockWatch
 from usbcast.clock.dejitter import Dejitter, dejitter_of
 from usbcast.events import DeviceEvent, End, Gap, Restart, Silence, device_event, gap_of_loss
@@ -37,7 +37,7 @@ class Digest:
         self._lent: Batch | None = None
         """Handed out in place and not given back yet."""
         self._gaps: list[Gap] = []
-        self.meaning = Meaning(Layout((), 0), None, clock.offset)
+        self.context = DecodeContext(Layout((), 0), None, clock.offset)
         """What the batches that are delivered now mean."""
         self.dejitter: Dejitter | None = None
         self._rate_hz = 0.0
@@ -73,12 +73,12 @@ class Digest:
         if info.nominal_rate_hz != self._rate_hz:
             self._rate_hz = info.nominal_rate_hz
             self.dejitter = dejitter_of(self._rate_hz)
-        self.meaning = Meaning(Layout(info.fields, info.packet_size), self.dejitter, self._clock.offset)
+        self.context = DecodeContext(Layout(info.fields, info.packet_size), self.dejitter, self._clock.offset)
 
     def _begin_dejitter(self) -> None:
         """Smooth times anew. Batches that were handed out keep the line that they have."""
         self.dejitter = Dejitter(self._rate_hz) if self._rate_hz > 0 else None
-        self.meaning = self.meaning._replace(dejitter=self.dejitter)
+        self.context = self.context._replace(dejitter=self.dejitter)
 
     def say(self, silence: Silence) -> None:
         """Put an event of the receiver's own behind what has been expanded so far."""
@@ -129,7 +129,7 @@ class Digest:
         if self.dejitter is not None:
             self.learn_times(batch)
         self._deliver(batch, batch.packet_count)
-        return Batch(batch, self.meaning)
+        return Batch(batch, self.context)
 
     def left_out(self, gap: Gap) -> None:
         """What is left out without having gone through `take`."""
@@ -183,7 +183,7 @@ class Digest:
             self._begin_dejitter()
         if batch.packet_count > item.skip:
             self.learn_times(batch)
-            self._events.append(Batch(batch, self.meaning, tuple(self._gaps), item.skip))
+            self._events.append(Batch(batch, self.context, tuple(self._gaps), item.skip))
             self._gaps.clear()
         if batch.end is not None:
             self._events.append(End(batch.end.reason, batch.end.packets))

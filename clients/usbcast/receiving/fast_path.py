@@ -37,7 +37,7 @@ class Following:
     def take(self) -> Event | None:
         """The next event, if there is one."""
         if self._follower is not None:
-            batch = self._follower.next(Batch, self._digest.meaning)
+            batch = self._follower.next(Batch, self._digest.context)
             if batch is not None:
                 if self._digest.dejitter is not None:
                     self._digest.learn_times(batch.encoded)
@@ -56,7 +56,7 @@ class Following:
         """As `take`, after sleeping where there is nothing and nothing else to do; None if something else is to be looked at."""
         if self._follower is None:
             return None
-        batch = self._follower.wait(self._waiter_fd, most_s, Batch, self._digest.meaning)
+        batch = self._follower.wait(self._waiter_fd, most_s, Batch, self._digest.context)
         if batch is not None and self._digest.dejitter is not None:
             self._digest.learn_times(batch.encoded)
         return batch

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from usbcast.batch import Batch, Meaning
+from usbcast.batch import Batch, DecodeContext
 from usbcast.clock.dejitter import Dejitter, dejitter_of
 from usbcast.clock.offset import ClockOffset
 from usbcast.events import End, Gap, Silence, device_event, gap_of_loss
@@ -283,7 +283,7 @@ class _Reading:
                     last += count
                     self._dejitter.update(last, realtime_ns)
             known = self._clock  # as of then, whatever is learnt later
-            yield Batch(batch, Meaning(self._layout, self._dejitter, lambda: known), tuple(self._gaps), skip)
+            yield Batch(batch, DecodeContext(self._layout, self._dejitter, lambda: known), tuple(self._gaps), skip)
             self._gaps.clear()
         if batch.end is not None:
             yield End(batch.end.reason, batch.end.packets)
