@@ -10,7 +10,7 @@ from typing import Self
 from benchmarks.peers.usbcast import HandedIn
 from benchmarks.task import PACKET_BYTES
 from usbcast.clock.clock_watch import ClockWatch
-from usbcast.receiving.channels.ring import RingWay
+from usbcast.receiving.channels.ring import RingChannel
 from usbcast.receiving.continuity import Continuity
 from usbcast.receiving.event_builder import Digest
 from usbcast.receiving.fast_path import Following
@@ -61,7 +61,7 @@ class HotPath:
         self._waiter = Waiter()
         info = self.outlet.describe(None)
         info.host_id = host_id()
-        self._way = RingWay(info, self._waiter, latest=False)
+        self._way = RingChannel(info, self._waiter, latest=False)
         self._following = Following(self._core, self.digest, self._waiter)
         self._following.follow(self._way)
         self.through()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from usbcast.batch import Batch
-from usbcast.receiving.channels import Way
+from usbcast.receiving.channels import Channel
 from usbcast.receiving.continuity import Continuity, Delivery
 from usbcast.receiving.event_builder import Digest, Event, Record
 from usbcast.receiving.waiting import Waiter
@@ -25,10 +25,10 @@ class Following:
         self._waiter_fd = waiter.fileno()
         self._core = core
         self._digest = digest
-        self._way: Way | None = None
+        self._way: Channel | None = None
         self._follower: Follower | None = None
 
-    def follow(self, way: Way | None) -> None:
+    def follow(self, way: Channel | None) -> None:
         """From now on it is `way` that may be followed, if that can be."""
         self.close()
         self._way = way

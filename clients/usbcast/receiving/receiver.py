@@ -21,9 +21,9 @@ from usbcast.node.credentials import Keys, credentials
 from usbcast.node.discovery import is_lan, not_found
 from usbcast.node.locate import locate
 from usbcast.node.requests import raise_error
-from usbcast.receiving.channels import Way
-from usbcast.receiving.channels.published import PublishedWay
-from usbcast.receiving.channels.ring import RingWay
+from usbcast.receiving.channels import Channel
+from usbcast.receiving.channels.published import PublishedChannel
+from usbcast.receiving.channels.ring import RingChannel
 from usbcast.receiving.continuity import Continuity, Position
 from usbcast.receiving.event_builder import Digest
 from usbcast.receiving.fast_path import Following
@@ -124,7 +124,7 @@ class Receiver:
         self.wait = self._following.wait
         self.doze_s = self._following.doze_s
         self._link = Link(stream, endpoint, self.waiter, self.keys)
-        self._way: Way | None = None
+        self._way: Channel | None = None
         self._describing: tuple[int, int] | None = None
         """Request id and deadline of the describe under way."""
         self._describe_at_ns: int | None = 0
@@ -492,7 +492,7 @@ class Receiver:
         if self._core.epoch is not None:
             self._core.known(info.epoch, info.next_sequence, info.next_number, ended=info.ended)
 
-    def _connect(self, info: pb.StreamInfo) -> Way:
+    def _connect(self, info: pb.StreamInfo) -> Channel:
         if self._via in ("auto", "ring"):
             try:
                 return self._connect_ring(info)
@@ -501,10 +501,10 @@ class Receiver:
                     raise
                 log.info("stream %s: no ring (%s), so batches are pushed", self.stream, error)
         via = "push" if self._via == "auto" else self._via
-        return PublishedWay(info, self._link.reached_by, via, self.waiter, self.keys, latest=self._latest)
+        return PublishedChannel(info, self._link.reached_by, via, self.waiter, self.keys, latest=self._latest)
 
-    def _connect_ring(self, info: pb.StreamInfo) -> RingWay:
-        way = RingWay(info, self.waiter, latest=self._latest, copy=self._copy)
+    def _connect_ring(self, info: pb.StreamInfo) -> RingChannel:
+        way = RingChannel(info, self.waiter, latest=self._latest, copy=self._copy)
         if self._core.epoch is not None:
             way.begin_at(self._core.next_sequence)
             return way

@@ -27,7 +27,7 @@ class Sink(Protocol):
         """Whether enough has come for now."""
 
 
-class Way(Protocol):
+class Channel(Protocol):
     """One way to receive one stream. Used by one thread."""
 
     via: str

@@ -30,7 +30,7 @@ TURN_MESSAGES = 1000
 """Of what makes nothing to take, as rubbish, any number may come; so many, and whoever waits looks at the time again."""
 
 
-class PublishedWay:
+class PublishedChannel:
     """via="push" subscribes to data and to notifications once it rests (a lost tail is noticed by them), via="notify" to all."""
 
     can_fetch = True

@@ -25,7 +25,7 @@ MOST_REFUSED = 64
 """Batches of which none can be followed, as those of a stream of varying packets, are taken so many at once."""
 
 
-class RingWay:
+class RingChannel:
     """Raises RingUnavailable if the ring is not on this machine, or not open to this user."""
 
     via = "ring"
