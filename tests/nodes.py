@@ -24,7 +24,7 @@ from usbcast_broker.sources.simulator import SimulatedDevice, SimulatorBackend, 
 from usbcast_broker.sources.simulator.profile import profile_of
 from usbcast_broker.stream.notification_schedule import NotificationPacer
 from usbcast_broker.stream.outlet import Outlet
-from usbcast_broker.stream.pipeline import Line, Pipeline
+from usbcast_broker.stream.pipeline import Pipeline, Stream
 from usbcast_schemas.profile import Profile, parse_profile
 
 WAYS = ("push", "notify", "ring")
@@ -106,7 +106,7 @@ def quick_profile(config: SimulatorConfig, stream: str) -> Profile:
     return parse_profile(f"{profile_of(config, stream).toml}\n[transfer]\ntimeout_ms = 20\n", stream)
 
 
-def hurry(pipeline: Line) -> None:
+def hurry(pipeline: Stream) -> None:
     """Who joins an idle stream waits for its next heartbeat; let that come sooner."""
     pipeline.outlet.pacer = NotificationPacer(heartbeat_ns=100_000_000)
 

@@ -26,7 +26,7 @@ from usbcast_broker.settings import NodeSettings
 from usbcast_broker.stream.batcher import Batcher
 from usbcast_broker.stream.host_queue import HostQueue
 from usbcast_broker.stream.outlet import Description, Outlet, Source
-from usbcast_broker.stream.pipeline import Feed, Line, Pipeline
+from usbcast_broker.stream.pipeline import Feed, Pipeline, Stream
 from usbcast_broker.stream.reading_host import reading_host_of
 from usbcast_broker.stream.relay import Relay, RelayFeed, RelayQueue
 from usbcast_schemas.errors import ConfigError, DeviceError
@@ -69,7 +69,7 @@ class Node:
         self.settings = settings
         self.endpoint = settings.bind
         self.data_endpoints: list[str] = []
-        self.pipelines: list[Line] = []
+        self.pipelines: list[Stream] = []
         self.last_health: list[pb.StreamHealth] = []
         """The books as they stood when the node had stopped."""
         self._bound: list[str] = []
@@ -204,7 +204,7 @@ class Node:
         self._context.destroy(linger=300)
         binding.release(self._bound)
 
-    def end(self, pipeline: Line, reason: str) -> None:
+    def end(self, pipeline: Stream, reason: str) -> None:
         """Stop the feed of one stream and publish its end, even of one that hangs; idempotent."""
         try:
             pipeline.feed.stop(drain=True)
@@ -308,7 +308,7 @@ class Node:
         fits = len(local.removeprefix("ipc://")) <= zmq.IPC_PATH_MAX_LEN
         return self._publisher.start(self.pipelines, [chosen, [local]] if fits else [chosen])
 
-    def _describe(self, pipeline: Line) -> pb.StreamInfo:
+    def _describe(self, pipeline: Stream) -> pb.StreamInfo:
         # Of a device that has never been there, what the profile wants is known.
         info = pipeline.outlet.describe(pipeline.feed.identity or self._wanted.get(pipeline.outlet.stream))
         info.data_endpoints.extend(self.data_endpoints)

@@ -24,7 +24,7 @@ HOST = "127.0.0.2"
 CHUNK_BYTES = 65536
 
 
-class Line:
+class Stream:
     """Passes on what comes for these endpoints of a node on 127.0.0.1, until it is cut, and again when it is mended."""
 
     def __init__(self, *endpoints: str) -> None:
@@ -41,7 +41,7 @@ class Line:
         self._thread = threading.Thread(target=self._run, name="line")
         self._thread.start()
 
-    def __enter__(self) -> Line:
+    def __enter__(self) -> Stream:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bridge_line import Line, Start
+from bridge_line import Start, Stream
 from programs import Program, usbcast
 
 from usbcast_broker.access import binding
@@ -61,7 +61,7 @@ def start_far(start: Start, tmp_path: Path) -> Start:
 
 
 @pytest.fixture
-def lines() -> Iterator[Callable[[dict[str, Any]], Line]]:
+def lines() -> Iterator[Callable[[dict[str, Any]], Stream]]:
     """Makes a line to a node that said so much of itself."""
     with contextlib.ExitStack() as stack:
-        yield lambda serving: stack.enter_context(Line(serving["endpoint"], *serving["data"]))
+        yield lambda serving: stack.enter_context(Stream(serving["endpoint"], *serving["data"]))

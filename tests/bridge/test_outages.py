@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from bridge_line import Line, Start
+from bridge_line import Start, Stream
 from nodes import WAYS, eventually
 from programs import Program, follow
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 ANY = "tcp://127.0.0.1:0"
 STREAM = "first-case"
-MakeLine = Callable[[dict[str, Any]], Line]
+MakeLine = Callable[[dict[str, Any]], Stream]
 
 
 def followers(programs: list[Program], endpoint: str, *arguments: str) -> list[Program]:

@@ -21,7 +21,7 @@ from usbcast_broker.node import Node
 from usbcast_broker.serving.publisher import Publisher
 from usbcast_broker.stream.coalescing import CLOSE_NS
 from usbcast_broker.stream.host_queue import HostQueue
-from usbcast_broker.stream.pipeline import Line
+from usbcast_broker.stream.pipeline import Stream
 from usbcast_schemas import native
 from usbcast_schemas.batch import Buffer, decode_batch
 from usbcast_schemas.contract import CONTRACT, HEARTBEAT_S, tail_topic
@@ -196,7 +196,7 @@ def test_what_is_pushed_is_sent_as_it_is_written(monkeypatch: pytest.MonkeyPatch
     knocks: list[int] = []
     knock = Publisher.knock
 
-    def counted(self: Publisher, pipeline: Line) -> None:
+    def counted(self: Publisher, pipeline: Stream) -> None:
         knocks.append(feed.packets)
         knock(self, pipeline)
 

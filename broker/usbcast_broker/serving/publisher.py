@@ -30,7 +30,7 @@ from usbcast_broker.serving.interest import Topics
 from usbcast_broker.stream.coalescing import GATHERED_BYTES, INLINE_BYTES, LEFT_NS
 from usbcast_broker.stream.notification_schedule import HEARTBEAT_NS
 from usbcast_broker.stream.outlet import Outlet
-from usbcast_broker.stream.pipeline import Line, Publish
+from usbcast_broker.stream.pipeline import Publish, Stream
 from usbcast_schemas.fanout import sender_of
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
@@ -45,7 +45,7 @@ class Publisher:
         self._authenticator = authenticator
         self._doorbell = Doorbell()
         self._turning = threading.Lock()
-        self._pipelines: Sequence[Line] = ()
+        self._pipelines: Sequence[Stream] = ()
         self._sockets: list[DataSocket] = []
         """None before it has started, and after it has stopped."""
         self._topics = 0, Topics(())
@@ -62,7 +62,7 @@ class Publisher:
         self.problem: BaseException | None = None
         """Why nothing is published any more, which should never be."""
 
-    def start(self, pipelines: Sequence[Line], endpoints: Sequence[Sequence[str]]) -> list[str]:
+    def start(self, pipelines: Sequence[Stream], endpoints: Sequence[Sequence[str]]) -> list[str]:
         """Bind to the first free one of each list of `endpoints` and begin; return them as bound. Raises EndpointTaken."""
         self._pipelines = pipelines
         sockets: list[DataSocket] = []
@@ -102,7 +102,7 @@ class Publisher:
     def running(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
-    def knock(self, pipeline: Line) -> None:
+    def knock(self, pipeline: Stream) -> None:
         """Something has come for an idle `pipeline`: handle it here and now, or leave it to the publisher's thread."""
         due_ns = 0
         if self._turning.acquire(blocking=False):
@@ -118,7 +118,7 @@ class Publisher:
             self._wakes_at_ns = due_ns
             self._doorbell.ring()
 
-    def beat(self, pipeline: Line) -> None:
+    def beat(self, pipeline: Stream) -> None:
         """Notify though there is no news, for somebody who has just come; the pacer bounds how often."""
         pipeline.outlet.pacer.news()
         pipeline.outlet.tail.at_once()
@@ -127,7 +127,7 @@ class Publisher:
         self._wakes_at_ns = 0
         self._doorbell.ring()
 
-    def end(self, pipeline: Line, reason: str) -> None:
+    def end(self, pipeline: Stream, reason: str) -> None:
         """Publish what the stopped feed of `pipeline` has left, and the end of its stream; idempotent."""
         with self._turning:
             if self._sockets and not pipeline.over:
@@ -165,7 +165,7 @@ class Publisher:
             self._fail(error)
             raise
 
-    def _is_looked_after(self, pipeline: Line, now_ns: int) -> bool:
+    def _is_looked_after(self, pipeline: Stream, now_ns: int) -> bool:
         """Whether the thread of its feed has just had a turn, and will have the next one."""
         outlet = pipeline.outlet
         return (
@@ -182,7 +182,7 @@ class Publisher:
                 break
         self._wakes_at_ns = 0
 
-    def _answer(self, pipeline: Line) -> int:
+    def _answer(self, pipeline: Stream) -> int:
         """Do what is not to be left to the publisher's thread, the lock being held; return when that is to look."""
         self._look_up()
         outlet = pipeline.outlet
@@ -251,7 +251,7 @@ class Publisher:
             pipeline.close_short_way()
         log.error("publishing has stopped", exc_info=error)
 
-    def _turn(self, pipeline: Line) -> int:
+    def _turn(self, pipeline: Stream) -> int:
         """Publish what has accumulated in `pipeline`, the lock being held; return when it needs a turn though nothing comes."""
         begun_ns = time.monotonic_ns()
         publish = self._sender(pipeline.outlet.data_topic)
@@ -270,7 +270,7 @@ class Publisher:
         self._open_short_way(pipeline)
         return due_ns
 
-    def _open_short_way(self, pipeline: Line) -> None:
+    def _open_short_way(self, pipeline: Stream) -> None:
         """Until something is due, the feed of `pipeline` may write and send itself; all that it has brought is written."""
         if self.problem is not None or pipeline.over or not self._sockets:
             return
@@ -303,7 +303,7 @@ class Publisher:
                 due_ns = min(due_ns, left_ns if left_ns > now_ns else now_ns + LEFT_NS)
         return due_ns
 
-    def _due_at_ns(self, pipeline: Line) -> int:
+    def _due_at_ns(self, pipeline: Stream) -> int:
         """When `pipeline` needs a turn though nothing comes: a batch reaches its age, a notification or a heartbeat is due."""
         outlet = pipeline.outlet
         due_ns = outlet.pacer.heartbeat_at_ns

@@ -25,7 +25,7 @@ from usbcast_broker.serving.outbox import Outbox
 from usbcast_broker.serving.reports import MAX_NAME, Reports
 from usbcast_broker.serving.turns import Turns
 from usbcast_broker.stream.outlet import Outlet
-from usbcast_broker.stream.pipeline import Line
+from usbcast_broker.stream.pipeline import Stream
 from usbcast_broker.stream.reading_host import reading_host_of
 from usbcast_schemas.batch import Buffer
 from usbcast_schemas.contract import CONTRACT
@@ -72,7 +72,7 @@ FLOODS = "floods with requests"
 NO_ROOM = "there are answers that were not taken: take your own, and ask again later"
 LEFT_OUT = "report left out of this answer"
 
-Describe = Callable[[Line], pb.StreamInfo]
+Describe = Callable[[Stream], pb.StreamInfo]
 
 
 class Refused(UsbcastError):
@@ -100,7 +100,7 @@ class _Asked:
 class _Served:
     """One stream, and the ring of its current epoch as any other reader reads it."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: Stream) -> None:
         self.line = line
         self.asked_monotonic_ns: int | None = None
         self._of = line.outlet
@@ -132,7 +132,7 @@ class ReplayService:
         rate_limiter: RateLimiter,
         describe: Describe,
         health: Callable[[], list[pb.StreamHealth]],
-        beat: Callable[[Line], None],
+        beat: Callable[[Stream], None],
         node: pb.HealthReply,
     ) -> None:
         self._context = context
@@ -163,7 +163,7 @@ class ReplayService:
         self.last_fetch_monotonic = 0.0
         """When somebody last fetched, so that a node that ends can wait for those who still catch up."""
 
-    def start(self, pipelines: Sequence[Line], endpoint: str) -> str:
+    def start(self, pipelines: Sequence[Stream], endpoint: str) -> str:
         """Bind to `endpoint`; return it as bound. Requests wait until `admit`. Raises EndpointTaken."""
         for pipeline in pipelines:
             self.adopt(pipeline)
@@ -171,7 +171,7 @@ class ReplayService:
         self._thread.start()
         return self._bound.result()
 
-    def adopt(self, pipeline: Line) -> None:
+    def adopt(self, pipeline: Stream) -> None:
         """Answer for this stream too."""
         self._streams = {**self._streams, pipeline.outlet.stream: _Served(pipeline)}
 

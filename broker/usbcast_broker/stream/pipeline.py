@@ -66,7 +66,7 @@ class Feed(Protocol):
         """Figures of the device edge; `bytes` is what was read."""
 
 
-class Line(Protocol):
+class Stream(Protocol):
     """What publisher, replay service and node know of a stream's way: a pipeline from a device, or a relay."""
 
     @property
