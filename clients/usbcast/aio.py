@@ -15,7 +15,7 @@ from usbcast.node.commands import Commands
 from usbcast.node.credentials import Keys
 from usbcast.receiving.event_builder import Event
 from usbcast.receiving.lifetime import Lifetime
-from usbcast.receiving.open import Reception, receive
+from usbcast.receiving.open import Receiver, receive
 from usbcast.subscription import CONNECT_TIMEOUT_S, FOR_EVER_S, described
 from usbcast_schemas.errors import UsageError, UsbcastError
 from usbcast_schemas.ledger import Ledger
@@ -41,7 +41,7 @@ class AsyncSubscription:
     Once it is closed, whatever would have to ask the node raises SubscriptionClosed.
     """
 
-    def __init__(self, receiver: Reception, endpoint: str | None) -> None:
+    def __init__(self, receiver: Receiver, endpoint: str | None) -> None:
         self._receiver = receiver
         self._endpoint = endpoint
         self._commands = Commands(receiver.stream, endpoint, receiver.keys)

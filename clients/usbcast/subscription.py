@@ -14,7 +14,7 @@ from usbcast.events import End
 from usbcast.node.commands import Commands
 from usbcast.receiving.event_builder import Event
 from usbcast.receiving.lifetime import Lifetime
-from usbcast.receiving.open import Reception
+from usbcast.receiving.open import Receiver
 from usbcast_schemas.errors import NodeUnreachable, UsageError, UsbcastError
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb
@@ -37,7 +37,7 @@ class Subscription:
     ask the node raises SubscriptionClosed; `info`, `ledger` and the like go on telling what was known.
     """
 
-    def __init__(self, receiver: Reception, endpoint: str | None) -> None:
+    def __init__(self, receiver: Receiver, endpoint: str | None) -> None:
         self._receiver = receiver
         self._endpoint = endpoint
         self._commands = Commands(receiver.stream, endpoint, receiver.keys)
@@ -256,7 +256,7 @@ class Subscription:
         return self._listening is not None and self._listening.is_elsewhere
 
 
-def described(kind: str, receiver: Reception, endpoint: str | None, over: str) -> str:
+def described(kind: str, receiver: Receiver, endpoint: str | None, over: str) -> str:
     """What `repr` says of a subscription: which stream, from where, by which way, and its state."""
     state = over or ("joined" if receiver.joined else "not joined yet")
     return f"<{kind} to {receiver.stream!r}{f' at {endpoint}' if endpoint is not None else ''} via {receiver.via}, {state}>"

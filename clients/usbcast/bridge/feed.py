@@ -19,7 +19,7 @@ from usbcast.node.credentials import Keys
 from usbcast.node.requests import NodeClient
 from usbcast.receiving.continuity import SKIPPED, Delivery, Position
 from usbcast.receiving.event_builder import Record
-from usbcast.receiving.receiver import Receiver
+from usbcast.receiving.receiver import NodeReceiver
 from usbcast_broker.doorbell import PollableDoorbell
 from usbcast_broker.flow import DeviceIdentity
 from usbcast_broker.stream.batcher import Encoded
@@ -99,7 +99,7 @@ class BridgedFeed:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         """Guards the receiver and the books, so that these can be told of from one moment."""
-        self._receiver: Receiver | None = None
+        self._receiver: NodeReceiver | None = None
         self._position: Position | None = None
         self._made: deque[Encoded | Renewal] = deque()
         """On its way into the queue."""
@@ -239,7 +239,7 @@ class BridgedFeed:
         which = self._which
         deliver = "latest" if which.choice.latest_hz else "all"
         via = "notify" if which.choice.asks else which.via
-        self._receiver = Receiver(which.stream, which.endpoint, start, deliver, via, which.keys, self._gate)
+        self._receiver = NodeReceiver(which.stream, which.endpoint, start, deliver, via, which.keys, self._gate)
         self._receiver.waiter.add(self._bell.fileno())
 
     def _give_up(self) -> None:
@@ -330,7 +330,7 @@ class BridgedFeed:
             case _:
                 pass  # silence is looked at all the time
 
-    def _may_begin(self, receiver: Receiver) -> bool:
+    def _may_begin(self, receiver: NodeReceiver) -> bool:
         """Begin the epoch that waits, if there is its description, or none comes."""
         assert self._restart is not None
         restart, until_s = self._restart
@@ -354,7 +354,7 @@ class BridgedFeed:
             return gap
         return replace(gap, stage="bridge", reason=self._which.choice.reason, on_purpose=True)
 
-    def _pass_over(self, receiver: Receiver, now_ns: int) -> None:
+    def _pass_over(self, receiver: NodeReceiver, now_ns: int) -> None:
         """Leave out what the choice keeps the bridge from."""
         gate = self._gate
         if gate is None or self._which.choice.latest_hz or receiver.has_events or self._made:

@@ -14,7 +14,7 @@ from usbcast.doctor.reaching import connect, mechanism, resolve
 from usbcast.node.credentials import Credentials, credentials
 from usbcast.node.requests import NodeClient
 from usbcast.receiving.channels.published import data_endpoint
-from usbcast.receiving.receiver import Receiver
+from usbcast.receiving.receiver import NodeReceiver
 from usbcast.subscription import Subscription
 from usbcast_schemas.contract import MAJOR, MINOR, check_stream_name
 from usbcast_schemas.errors import (
@@ -172,7 +172,7 @@ class _Examination:
 
     def _receive(self, hop: str, via: str) -> Finding:
         begin = time.monotonic()
-        receiver = Receiver(self._info.stream, self._endpoint, "now", "all", via, self._credentials)
+        receiver = NodeReceiver(self._info.stream, self._endpoint, "now", "all", via, self._credentials)
         with Subscription(receiver, self._endpoint) as subscription:
             if not subscription.ready(FIRST_MESSAGE_S):
                 return failed(

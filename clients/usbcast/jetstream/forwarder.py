@@ -28,7 +28,7 @@ from usbcast.node.credentials import Keys
 from usbcast.node.endpoints import Address
 from usbcast.receiving.continuity import Delivery, Position
 from usbcast.receiving.event_builder import Record
-from usbcast.receiving.open import Reception, receive
+from usbcast.receiving.open import Receiver, receive
 from usbcast_schemas.contract import CONTRACT, HEARTBEAT_S, SILENCE_S
 from usbcast_schemas.errors import NodeUnreachable, ServerRefused, StreamUnknown, UsbcastError
 from usbcast_schemas.places import host_id
@@ -213,7 +213,7 @@ class Forwarder:
         if not self._window.empty or connection.closed.is_set():
             raise Interrupted(str(connection.lost("waiting for the stream")))
 
-    async def _carry(self, connection: Connection, receiver: Reception) -> None:
+    async def _carry(self, connection: Connection, receiver: Receiver) -> None:
         """Until stopped: take, send, and look after acknowledgements."""
         closing = asyncio.ensure_future(connection.closed.wait())
         closing.add_done_callback(lambda _: self._wake.set())
@@ -259,7 +259,7 @@ class Forwarder:
         if self._failure:
             raise Interrupted(self._failure)
 
-    async def _describe(self, connection: Connection, receiver: Reception) -> None:
+    async def _describe(self, connection: Connection, receiver: Receiver) -> None:
         """Store what the node says of the stream, before any batch that it is about."""
         info = receiver.info
         if info is None:
@@ -286,7 +286,7 @@ class Forwarder:
                 "serve with a smaller --batch-size; what is too large is declared as a gap"
             )
 
-    async def _take(self, publisher: Publisher, receiver: Reception) -> bool:
+    async def _take(self, publisher: Publisher, receiver: Receiver) -> bool:
         """Send what has come, as far as there is room; whether there was anything."""
         if self._described is None:
             return False
@@ -377,7 +377,7 @@ class Forwarder:
                 self.lag_ns = time.time_ns() - message.realtime_ns
         self.ended = self._ended and self._window.empty
 
-    async def _notify(self, connection: Connection, receiver: Reception) -> None:
+    async def _notify(self, connection: Connection, receiver: Receiver) -> None:
         """A sign of life, not stored, which says how far the server has come."""
         if receiver.info is None:
             return
@@ -393,7 +393,7 @@ class Forwarder:
         headers = {CONTRACT_HEADER: CONTRACT_VERSION}
         await connection.client.publish(self._names.notify, news.SerializeToString(), headers=headers)
 
-    async def _rest(self, receiver: Reception, most_s: float) -> None:
+    async def _rest(self, receiver: Receiver, most_s: float) -> None:
         """Until something comes from either side, or is due."""
         watching = self._window.room and not self._stopping
         if watching and not receiver.may_sleep():

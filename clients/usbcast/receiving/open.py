@@ -10,14 +10,14 @@ from usbcast.node.credentials import Credentials, Keys
 from usbcast.node.endpoints import is_stored, parse
 from usbcast.receiving.continuity import Position
 from usbcast.receiving.event_builder import Event, Record
-from usbcast.receiving.receiver import Receiver, check_wish
+from usbcast.receiving.receiver import NodeReceiver, check_wish
 from usbcast.receiving.waiting import Waiter
 from usbcast_schemas.errors import NodeUnreachable, UsageError
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 
-class Reception(Protocol):
+class Receiver(Protocol):
     """A stream being received, as the shells around it use it. It never waits; used by one thread."""
 
     stream: str
@@ -67,12 +67,12 @@ def receive(
     keys: Keys = None,
     *,
     copy: bool = True,
-) -> Reception:
+) -> Receiver:
     """Begin to receive `stream`. Raises UsageError for a wrong argument, KeysError for keys of no use."""
     if not isinstance(copy, bool):
         raise UsageError(f"copy is {copy!r}: True or False is allowed")
     if endpoint is None or not is_stored(endpoint):
-        return Receiver(stream, endpoint, start, deliver, via, keys, copy=copy)
+        return NodeReceiver(stream, endpoint, start, deliver, via, keys, copy=copy)
     if keys is not None:
         raise UsageError(f"keys are for nodes, and {parse(endpoint)} is a server: leave them out")
     address = parse(endpoint)

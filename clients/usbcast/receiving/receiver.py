@@ -80,7 +80,7 @@ def check_wish(stream: str, start: str | int | Position, deliver: str, via: str)
         raise UsageError(f"start is {start!r}: 'now', 'oldest' or a sequence from 0 to {MAX_COUNT} is allowed")
 
 
-class Receiver:
+class NodeReceiver:
     """One subscription's state. Used by one thread. Raises UsageError for a wrong argument, KeysError for keys of no use.
 
     With a Position as its `start` it goes on where another one stood, also over a restart of the stream.

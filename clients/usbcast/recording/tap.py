@@ -9,7 +9,7 @@ from usbcast.events import Gap, Restart, Silence
 from usbcast.node.credentials import Keys
 from usbcast.receiving.continuity import Delivery, Position
 from usbcast.receiving.event_builder import Record
-from usbcast.receiving.open import Reception, receive
+from usbcast.receiving.open import Receiver, receive
 from usbcast.recording.entries import (
     STAGE,
     Entry,
@@ -73,7 +73,7 @@ class Tap:
         """Epoch, first and next sequence of packets that are not wanted."""
 
     @property
-    def receiver(self) -> Reception:
+    def receiver(self) -> Receiver:
         return self._receiver
 
     def pump(self, now_ns: int) -> None:
