@@ -14,7 +14,7 @@ from usbcast_broker.flow import DeviceIdentity
 from usbcast_broker.node import Node
 from usbcast_broker.stream.batcher import Encoded
 from usbcast_broker.stream.outlet import Description
-from usbcast_broker.stream.relay import RelayQueue, Renewal
+from usbcast_broker.stream.relay import EpochChange, RelayQueue
 from usbcast_schemas.batch import Arrivals, encode_batch
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb
@@ -103,7 +103,7 @@ def test_a_new_epoch_begins_at_once_for_those_who_are_pushed_to() -> None:
                 feeds[0].bring(first, SEQUENCE if first else 0, epoch=epoch - 1)
                 take_until(stream, account, lambda: account.delivered == epoch - EPOCH)  # noqa: B023
                 begun = time.monotonic()
-                assert feeds[0].queue.renew(Renewal(epoch, Description("s")))
+                assert feeds[0].queue.renew(EpochChange(epoch, Description("s")))
                 eventually(lambda: relay.outlet.epoch == epoch)  # noqa: B023
                 took_s.append(time.monotonic() - begun)
             assert min(took_s) < 0.02, "it does not wait until somebody looks after the stream anyway"

@@ -19,9 +19,9 @@ from programs import Program, run, usbcast
 
 import usbcast as client
 from usbcast import End
-from usbcast.cli import attended, storing
-from usbcast.cli.attended import Attended
+from usbcast.cli import storing, watchdog
 from usbcast.cli.logs import JournalFormatter, to_journal
+from usbcast.cli.watchdog import WatchdogReporter
 from usbcast.service_manager import ServiceManager
 
 pytestmark = pytest.mark.slow
@@ -168,10 +168,10 @@ def hang_the_feed(served: Served, until: threading.Event) -> None:
 def test_the_watchdog_hears_nothing_once_a_part_of_the_node_stands_still(
     hang, named: str, manager: Manager, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(attended, "LEAST_STILL_S", 2.0)
+    monkeypatch.setattr(watchdog, "LEAST_STILL_S", 2.0)
     until = threading.Event()
     with serving(rate_hz=100) as served:
-        told = Attended(served.node, ServiceManager(manager.environment))
+        told = WatchdogReporter(served.node, ServiceManager(manager.environment))
         assert manager.hear(1) == "READY=1"
         end = time.monotonic() + 2.5
         while time.monotonic() < end:  # longer than the limit: an idle part is not taken for one that stands still

@@ -32,7 +32,7 @@ NO_RING = "no room for the ring"
 TOO_LARGE = "larger than the ring of the bridge"
 
 
-class Renewal(NamedTuple):
+class EpochChange(NamedTuple):
     """What follows in the queue is of another epoch."""
 
     epoch: int
@@ -48,7 +48,7 @@ class RelayQueue:
     def __init__(self, doorbell: Callable[[], None], max_bytes: int = DEFAULT_MAX_BYTES) -> None:
         self._doorbell = doorbell
         self._max_bytes = max_bytes
-        self._items: deque[tuple[Encoded, bool] | Renewal] = deque()
+        self._items: deque[tuple[Encoded, bool] | EpochChange] = deque()
         self._lock = threading.Lock()
         self.held_bytes = 0
         self.held_packets = 0
@@ -69,7 +69,7 @@ class RelayQueue:
             self._doorbell()
         return True
 
-    def renew(self, renewal: Renewal) -> bool:
+    def renew(self, renewal: EpochChange) -> bool:
         """Say that what follows is of another epoch; False if there is no room now."""
         with self._lock:
             if self._items and self.held_bytes >= self._max_bytes:
@@ -80,14 +80,14 @@ class RelayQueue:
             self._doorbell()
         return True
 
-    def take(self, budget_bytes: int) -> list[tuple[Encoded, bool] | Renewal]:
+    def take(self, budget_bytes: int) -> list[tuple[Encoded, bool] | EpochChange]:
         """The oldest items, at least one if there is any, together at most about so large."""
-        taken: list[tuple[Encoded, bool] | Renewal] = []
+        taken: list[tuple[Encoded, bool] | EpochChange] = []
         with self._lock:
             while self._items and budget_bytes > 0:
                 item = self._items.popleft()
                 taken.append(item)
-                if isinstance(item, Renewal):
+                if isinstance(item, EpochChange):
                     continue
                 budget_bytes -= item[0].size_bytes
                 self.held_bytes -= item[0].size_bytes
@@ -118,7 +118,7 @@ class Relay:
         """Sequences that former epochs gave."""
         self._first: int | None = None
         self._missing = 0
-        self._pending: Renewal | None = None
+        self._pending: EpochChange | None = None
         self._retry_s = 0.0
         self._problem = ""
 
@@ -131,7 +131,7 @@ class Relay:
         """Publish what has come, up to a bound; True if there was anything."""
         items = self._queue.take(TURN_BYTES)
         for item in items:
-            if isinstance(item, Renewal):
+            if isinstance(item, EpochChange):
                 self._close_epoch()
                 self._pending = item
                 self._renew()

@@ -6,7 +6,7 @@ import logging
 import threading
 from dataclasses import dataclass
 
-from usbcast.bridge.feed import BridgedFeed, From, describe
+from usbcast.bridge.feed import BridgedFeed, Upstream, describe
 from usbcast.bridge.options import BridgeOptions, UpstreamAddress
 from usbcast.node.requests import NodeClient
 from usbcast_broker.node import Node
@@ -121,7 +121,7 @@ class Bridge:
             raise ConfigError(f"a bridge has {MAX_STREAMS} streams at the most: choose some of them with --streams")
         options = self._options
         source = Source(upstream.endpoint)
-        which = From(
+        which = Upstream(
             upstream.endpoint, info.stream, local, options.start, options.via, options.commands, options.keys,
             options.choices.of(local),
         )  # fmt: skip

@@ -25,7 +25,7 @@ from usbcast_broker.flow import DeviceIdentity
 from usbcast_broker.stream.batcher import Encoded
 from usbcast_broker.stream.outlet import Description, Source
 from usbcast_broker.stream.reading_host import ReadingHost
-from usbcast_broker.stream.relay import RelayQueue, Renewal
+from usbcast_broker.stream.relay import EpochChange, RelayQueue
 from usbcast_schemas.errors import CommandFailed, PeerError, UsbcastError
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb
@@ -55,7 +55,7 @@ MAX_COMMANDS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class From:
+class Upstream:
     """Which stream a feed has, and from where."""
 
     endpoint: str
@@ -83,7 +83,12 @@ class BridgedFeed:
     """Stands for the device of one stream. Started and stopped by the node; its state is read by any thread."""
 
     def __init__(
-        self, which: From, info: pb.StreamInfo, queue: RelayQueue, source: Source, asked_ns: Callable[[], int | None]
+        self,
+        which: Upstream,
+        info: pb.StreamInfo,
+        queue: RelayQueue,
+        source: Source,
+        asked_ns: Callable[[], int | None],
     ) -> None:
         self._which = which
         self._info = info
@@ -101,7 +106,7 @@ class BridgedFeed:
         """Guards the receiver and the books, so that these can be told of from one moment."""
         self._receiver: NodeReceiver | None = None
         self._position: Position | None = None
-        self._made: deque[Encoded | Renewal] = deque()
+        self._made: deque[Encoded | EpochChange] = deque()
         """On its way into the queue."""
         self._last: set[int] = set()
         """Numbers among them that end their epoch."""
@@ -346,7 +351,7 @@ class BridgedFeed:
         log.info("stream %s: %s has begun epoch %016x", self._which.local, self._which.endpoint, epoch)
         self._upstream_epoch = epoch
         self._carrier = self._which.carrier(epoch)
-        self._made.append(Renewal(self._carrier.epoch, describe(self._which.local, self._info)))
+        self._made.append(EpochChange(self._carrier.epoch, describe(self._which.local, self._info)))
 
     def _chosen(self, gap: Gap) -> Gap:
         """The gap as it is told: what was skipped for the newest was left out on purpose."""
@@ -379,7 +384,7 @@ class BridgedFeed:
         """Give on what was made; False if the publisher has no room for it now."""
         while self._made:
             item = self._made[0]
-            if isinstance(item, Renewal):
+            if isinstance(item, EpochChange):
                 if not self._queue.renew(item):
                     return False
             else:

@@ -12,14 +12,14 @@ import typer
 from rich.live import Live
 from rich.table import Table
 
-from usbcast.cli.attended import Attended
 from usbcast.cli.health import show_stream, stream_as_plain
 from usbcast.cli.nonwaiting import nonwaiting
 from usbcast.cli.options import AsJson
 from usbcast.cli.output import complain, console, emit, show_settings, styled, table
 from usbcast.cli.rates import Rate
 from usbcast.cli.signals import stop_signals
-from usbcast.cli.storing import Wish, check_alone, store
+from usbcast.cli.storing import StoringOptions, check_alone, store
+from usbcast.cli.watchdog import WatchdogReporter
 
 if TYPE_CHECKING:
     from usbcast.bridge.bridge import Bridge
@@ -119,7 +119,7 @@ def bridge(
     }  # fmt: skip
     check_alone(to, storing, serving)
     if to is not None:
-        wish = Wish(
+        wish = StoringOptions(
             to, tuple(upstreams or ()), tuple(streams or ("*",)), start, via, wait, keep, keep_bytes, replicas, creds,
             upstream_keys,
         )  # fmt: skip
@@ -156,10 +156,10 @@ def bridge(
             bridged.connect(wait=wait)
             node.start()
             bridged.watch()
-            attended = Attended(node)
-            reason = _run(node, bridged, stopped, attended, as_json)
+            watchdog = WatchdogReporter(node)
+            reason = _run(node, bridged, stopped, watchdog, as_json)
             problem = node.problem
-            attended.stopping()
+            watchdog.stopping()
         node.stop(reason, linger_s=settings.linger_s, hurry=stopped)
         _say_farewell(node, reason, as_json)
     if problem:
@@ -173,7 +173,7 @@ class _Stopping:
         self.close = bridged.stop
 
 
-def _run(node: Node, bridged: Bridge, stopped: threading.Event, attended: Attended, as_json: bool) -> str:
+def _run(node: Node, bridged: Bridge, stopped: threading.Event, watchdog: WatchdogReporter, as_json: bool) -> str:
     """Stay until told to stop; return why it ended."""
     if as_json:
         emit(
@@ -194,7 +194,7 @@ def _run(node: Node, bridged: Bridge, stopped: threading.Event, attended: Attend
             if node.problem:
                 complain(node.problem)
                 return node.problem
-            attended.look()
+            watchdog.look()
             if view and live:
                 live.update(view.table(), refresh=True)
     return "the bridge was stopped"

@@ -14,11 +14,11 @@ import typer
 from rich.live import Live
 from rich.table import Table
 
-from usbcast.cli.attended import Attended
 from usbcast.cli.nonwaiting import nonwaiting
 from usbcast.cli.options import AsJson
 from usbcast.cli.output import console, emit, styled, table
 from usbcast.cli.signals import overdue, stop_signals
+from usbcast.cli.watchdog import WatchdogReporter
 from usbcast_schemas.errors import RecordingError, UsageError
 
 if TYPE_CHECKING:
@@ -93,9 +93,9 @@ def _follow(node: Node, player: Player, recording: Recording, stopped: threading
     live = Live(console=console, auto_refresh=False) if console.is_terminal and not as_json else None
     with live or contextlib.nullcontext():
         due_s = 0.0
-        attended = Attended(node)
+        watchdog = WatchdogReporter(node)
         while not stopped.is_set() and not player.finished.wait(0.05):
-            attended.look()
+            watchdog.look()
             if live and time.monotonic() >= due_s:
                 due_s = time.monotonic() + REFRESH_S
                 live.update(_screen(node, player, recording), refresh=True)

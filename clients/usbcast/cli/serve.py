@@ -14,13 +14,13 @@ from rich.live import Live
 from rich.table import Table
 
 from usbcast.cli import probing
-from usbcast.cli.attended import Attended
 from usbcast.cli.health import show_stream, stream_as_plain
 from usbcast.cli.nonwaiting import nonwaiting
 from usbcast.cli.options import AsJson
 from usbcast.cli.output import complain, console, emit, show_settings, styled, table
 from usbcast.cli.rates import Rate
 from usbcast.cli.signals import stop_signals
+from usbcast.cli.watchdog import WatchdogReporter
 from usbcast_schemas.errors import UsageError
 
 if TYPE_CHECKING:
@@ -132,10 +132,10 @@ def serve(
     with nonwaiting("stdout"), stop_signals() as stopped, Node(settings) as node:
         device = _add(node, profiles or [], simulation, stream, wait=wait)
         node.start()
-        attended = Attended(node)
-        reason = _run(node, stopped, device, attended, as_json)
+        watchdog = WatchdogReporter(node)
+        reason = _run(node, stopped, device, watchdog, as_json)
         problem = node.problem
-        attended.stopping()
+        watchdog.stopping()
         node.stop(reason, linger_s=settings.linger_s, hurry=stopped)
         _say_farewell(node, reason, as_json)
     if problem:
@@ -175,7 +175,7 @@ def _add(
 
 
 def _run(
-    node: Node, stopped: threading.Event, device: SimulatedDevice | None, attended: Attended, as_json: bool
+    node: Node, stopped: threading.Event, device: SimulatedDevice | None, watchdog: WatchdogReporter, as_json: bool
 ) -> str:
     """Stay until told to stop, or the simulated device has no more; return why it ended."""
     streams = [pipeline.outlet.stream for pipeline in node.pipelines]
@@ -203,7 +203,7 @@ def _run(
             if node.problem:
                 complain(node.problem)
                 return node.problem
-            attended.look()
+            watchdog.look()
             if view and live:
                 live.update(view.table(), refresh=True)
     return "the node was stopped"

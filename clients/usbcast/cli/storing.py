@@ -29,7 +29,7 @@ _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class StoringOptions:
     """What the command line said about storing."""
 
     to: str
@@ -55,7 +55,7 @@ def check_alone(to: str | None, storing: Mapping[str, object], serving: Mapping[
         raise UsageError(f"{given[0]} is for a bridge that serves, and --to serves nothing: leave out one of the two")
 
 
-def store(wish: Wish, as_json: bool) -> None:
+def store(wish: StoringOptions, as_json: bool) -> None:
     """Forward until Ctrl-C or SIGTERM; then show the books. Exit code 1 if they do not balance."""
     from usbcast.jetstream import require_nats
     from usbcast.node.endpoints import is_stored, parse

@@ -22,7 +22,7 @@ from usbcast.jetstream.connection import Connection, Servers
 from usbcast.jetstream.messages import EPOCH_OVER, Outgoing, batch_message, gap_message
 from usbcast.jetstream.names import CONTRACT_HEADER, CONTRACT_VERSION, Names
 from usbcast.jetstream.publisher import Answer, Publisher
-from usbcast.jetstream.store import Retention, Standing, Store
+from usbcast.jetstream.store import Retention, Store, StoreState
 from usbcast.jetstream.window import Window
 from usbcast.node.credentials import Keys
 from usbcast.node.endpoints import Address
@@ -193,7 +193,7 @@ class Forwarder:
         finally:
             receiver.close()
 
-    def _note_foreign(self, standing: Standing) -> None:
+    def _note_foreign(self, standing: StoreState) -> None:
         """Count the messages that another program has stored behind ours, and say so once."""
         if standing.created != self._created:
             self._last_seen = 0

@@ -34,7 +34,7 @@ _SILENCE_NS = int(SILENCE_S * 1e9)
 
 
 class StoreReceiver:
-    """As `usbcast.receiving.receiver.NodeReceiver`, which it stands in for. Used by one thread; another one brings what is stored."""
+    """A `Receiver` of what a NATS server stores. Used by one thread; another one brings what is stored."""
 
     via = "nats"
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from usbcast.jetstream.store import Standing, Store
+from usbcast.jetstream.store import Store, StoreState
 from usbcast.receiving.continuity import Position
 
 
-async def seek(store: Store, standing: Standing, start: int | Position) -> int:
+async def seek(store: Store, standing: StoreState, start: int | Position) -> int:
     """The sequence on the server to begin at. A number is a packet's sequence in the newest epoch."""
     if standing.position is None:
         return standing.last_sequence + 1

@@ -38,7 +38,7 @@ class Retention:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class StoreState:
     """How far a JetStream stream has come."""
 
     first_sequence: int
@@ -111,7 +111,7 @@ class Store:
         limits = [self.connection.max_payload_bytes, there.max_msg_size or -1]
         return min(limit for limit in limits if limit > 0)
 
-    async def standing(self) -> Standing:
+    async def standing(self) -> StoreState:
         """How far the stream has come, by the server's word. Raises StreamUnknown if it has none such."""
         names = self.names
         try:
@@ -123,11 +123,11 @@ class Store:
                 + (f"there {'is' if len(known) == 1 else 'are'} {', '.join(known)}" if known else "there is none yet")
             ) from None
         if not info.state.messages:
-            return Standing(info.state.first_seq, info.state.last_seq, str(info.created), None, ended=False)
+            return StoreState(info.state.first_seq, info.state.last_seq, str(info.created), None, ended=False)
         last, foreign, why = await self._last_readable(info.state.first_seq, info.state.last_seq)
         position = position_after(last) if last is not None else None
         ended = isinstance(last, EncodedBatch) and last.end is not None
-        return Standing(info.state.first_seq, info.state.last_seq, str(info.created), position, ended, foreign, why)
+        return StoreState(info.state.first_seq, info.state.last_seq, str(info.created), position, ended, foreign, why)
 
     async def _last_readable(self, first: int, last: int) -> tuple[EncodedBatch | StoredGap | None, int, str]:
         """The last message of usbcast; how many foreign ones behind it are new, and what is wrong with the last of them."""
@@ -168,7 +168,7 @@ class Store:
         found = [message for subject in self.names.stored if (message := await self._message(subject=subject))]
         return max(found, key=lambda message: message.seq or 0, default=None)
 
-    async def newest(self, standing: Standing) -> int:
+    async def newest(self, standing: StoreState) -> int:
         """The sequence of the last batch that holds a packet, among the last 100 messages; else of the last message."""
         least = max(standing.first_sequence, standing.last_sequence - NEWEST_AMONG + 1)
         for sequence in range(standing.last_sequence, least - 1, -1):

@@ -22,7 +22,7 @@ from usbcast.jetstream.consumer import OrderedConsumer, Received
 from usbcast.jetstream.messages import StoredGap, position_after, read, read_info
 from usbcast.jetstream.names import Names
 from usbcast.jetstream.seek import seek
-from usbcast.jetstream.store import Standing, Store
+from usbcast.jetstream.store import Store, StoreState
 from usbcast.node.endpoints import Address
 from usbcast.receiving.continuity import Position
 from usbcast_schemas.batch import EncodedBatch
@@ -231,7 +231,7 @@ class StoreReader:
             standing = await store.standing()
             sequence, _ = await self._where(store, standing)
 
-    async def _where(self, store: Store, standing: Standing) -> tuple[int, Begun | None]:
+    async def _where(self, store: Store, standing: StoreState) -> tuple[int, Begun | None]:
         """The sequence on the server to go on at; and for the first time, where that is in the stream."""
         if self._created is not None:
             if (standing.created, True) == (self._created, standing.last_sequence >= self._next_sequence - 1):

@@ -19,7 +19,7 @@ LEAST_STILL_S = 10.0
 """No thread that is well stands still for so long: one waits a second for news, one up to 5 s before it looks for a device."""
 
 
-class Attended:
+class WatchdogReporter:
     """Made when the node has started. `look` is to be called several times a second by the main thread."""
 
     def __init__(self, node: Node, manager: ServiceManager | None = None) -> None:
@@ -65,4 +65,4 @@ class Attended:
         return told
 
 
-__all__ = ["Attended"]
+__all__ = ["WatchdogReporter"]
