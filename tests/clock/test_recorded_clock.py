@@ -14,7 +14,7 @@ from programs import run
 
 import usbcast
 from usbcast.clock.offset import MAX_DRIFT
-from usbcast.recording.entries import Remark, clock_of, clock_remark
+from usbcast.recording.entries import Annotation, clock_of, clock_remark
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +66,7 @@ def test_through_a_bridge_the_clock_is_that_of_the_reading_host(upstream: str, b
 def test_a_clock_remark_says_what_was_known() -> None:
     assert clock_of(clock_remark("s", None, 5)) is None
     known = usbcast.ClockOffset(-7, 3, 1.5, MAX_DRIFT * 1e6, 11)
-    assert clock_of(Remark.decode(clock_remark("s", known, 12).encode())) == known
+    assert clock_of(Annotation.decode(clock_remark("s", known, 12).encode())) == known
 
 
 def test_a_recording_says_that_the_reading_hosts_clock_was_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,15 @@ from pathlib import Path
 
 from usbcast.events import Gap
 from usbcast.receiving.continuity import Position
-from usbcast.recording.entries import Remark, batch_entry, begin_remark, gap_remark, hex_epoch, info_entry, remark_entry
+from usbcast.recording.entries import (
+    Annotation,
+    batch_entry,
+    begin_remark,
+    gap_remark,
+    hex_epoch,
+    info_entry,
+    remark_entry,
+)
 from usbcast.recording.segment import Head, Segment
 from usbcast_schemas.batch import Arrivals, EncodedBatch, decode_batch, encode_batch
 from usbcast_schemas.v1 import usbcast_pb2 as pb
@@ -62,7 +70,7 @@ def make(directory: Path, *, segments: int = 3, chunks: int = 3, gap_at: int | N
         position = Position(EPOCH, number * PER_BATCH, number)
         said = {"epoch": hex_epoch(EPOCH), "next_sequence": position.next_sequence, "next_number": number}
         final = index == segments - 1
-        close = Remark("close", 2, "", {"reason": "enough", "final": final, "streams": {"s": said}})
+        close = Annotation("close", 2, "", {"reason": "enough", "final": final, "streams": {"s": said}})
         segment.add(remark_entry(close))
         made.append(segment.finish())
     return made

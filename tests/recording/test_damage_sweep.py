@@ -20,7 +20,7 @@ import usbcast
 from usbcast.events import Gap, Restart
 from usbcast.receiving.continuity import Position
 from usbcast.recording.entries import (
-    Remark,
+    Annotation,
     batch_entry,
     begin_remark,
     gap_remark,
@@ -144,7 +144,7 @@ def recording(directory: Path, compression: str) -> list[Path]:
             for stream, (epoch, sequence, number) in end.items()
         }
         fields = {"reason": "enough", "final": index == 2, "streams": streams}
-        segment.add(remark_entry(Remark("close", 2, "", fields)))
+        segment.add(remark_entry(Annotation("close", 2, "", fields)))
         made.append(segment.finish())
     return made
 
@@ -322,7 +322,7 @@ def test_a_recording_without_a_description_is_converted_as_bytes_and_that_is_sai
 
 def test_success_means_that_there_is_a_result(tmp_path: Path) -> None:
     segment = Segment(tmp_path / "r-00000.mcap", Head("aa", 0, 1, ""), "zstd")
-    segment.add(remark_entry(Remark("trigger", 1)))
+    segment.add(remark_entry(Annotation("trigger", 1)))
     path = segment.finish()
     assert "holds no stream" in cli("convert", path, "--to", "csv", check=1)["error"]
     damaged = bytearray(path.read_bytes())

@@ -27,9 +27,9 @@ from usbcast.recording.entries import (
     BATCH_SCHEMA,
     INFO_SCHEMA,
     REMARK_SCHEMA_NAME,
+    Annotation,
     Channel,
     Entry,
-    Remark,
     batch_entry,
     begin_remark,
     decode_entry,
@@ -129,7 +129,7 @@ def recording(path: Path, *extra: Entry, first: Entry | None = None) -> Path:
                 segment.add(entry)
         segment.add(batch_entry("s", batch(number)))
     said = {"epoch": hex_epoch(EPOCH), "next_sequence": BATCHES * PER_BATCH, "next_number": BATCHES}
-    segment.add(remark_entry(Remark("close", 2, "", {"reason": "enough", "final": True, "streams": {"s": said}})))
+    segment.add(remark_entry(Annotation("close", 2, "", {"reason": "enough", "final": True, "streams": {"s": said}})))
     return segment.finish()
 
 

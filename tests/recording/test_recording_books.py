@@ -11,27 +11,27 @@ from made import EPOCH, batch
 from usbcast.events import Gap, Restart
 from usbcast.receiving.continuity import Position
 from usbcast.recording.books import Books
-from usbcast.recording.entries import Item, Remark, begin_remark, gap_remark, hex_epoch, restart_remark
+from usbcast.recording.entries import Annotation, Item, begin_remark, gap_remark, hex_epoch, restart_remark
 from usbcast_schemas.batch import Arrivals, decode_batch, encode_batch
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 
-def gap(first: int, last: int, epoch: int = EPOCH) -> Remark:
+def gap(first: int, last: int, epoch: int = EPOCH) -> Annotation:
     return gap_remark("s", epoch, Gap(first, last, last - first + 1, "ring", "gone"), 0)
 
 
-def begin(sequence: int, number: int) -> Remark:
+def begin(sequence: int, number: int) -> Annotation:
     return begin_remark("s", Position(EPOCH, sequence, number), 0)
 
 
-def close(*, final: bool = True, until: int | None = None, number: int = 0) -> Remark:
+def close(*, final: bool = True, until: int | None = None, number: int = 0) -> Annotation:
     said: dict[str, Any] = {"packets": 0}
     if until is not None:
         said |= {"epoch": hex_epoch(EPOCH), "next_sequence": until, "next_number": number}
-    return Remark("close", 0, "", {"reason": "", "final": final, "streams": {"s": said}})
+    return Annotation("close", 0, "", {"reason": "", "final": final, "streams": {"s": said}})
 
 
-RECOVERED = Remark("recovered", 0, "", {"reason": "r-0 ended before its time"})
+RECOVERED = Annotation("recovered", 0, "", {"reason": "r-0 ended before its time"})
 
 
 def audited(*segments: list[Item], indexes: list[int] | None = None) -> Books:
@@ -99,7 +99,7 @@ def test_a_missing_segment_is_named() -> None:
 
 
 def test_what_was_dropped_by_wish_is_not_missing() -> None:
-    dropped = Remark("dropped", 0, "", {"before": 2, "reason": "removed by --keep"})
+    dropped = Annotation("dropped", 0, "", {"before": 2, "reason": "removed by --keep"})
     assert audited([begin(20, 2), dropped, batch(2), close()], indexes=[2]).balanced
     assert not audited([begin(20, 2), dropped, batch(2), close()], indexes=[3]).balanced
 

@@ -12,7 +12,7 @@ from typing import Any
 from usbcast.clock.offset import ClockOffset
 from usbcast.events import stage_of
 from usbcast.recording.contents import Contents
-from usbcast.recording.entries import STAGE, Item, Remark, clock_of, gap_of, hex_epoch
+from usbcast.recording.entries import STAGE, Annotation, Item, clock_of, gap_of, hex_epoch
 from usbcast_schemas.batch import EncodedBatch
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
@@ -101,7 +101,7 @@ class Books:
         self._before_open = ""
         """The same of the segment before."""
         self._absent: tuple[int, ...] = ()
-        self._closed: Remark | None = None
+        self._closed: Annotation | None = None
 
     def segment(self, index: int, name: str) -> None:
         """The file of this index comes next."""
@@ -119,7 +119,7 @@ class Books:
         """One entry of the current file."""
         if isinstance(item, EncodedBatch):
             self._batch(stream, item)
-        elif isinstance(item, Remark):
+        elif isinstance(item, Annotation):
             self._remark(item)
 
     def finish(self) -> None:
@@ -202,7 +202,7 @@ class Books:
             if batch.end.packets != books.next_sequence:
                 self._missing(books, batch.end.packets, f"before the end of the stream in {self._where}")
 
-    def _remark(self, remark: Remark) -> None:
+    def _remark(self, remark: Annotation) -> None:
         fields = remark.fields
         match remark.kind:
             case "gap":
@@ -247,7 +247,7 @@ class Books:
             case "refused":
                 self.note(f"{remark.stream}: {fields['reason']}")
 
-    def _gap(self, remark: Remark) -> None:
+    def _gap(self, remark: Annotation) -> None:
         gap = gap_of(remark)
         books = self._of(remark.stream, int(remark.fields["epoch"], 16))
         books.told = True
@@ -267,7 +267,7 @@ class Books:
         column[what] = column.get(what, 0) + gap.last + 1 - gap.first
         books.next_sequence = gap.last + 1
 
-    def _begin(self, remark: Remark) -> None:
+    def _begin(self, remark: Annotation) -> None:
         """A segment says where it goes on; between that and what has been read, something may be gone."""
         fields = remark.fields
         books = self._of(remark.stream, int(fields["epoch"], 16))
@@ -304,7 +304,7 @@ class Books:
             return ""
         return f" (segment {', '.join(map(str, self._absent))} is not there)"
 
-    def _restart(self, remark: Remark) -> None:
+    def _restart(self, remark: Annotation) -> None:
         fields = remark.fields
         old = self._of(remark.stream, int(fields["old_epoch"], 16))
         if old.first is not None and int(fields["known_until"]) > old.next_sequence:
@@ -314,7 +314,7 @@ class Books:
             new.first, new.next_sequence, new.next_number = 0, 0, 0
         self.note(f"{remark.stream}: a new epoch began after {old.next_sequence:,} packets of the one before")
 
-    def _close(self, remark: Remark) -> None:
+    def _close(self, remark: Annotation) -> None:
         self._closed = remark
         for stream, said in remark.fields["streams"].items():
             if "epoch" not in said:
@@ -324,7 +324,7 @@ class Books:
             if books.first is not None and until > books.next_sequence:
                 self._missing(books, until, f"before the end of {self._where}")
 
-    def _contents(self, remark: Remark) -> None:
+    def _contents(self, remark: Annotation) -> None:
         """The file says what it covers up to here."""
         for stream, runs in Contents.from_fields(remark.fields).runs.items():
             for run in runs:

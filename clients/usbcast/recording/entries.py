@@ -59,7 +59,7 @@ REMARK_SCHEMA = {
 
 
 @dataclass(frozen=True, slots=True)
-class Remark:
+class Annotation:
     """Something that is to be known beside the batches, in order with them. docs/recording.md lists the kinds."""
 
     kind: str
@@ -72,7 +72,7 @@ class Remark:
         return json.dumps({**head, **self.fields}, separators=(",", ":")).encode()
 
     @classmethod
-    def decode(cls, data: bytes) -> Remark:
+    def decode(cls, data: bytes) -> Annotation:
         """Raise WireError for what is no remark."""
         try:
             return cls(*read_remark(data))
@@ -121,7 +121,7 @@ class Entry:
     """The description that it is."""
 
 
-Item = EncodedBatch | pb.StreamInfo | Remark
+Item = EncodedBatch | pb.StreamInfo | Annotation
 """What an entry is when read."""
 
 
@@ -143,7 +143,7 @@ def info_entry(info: pb.StreamInfo, time_ns: int) -> Entry:
     return Entry(channel, time_ns, 0, info.SerializeToString(deterministic=True), None, info)
 
 
-def remark_entry(remark: Remark) -> Entry:
+def remark_entry(remark: Annotation) -> Entry:
     topic = f"{remark.stream}/remarks" if remark.stream else RECORDING
     channel = Channel(topic, "json", REMARK_SCHEMA_NAME, (("stream", remark.stream),) if remark.stream else ())
     return Entry(channel, remark.time_ns, 0, remark.encode(), run_of(remark))
@@ -153,7 +153,7 @@ def run_of(item: Item) -> Run | None:
     """The sequences and batch numbers that an item covers; None for one that covers nothing."""
     if isinstance(item, EncodedBatch):
         return Run(item.epoch, item.first_sequence, item.end_sequence, item.first_number, item.number + 1)
-    if not isinstance(item, Remark):
+    if not isinstance(item, Annotation):
         return None
     fields = item.fields
     if item.kind == "gap":
@@ -176,7 +176,7 @@ def decode_entry(schema: str, data: bytes) -> Item | None:
     if schema == BATCH_SCHEMA:
         return decode_batch(data)
     if schema == REMARK_SCHEMA_NAME:
-        return Remark.decode(data)
+        return Annotation.decode(data)
     if schema == INFO_SCHEMA:
         return decode_info(data)
     return None
@@ -206,25 +206,25 @@ def hex_epoch(epoch: int) -> str:
 # Remarks about a file
 
 
-def contents_remark(contents: Contents, recording: str, segment: int, time_ns: int) -> Remark:
+def contents_remark(contents: Contents, recording: str, segment: int, time_ns: int) -> Annotation:
     """What the file covers up to here, and which file it is."""
-    return Remark("contents", time_ns, "", {"recording": recording, "segment": segment, **contents.to_fields()})
+    return Annotation("contents", time_ns, "", {"recording": recording, "segment": segment, **contents.to_fields()})
 
 
-def damaged_remark(reason: str, time_ns: int) -> Remark:
+def damaged_remark(reason: str, time_ns: int) -> Annotation:
     """The file was recovered, and this could not be read of it."""
-    return Remark("damaged", time_ns, "", {"reason": reason})
+    return Annotation("damaged", time_ns, "", {"reason": reason})
 
 
-def unknown_remark(stream: str, epoch: int, first: int, reason: str, time_ns: int) -> Remark:
+def unknown_remark(stream: str, epoch: int, first: int, reason: str, time_ns: int) -> Annotation:
     """Nobody can say what of `stream` stood before sequence `first`, as it was damaged."""
-    return Remark("unknown", time_ns, stream, {"epoch": hex_epoch(epoch), "first": first, "reason": reason})
+    return Annotation("unknown", time_ns, stream, {"epoch": hex_epoch(epoch), "first": first, "reason": reason})
 
 
 # Remarks about streams
 
 
-def begin_remark(stream: str, position: Position | None, time_ns: int) -> Remark:
+def begin_remark(stream: str, position: Position | None, time_ns: int) -> Annotation:
     """Where the recording of `stream` stands at the beginning of a segment; None: it begins with whatever comes."""
     fields: dict[str, Any] = {}
     if position is not None:
@@ -233,10 +233,10 @@ def begin_remark(stream: str, position: Position | None, time_ns: int) -> Remark
             "next_sequence": position.next_sequence,
             "next_number": position.next_number,
         }
-    return Remark("begin", time_ns, stream, fields)
+    return Annotation("begin", time_ns, stream, fields)
 
 
-def gap_remark(stream: str, epoch: int, gap: Gap, time_ns: int) -> Remark:
+def gap_remark(stream: str, epoch: int, gap: Gap, time_ns: int) -> Annotation:
     fields: dict[str, Any] = {
         "epoch": hex_epoch(epoch),
         "first": gap.first,
@@ -246,11 +246,11 @@ def gap_remark(stream: str, epoch: int, gap: Gap, time_ns: int) -> Remark:
         "reason": gap.reason,
         **({"on_purpose": True} if gap.on_purpose else {}),
     }
-    return Remark("gap", time_ns, stream, fields)
+    return Annotation("gap", time_ns, stream, fields)
 
 
-def restart_remark(stream: str, restart: Restart, time_ns: int) -> Remark:
-    return Remark(
+def restart_remark(stream: str, restart: Restart, time_ns: int) -> Annotation:
+    return Annotation(
         "restart",
         time_ns,
         stream,
@@ -263,12 +263,12 @@ def restart_remark(stream: str, restart: Restart, time_ns: int) -> Remark:
     )
 
 
-def silence_remark(stream: str, silence: Silence, time_ns: int) -> Remark:
+def silence_remark(stream: str, silence: Silence, time_ns: int) -> Annotation:
     fields: dict[str, Any] = {"duration_ns": silence.duration_ns}
-    return Remark("silence", time_ns, stream, fields | ({"upstream": True} if silence.upstream else {}))
+    return Annotation("silence", time_ns, stream, fields | ({"upstream": True} if silence.upstream else {}))
 
 
-def clock_remark(stream: str, known: ClockOffset | None, time_ns: int) -> Remark:
+def clock_remark(stream: str, known: ClockOffset | None, time_ns: int) -> Annotation:
     """By how much the clock of the host that reads `stream` is ahead of that of the recording host, where that is known."""
     fields: dict[str, Any] = {}
     if known is not None:
@@ -279,10 +279,10 @@ def clock_remark(stream: str, known: ClockOffset | None, time_ns: int) -> Remark
             "drift_ppm": known.drift_ppm,
             "drift_uncertainty_ppm": known.drift_uncertainty_ppm,
         }
-    return Remark("clock", time_ns, stream, fields)
+    return Annotation("clock", time_ns, stream, fields)
 
 
-def clock_of(remark: Remark) -> ClockOffset | None:
+def clock_of(remark: Annotation) -> ClockOffset | None:
     """What a remark of kind "clock" tells; None where nothing was known."""
     f = remark.fields
     if "node_ahead_ns" not in f:
@@ -296,7 +296,7 @@ def clock_of(remark: Remark) -> ClockOffset | None:
     )
 
 
-def gap_of(remark: Remark) -> Gap:
+def gap_of(remark: Annotation) -> Gap:
     """The Gap that a remark of kind "gap" tells of."""
     f = remark.fields
     on_purpose = f.get("on_purpose", False)
@@ -304,6 +304,6 @@ def gap_of(remark: Remark) -> Gap:
     return Gap(f["first"], f["last"], f["count"], f["stage"], f["reason"], on_purpose=on_purpose, epoch=epoch)
 
 
-def restart_of(remark: Remark) -> Restart:
+def restart_of(remark: Annotation) -> Restart:
     f = remark.fields
     return Restart(int(f["old_epoch"], 16), int(f["epoch"], 16), f["delivered_until"], f["known_until"])

@@ -27,7 +27,7 @@ from mcap.writer import MCAP0_MAGIC
 from usbcast.recording.claim import base_of
 from usbcast.recording.contents import Contents
 from usbcast.recording.copies import MAX_BYTES, NAME, Copies, is_sound
-from usbcast.recording.entries import SEGMENT, Channel, Item, Remark, decode_entry
+from usbcast.recording.entries import SEGMENT, Annotation, Channel, Item, decode_entry
 from usbcast.recording.segment import PART, Head
 from usbcast.recording.unpacking import MAX_CHUNK_BYTES, records, unpack
 from usbcast_schemas.errors import PeerError, RecordingError, WireError
@@ -169,7 +169,7 @@ class SegmentFile:
         if self._contents is None:
             for chunk in reversed(range(len(self.chunks))):
                 items = [stored.item for stored in self.first_stored(chunk)]
-                told = [i for i in items if isinstance(i, Remark) and i.kind == "contents"]
+                told = [i for i in items if isinstance(i, Annotation) and i.kind == "contents"]
                 if told:
                     self._contents = Contents.from_fields(told[-1].fields)
                 if items:

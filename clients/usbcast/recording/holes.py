@@ -12,7 +12,16 @@ from dataclasses import dataclass
 from usbcast.events import Gap, Restart
 from usbcast.receiving.continuity import Position
 from usbcast.recording.contents import Contents, Run
-from usbcast.recording.entries import STAGE, Item, Remark, gap_of, gap_remark, restart_remark, run_of, unknown_remark
+from usbcast.recording.entries import (
+    STAGE,
+    Annotation,
+    Item,
+    gap_of,
+    gap_remark,
+    restart_remark,
+    run_of,
+    unknown_remark,
+)
 from usbcast_schemas.batch import EncodedBatch
 
 NOT_THERE = "it is not in the recording, and nothing says why"
@@ -47,7 +56,7 @@ class Holes:
         self._begun: set[str] = set()
         """Streams that have begun since the last damage."""
         self._reason = ""
-        self._told: Remark | None = None
+        self._told: Annotation | None = None
         self._find_contents: Callable[[], Contents | None] = lambda: None
 
     @property
@@ -66,16 +75,16 @@ class Holes:
         self._reason = reason
         self._begun.clear()
 
-    def before(self, stream: str, item: Item, time_ns: int) -> Iterator[Remark]:
+    def before(self, stream: str, item: Item, time_ns: int) -> Iterator[Annotation]:
         """What is to be declared before `item`."""
-        if isinstance(item, Remark) and item.kind == "close":
+        if isinstance(item, Annotation) and item.kind == "close":
             yield from self._before_close(item, time_ns)
         begin = _beginning_of(item)
         if begin is None:
             return
         at = self._at.get(stream)
         if at is None:
-            if isinstance(item, Remark) and item.kind == "begin":
+            if isinstance(item, Annotation) and item.kind == "begin":
                 return
             at = self._start(stream)
             if at is None:
@@ -86,7 +95,7 @@ class Holes:
 
     def take(self, stream: str, item: Item) -> None:
         """Move on behind `item`."""
-        if isinstance(item, Remark):
+        if isinstance(item, Annotation):
             if item.kind == "contents":
                 self._told = item
             elif item.kind == "dropped":
@@ -97,7 +106,7 @@ class Holes:
         if run is not None:
             self._at[stream] = _At(run.epoch, run.until, run.until_number)
 
-    def rest(self, time_ns: int) -> Iterator[Remark]:
+    def rest(self, time_ns: int) -> Iterator[Annotation]:
         """What the file says to have covered, and what has not come, at its end."""
         told = Contents.from_fields(self._told.fields) if self._told is not None else None
         if self._reason:
@@ -108,7 +117,7 @@ class Holes:
                 last = runs[-1]
                 yield from self._advance(stream, at, _At(last.epoch, last.until, last.until_number), time_ns)
 
-    def _before_close(self, close: Remark, time_ns: int) -> Iterator[Remark]:
+    def _before_close(self, close: Annotation, time_ns: int) -> Iterator[Annotation]:
         """A file without contents says at least here where each stream stood."""
         yield from self.rest(time_ns)
         for stream, said in close.fields["streams"].items():
@@ -121,7 +130,7 @@ class Holes:
             elif self._reason and said.get("batches") and not self._anywhere:
                 yield self._unknown(stream, end.epoch, end.sequence, time_ns)
 
-    def _advance(self, stream: str, at: _At, to: _At, time_ns: int) -> Iterator[Remark]:
+    def _advance(self, stream: str, at: _At, to: _At, time_ns: int) -> Iterator[Annotation]:
         """Declare what lies between `at` and `to`, over all epochs between them."""
         reason = self._reason or NOT_THERE
         while at.epoch != to.epoch:
@@ -162,7 +171,7 @@ class Holes:
             return ()
         return contents.runs.get(stream, ())
 
-    def _unknown(self, stream: str, epoch: int, first: int, time_ns: int) -> Remark:
+    def _unknown(self, stream: str, epoch: int, first: int, time_ns: int) -> Annotation:
         reason = f"nobody can say how much of stream {stream} stood where {self._reason}: the file is of an older form"
         self.unknown.append(reason)
         return unknown_remark(stream, epoch, first, reason, time_ns)
@@ -172,7 +181,7 @@ def _beginning_of(item: Item) -> _At | None:
     """Where a stream has to stand before this item; None where that does not matter."""
     if isinstance(item, EncodedBatch):
         return _At(item.epoch, item.first_sequence, item.first_number)
-    if not isinstance(item, Remark):
+    if not isinstance(item, Annotation):
         return None
     fields = item.fields
     if item.kind == "gap":
@@ -184,7 +193,7 @@ def _beginning_of(item: Item) -> _At | None:
     return None
 
 
-def _gap(stream: str, at: _At, to: _At, reason: str, time_ns: int) -> Iterator[Remark]:
+def _gap(stream: str, at: _At, to: _At, reason: str, time_ns: int) -> Iterator[Annotation]:
     """The gap between two places of one epoch, if there is one; batches without packets may be missing as well."""
     unseen = at.number is not None and to.number is not None and to.number > at.number
     if to.sequence > at.sequence or (unseen and to.sequence == at.sequence):

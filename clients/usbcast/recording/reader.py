@@ -17,7 +17,7 @@ from usbcast.events import End, Gap, Silence, device_event, gap_of_loss
 from usbcast.layout import Layout
 from usbcast.receiving.event_builder import Event
 from usbcast.recording.books import Books
-from usbcast.recording.entries import BATCH_SCHEMA, Item, Remark, clock_of, gap_of, restart_of
+from usbcast.recording.entries import BATCH_SCHEMA, Annotation, Item, clock_of, gap_of, restart_of
 from usbcast.recording.files import Damage, SegmentFile, Stored, resolve, walk
 from usbcast.recording.holes import Holes
 from usbcast_schemas.batch import EncodedBatch
@@ -168,11 +168,11 @@ class Recording:
         table: pyarrow.Table = pyarrow.Table.from_batches(batches)
         return table
 
-    def _clock_before(self, stream: str, start_ns: int) -> Iterator[Remark]:
+    def _clock_before(self, stream: str, start_ns: int) -> Iterator[Annotation]:
         """What the head of the segment that holds `start_ns` says of the clock: reading begins behind it."""
         before = [s for s in self.segments if s.chunks and s.chunks[0].start_ns < start_ns]
         for stored in before[-1].first_stored(0) if before else ():
-            if stored.stream == stream and isinstance(stored.item, Remark) and stored.item.kind == "clock":
+            if stored.stream == stream and isinstance(stored.item, Annotation) and stored.item.kind == "clock":
                 yield stored.item
 
     def _mended(
@@ -288,7 +288,7 @@ class _Reading:
         if batch.end is not None:
             yield End(batch.end.reason, batch.end.packets)
 
-    def remark(self, remark: Remark) -> Iterator[Event]:
+    def remark(self, remark: Annotation) -> Iterator[Event]:
         if remark.kind == "gap":
             yield self._gap(gap_of(remark))
         elif remark.kind == "clock":

@@ -24,7 +24,7 @@ from usbcast.node.requests import NodeClient
 from usbcast.receiving.continuity import Delivery, Position
 from usbcast.receiving.event_builder import Record
 from usbcast.recording.claim import Claim
-from usbcast.recording.entries import Entry, Remark, remark_entry
+from usbcast.recording.entries import Annotation, Entry, remark_entry
 from usbcast.recording.policy import Limits
 from usbcast.recording.store import Store, StoreOptions
 from usbcast.recording.tap import Tap
@@ -213,7 +213,7 @@ class Recorder:
             if tap.refused and tap.stream not in self.refused:
                 self.refused[tap.stream] = tap.refused
                 self._tell("warning", {"message": tap.refused, "stream": tap.stream})
-                self.store.append(remark_entry(Remark("refused", realtime_ns, tap.stream, {"reason": tap.refused})))
+                self.store.append(remark_entry(Annotation("refused", realtime_ns, tap.stream, {"reason": tap.refused})))
                 if all(one.refused or one.ended for one in self.taps.values()):
                     self.stop(tap.refused)
 
@@ -242,7 +242,7 @@ class Recorder:
 
     def _on_trigger(self, now_ns: int, realtime_ns: int) -> None:
         self._tell("trigger", {})
-        self.store.append(remark_entry(Remark("trigger", realtime_ns)))
+        self.store.append(remark_entry(Annotation("trigger", realtime_ns)))
         self._wanted_until_ns = now_ns + max(1, int((self.options.post_s or 0) * 1e9))
         while self._before:
             _, tap, record, _ = self._before.popleft()
@@ -281,7 +281,7 @@ class Recorder:
             if said:
                 sentence = f"stream {tap.stream} {said}"
                 self._tell("warning", {"message": sentence, "stream": tap.stream})
-                self.store.append(remark_entry(Remark("rate", realtime_ns, tap.stream, {"reason": sentence})))
+                self.store.append(remark_entry(Annotation("rate", realtime_ns, tap.stream, {"reason": sentence})))
 
     def _look_for_stall(self, now_ns: int, realtime_ns: int) -> None:
         """Notice that the clock has moved on without us; before a gap is written, as that may be what it came of."""
@@ -293,7 +293,7 @@ class Recorder:
         )
         self._tell("warning", {"message": reason})
         self.store.append(
-            remark_entry(Remark("stalled", realtime_ns, "", {"duration_ns": duration_ns, "reason": reason}))
+            remark_entry(Annotation("stalled", realtime_ns, "", {"duration_ns": duration_ns, "reason": reason}))
         )
         for tap in self.taps.values():
             tap.excuse_for(reason, now_ns)

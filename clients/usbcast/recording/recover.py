@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from usbcast.receiving.continuity import Position
-from usbcast.recording.entries import Entry, Item, Remark, damaged_remark, gap_of, info_entry, remark_entry, run_of
+from usbcast.recording.entries import Annotation, Entry, Item, damaged_remark, gap_of, info_entry, remark_entry, run_of
 from usbcast.recording.files import Damage, SegmentFile, Stored, walk
 from usbcast.recording.holes import Holes
 from usbcast.recording.segment import PART, Head, Segment
@@ -145,11 +145,11 @@ class _Copy:
         if isinstance(item, EncodedBatch):
             self.batches += 1
             self.packets += item.packet_count
-        elif isinstance(item, Remark):
+        elif isinstance(item, Annotation):
             self._closed |= item.kind == "close"
         self._last_ns = stored.log_time_ns
         self.holes.take(stream, item)
-        if not (isinstance(item, Remark) and item.kind == "contents"):  # the new file makes its own
+        if not (isinstance(item, Annotation) and item.kind == "contents"):  # the new file makes its own
             self._describe(stream, item)
             info = item if isinstance(item, pb.StreamInfo) else None
             self._add(Entry(stored.channel, stored.time_ns, stored.sequence, stored.data, run_of(item), info))
@@ -166,7 +166,7 @@ class _Copy:
         what = "; ".join(f"at byte {damage.offset:,}: {damage.what}" for damage in self._damages[:5])
         if not self._closed:
             reason = f"{self._name} ended before its time" + (f" ({what})" if what else ", the recorder was killed")
-            self._add(remark_entry(Remark("recovered", time.time_ns(), "", {"reason": reason})))
+            self._add(remark_entry(Annotation("recovered", time.time_ns(), "", {"reason": reason})))
         elif what:
             reason = f"{self._name} was damaged ({what}): remarks and device events that stood there are gone"
             self._add(remark_entry(damaged_remark(reason, time.time_ns())))
@@ -185,7 +185,7 @@ class _Copy:
         if copy is not None:
             self._add(info_entry(copy, self._last_ns))
 
-    def _declare(self, remark: Remark) -> None:
+    def _declare(self, remark: Annotation) -> None:
         if remark.kind == "gap":
             self.lost += gap_of(remark).count
         self._add(remark_entry(remark))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from usbcast.recording.claim import Claim
-from usbcast.recording.entries import Entry, Remark, remark_entry
+from usbcast.recording.entries import Annotation, Entry, remark_entry
 from usbcast.recording.policy import Keep, Rotation
 from usbcast.recording.segment import Head, Segment
 from usbcast_schemas.errors import RecordingError
@@ -208,13 +208,13 @@ class Store:
         self._kept.append((index, path))
         self._drop_old(segment, realtime_ns)
 
-    def _disk_remark(self, realtime_ns: int) -> Remark:
+    def _disk_remark(self, realtime_ns: int) -> Annotation:
         fields = {"reason": self.paused, "since_ns": self._paused_since_ns, "free_bytes": self.free_bytes()}
-        return Remark("disk", realtime_ns, "", fields)
+        return Annotation("disk", realtime_ns, "", fields)
 
     def _dropped_entry(self, realtime_ns: int) -> Entry:
         fields = {"before": self._dropped_before, "reason": "removed by --keep"}
-        return remark_entry(Remark("dropped", realtime_ns, "", fields))
+        return remark_entry(Annotation("dropped", realtime_ns, "", fields))
 
     def _drop_old(self, segment: Segment, realtime_ns: int) -> None:
         """Remove what is not to be kept. It is declared first, so that a removed segment never looks stolen."""
@@ -241,7 +241,7 @@ class Store:
         if segment is None:
             return
         fields = {"reason": reason, "final": final, "streams": self._contents.tails()}
-        segment.add(remark_entry(Remark("close", realtime_ns, "", fields)))
+        segment.add(remark_entry(Annotation("close", realtime_ns, "", fields)))
         try:
             self.files.append(segment.finish())
             self._segment = None
