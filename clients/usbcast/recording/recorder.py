@@ -27,7 +27,7 @@ from usbcast.recording.claim import Claim
 from usbcast.recording.entries import Annotation, Entry, remark_entry
 from usbcast.recording.policy import Limits
 from usbcast.recording.store import Store, StoreOptions
-from usbcast.recording.tap import Tap
+from usbcast.recording.stream_recorder import StreamRecorder
 from usbcast.service_manager import ServiceManager
 from usbcast_schemas.errors import AccessRefused, NodeUnreachable, UsageError
 from usbcast_schemas.registry import local_nodes
@@ -88,7 +88,7 @@ class Recorder:
 
     def __init__(self, options: RecordOptions, start: Start, tell: Tell) -> None:
         self.options = options
-        self.taps: dict[str, Tap] = {}
+        self.taps: dict[str, StreamRecorder] = {}
         self.store = Store(
             options.store,
             self,
@@ -107,7 +107,7 @@ class Recorder:
         """Not an Event: the signal that stops us may come while this thread holds an event's lock, and would wait for it."""
         self._wanted_until_ns = 0
         self._triggered = False
-        self._before: deque[tuple[int, Tap, Record, int]] = deque()
+        self._before: deque[tuple[int, StreamRecorder, Record, int]] = deque()
         self._before_bytes = 0
         self._discover_ns = self._house_ns = 0
         self._shown: Path | None = None
@@ -217,7 +217,7 @@ class Recorder:
                 if all(one.refused or one.ended for one in self.taps.values()):
                     self.stop(tap.refused)
 
-    def _take(self, tap: Tap, record: Record, now_ns: int, realtime_ns: int) -> None:
+    def _take(self, tap: StreamRecorder, record: Record, now_ns: int, realtime_ns: int) -> None:
         if isinstance(record, Gap) or (isinstance(record, Delivery) and record.gaps):
             self._look_for_stall(time.monotonic_ns(), realtime_ns)
         if not self.options.armed or now_ns < self._wanted_until_ns:
@@ -371,7 +371,7 @@ class Recorder:
         if self.options.armed and not isinstance(start, Position):
             start = "now"
         patient = self.options.wait or self._begun
-        tap = Tap(name, self.options.endpoint, start, self.options.via, self.options.keys, patient=patient)
+        tap = StreamRecorder(name, self.options.endpoint, start, self.options.via, self.options.keys, patient=patient)
         if self.store.path is not None:  # a newcomer: the head of this segment does not have it
             for entry in tap.head(time.time_ns()):
                 self.store.append(entry)

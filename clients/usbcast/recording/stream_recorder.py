@@ -33,7 +33,7 @@ _EXCUSED_NS = 2_000_000_000
 """A gap may be noticed so long after its cause: by the next batch, or by the answer to a fetch."""
 
 
-class Tap:
+class StreamRecorder:
     """Used by one thread. `take` gives records, `entries` makes of them what is written."""
 
     def __init__(
