@@ -95,7 +95,7 @@ class HotPath:
             if following.take() is None:
                 self._pump()
                 following.take()
-        following.doze_s()
+        following.park_s()
 
     def _pump(self) -> None:
         """What a receiver does where what comes cannot simply be followed: at first, and without a native core always."""

@@ -235,9 +235,9 @@ class AsyncSubscription:
     async def _progress(self, deadline: float) -> None:
         """Take what has come, or wait until something comes or is due, at most until `deadline`."""
         receiver = self._receiver
-        doze_s = min(receiver.doze_s(), deadline - time.monotonic())
-        if doze_s > 0:
-            await self._wait(doze_s)
+        park_s = min(receiver.park_s(), deadline - time.monotonic())
+        if park_s > 0:
+            await self._wait(park_s)
         elif not receiver.pump() and not await self._sleep(deadline):
             await asyncio.sleep(0)
 

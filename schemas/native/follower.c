@@ -33,7 +33,7 @@ typedef struct {
     char dozed;   /* it was slept, and nothing has come since */
     int due;      /* somebody else has something to do before more is taken */
     int64_t until_ns, doze_until_ns;
-    PyObject *lent; /* what was handed out in place last; it counts as delivered when it is given back whole */
+    PyObject *loaned; /* what was handed out in place last; it counts as delivered when it is given back whole */
     uint64_t lent_slot, lent_packets;
     uint64_t batches, packets, delivered;
     Taken last;
@@ -78,7 +78,7 @@ static void follower_dealloc(PyObject *object)
     Py_XDECREF((PyObject *)self->asked.batch);
     Py_XDECREF((PyObject *)self->asked.arrivals);
     Py_XDECREF(self->asked.owner);
-    Py_XDECREF(self->lent);
+    Py_XDECREF(self->loaned);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
     Py_DECREF(type);
 }
@@ -139,7 +139,7 @@ static PyObject *handed_out(Follower *self, PyObject *batch, const Taken *taken,
         self->delivered += taken->packets;
     else {
         Py_INCREF(made);
-        self->lent = made;
+        self->loaned = made;
         self->lent_slot = self->at;
         self->lent_packets = taken->packets;
     }
@@ -147,15 +147,15 @@ static PyObject *handed_out(Follower *self, PyObject *batch, const Taken *taken,
     return made;
 }
 
-/* Who asks for more is through with what was lent: 1 if it was whole to the end. */
+/* Who asks for more is through with what was loaned: 1 if it was whole to the end. */
 static int give_back(Follower *self)
 {
-    if (self->lent == NULL)
+    if (self->loaned == NULL)
         return 1;
     if (LOAD(&self->ring->words[TAIL]) > self->lent_slot)
         return 0;
     self->delivered += self->lent_packets;
-    Py_CLEAR(self->lent);
+    Py_CLEAR(self->loaned);
     return 1;
 }
 
@@ -305,7 +305,7 @@ static PyObject *follower_wait(PyObject *object, PyObject *const *args, Py_ssize
 }
 
 PyDoc_STRVAR(follower_close_doc,
-"close() -> (batches, packets, delivered, realtime_ns, monotonic_ns, taken_ns, lent), or None if there is nothing to say\n\n"
+"close() -> (batches, packets, delivered, realtime_ns, monotonic_ns, taken_ns, loaned), or None if there is nothing to say\n\n"
 "Nothing more is taken. How many batches and packets were, since it was closed last; how many packets of them are delivered;\n"
 "the last one's arrival, and when it was taken; and what was handed out in place and has not been given back, or None.");
 
@@ -313,14 +313,14 @@ static PyObject *follower_close(PyObject *object, PyObject *Py_UNUSED(none))
 {
     Follower *self = (Follower *)object;
     self->open = 0;
-    if (self->batches == 0 && self->delivered == 0 && self->lent == NULL)
+    if (self->batches == 0 && self->delivered == 0 && self->loaned == NULL)
         Py_RETURN_NONE;
-    PyObject *lent = self->lent ? self->lent : Py_None;
+    PyObject *loaned = self->loaned ? self->loaned : Py_None;
     PyObject *told = Py_BuildValue("KKKLLLO", (unsigned long long)self->batches, (unsigned long long)self->packets,
                                    (unsigned long long)self->delivered, (long long)self->last.realtime_ns,
-                                   (long long)self->last.monotonic_ns, (long long)self->last_ns, lent);
+                                   (long long)self->last.monotonic_ns, (long long)self->last_ns, loaned);
     if (told) {
-        Py_CLEAR(self->lent);
+        Py_CLEAR(self->loaned);
         self->batches = self->packets = self->delivered = 0;
     }
     return told;

@@ -432,7 +432,7 @@ int send_newest(Ring *self, PyObject *publish, uint64_t most)
 }
 
 /* `batch`, with what it takes to see whether it was overwritten since. */
-static PyObject *lent(PyObject *batch, PyObject *owner, uint64_t slot)
+static PyObject *loaned(PyObject *batch, PyObject *owner, uint64_t slot)
 {
     PyObject *number = batch ? PyLong_FromUnsignedLongLong(slot) : NULL;
     if (batch && (number == NULL || PyObject_SetAttr(batch, s_slot, number) < 0 || PyObject_SetAttr(batch, s_ring, owner) < 0))
@@ -473,7 +473,7 @@ PyObject *take_slot(Ring *self, uint64_t at, const Asked *asked, Taken *taken)
     if (plain.arrivals && copied)
         batch = decoded_bytes(raw, bytes, (Py_ssize_t)length, &plain, asked->batch, asked->arrivals);
     else if (plain.arrivals)
-        batch = lent(decoded(raw, head, bytes, &plain, in_place(self, begin + plain.payload, (Py_ssize_t)length - plain.payload),
+        batch = loaned(decoded(raw, head, bytes, &plain, in_place(self, begin + plain.payload, (Py_ssize_t)length - plain.payload),
                              asked->batch, asked->arrivals),
                      asked->owner, at);
     if (batch != raw)

@@ -34,7 +34,7 @@ class Keeper:
     def __init__(self, path: Path, *, latest: bool, in_place: bool, pause_s: float) -> None:
         self._path = path
         self._in_place = in_place
-        self._lent: list[list[int]] = []
+        self._loaned: list[list[int]] = []
         """Runs of the last batch, where it was read in place: it is ours only once the next event is no gap in its place."""
         self._said: dict[str, Any] = {
             "runs": [], "losses": [], "events": [], "errors": [], "latest": latest, "complete": False
@@ -51,7 +51,7 @@ class Keeper:
         return bool(self._said["runs"] or self._said["losses"] or self._said["events"])
 
     def take(self, event: Event) -> None:
-        if self._lent:
+        if self._loaned:
             self._settle(event)
         runs, losses, events = self._said["runs"], self._said["losses"], self._said["events"]
         match event:
@@ -89,7 +89,7 @@ class Keeper:
         cuts = [0, *(np.flatnonzero(np.diff(counters) != 1) + 1).tolist(), len(counters)]
         found = [[epoch, sequence + begin, int(counters[begin]), end - begin] for begin, end in pairwise(cuts)]
         if self._in_place:
-            self._lent = found
+            self._loaned = found
         else:
             for run in found:
                 self._run(*run)
@@ -98,10 +98,10 @@ class Keeper:
 
     def _settle(self, event: Event | None) -> None:
         """Write down the last batch, unless `event` says that it was overwritten while it was in use."""
-        lost = isinstance(event, Gap) and event.count and event.first == self._lent[0][1]
-        for run in [] if lost else self._lent:
+        lost = isinstance(event, Gap) and event.count and event.first == self._loaned[0][1]
+        for run in [] if lost else self._loaned:
             self._run(*run)
-        self._lent = []
+        self._loaned = []
 
     def _run(self, epoch: int, sequence: int, counter: int, count: int) -> None:
         runs = self._said["runs"]
@@ -119,7 +119,7 @@ class Keeper:
 
     def save(self, *, complete: bool = False) -> None:
         self._saved_s = time.monotonic()
-        if complete and self._lent:
+        if complete and self._loaned:
             self._settle(None)
         self._said["complete"] = complete
         beside = self._path.with_suffix(".new")

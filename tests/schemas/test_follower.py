@@ -253,10 +253,10 @@ def test_what_is_lent_counts_when_it_is_given_back(stream: Stream) -> None:
     follower = stream.follower(copy=False)
     follower.open(0, 7, 0, 0, FOR_EVER, FOR_EVER)
     follower.next(Batch, None)
-    lent = follower.next(Batch, None)
+    loaned = follower.next(Batch, None)
     batches, packets, delivered, *_, still_lent = follower.close()
     assert (batches, packets, delivered) == (2, 4, 2)
-    assert still_lent is lent
+    assert still_lent is loaned
     assert follower.close() is None, "that is somebody else's now"
 
 
@@ -265,15 +265,15 @@ def test_what_is_overwritten_while_it_is_lent_ends_it(tmp_path: Path) -> None:
     stream.write(2)
     follower = stream.follower(copy=False)
     follower.open(0, 7, 0, 0, FOR_EVER, FOR_EVER)
-    lent = follower.next(Batch, None)
+    loaned = follower.next(Batch, None)
     for _ in range(4):
         stream.write()
-    assert not lent.intact
+    assert not loaned.intact
     assert follower.next(Batch, None) is None
     assert follower.doze() == 0.0
     batches, packets, delivered, *_, still_lent = follower.close()
     assert (batches, packets, delivered) == (1, 2, 0)
-    assert still_lent is lent
+    assert still_lent is loaned
     stream.close()
 
 

@@ -76,11 +76,11 @@ def test_one_that_is_overwritten_while_it_is_in_use_is_told_as_a_gap_in_its_plac
         assert subscription.ledger.left == delivered_before
 
         # What follows begins right behind it. What was taken along with it is overwritten too, what was not is another gap.
-        at, lent, lost = gap.last + 1, kept, {IN_USE: gap.count}
-        while GONE not in lost or not lent.intact:
+        at, loaned, lost = gap.last + 1, kept, {IN_USE: gap.count}
+        while GONE not in lost or not loaned.intact:
             event = subscription.receive(DEADLINE_S)
             if isinstance(event, Gap) and event.reason == IN_USE:
-                assert (event.first, event.last) == (lent.first_sequence, lent.last_sequence)
+                assert (event.first, event.last) == (loaned.first_sequence, loaned.last_sequence)
                 lost[IN_USE] += event.count
                 continue
             if isinstance(event, Gap):
@@ -90,7 +90,7 @@ def test_one_that_is_overwritten_while_it_is_in_use_is_told_as_a_gap_in_its_plac
                 continue
             assert isinstance(event, Batch)
             assert event.first_sequence == at
-            at, lent = event.last_sequence + 1, event
+            at, loaned = event.last_sequence + 1, event
         ledger = subscription.ledger
         assert ledger.discrepancy() is None
         assert ledger.lost == {f"ring: {reason}": count for reason, count in lost.items()}

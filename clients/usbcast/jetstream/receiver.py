@@ -108,7 +108,7 @@ class StoreReceiver:
     def wait(self, most_s: float) -> None:
         """There is always something else to be looked at."""
 
-    def doze_s(self) -> float:
+    def park_s(self) -> float:
         """There is always something else to be looked at."""
         return 0.0
 

@@ -34,7 +34,7 @@ class Digest:
         self._core = core
         self._clock = clock
         self._events: deque[Event] = deque()
-        self._lent: Batch | None = None
+        self._loaned: Batch | None = None
         """Handed out in place and not given back yet."""
         self._gaps: list[Gap] = []
         self.context = DecodeContext(Layout((), 0), None, clock.offset)
@@ -52,15 +52,15 @@ class Digest:
     @property
     def is_clear(self) -> bool:
         """Whether nothing is to be told before what comes next, and nothing with it."""
-        return not (self._events or self._core.out or self._gaps or self._lent is not None)
+        return not (self._events or self._core.out or self._gaps or self._loaned is not None)
 
-    def passed(self, packets: int, realtime_ns: int, monotonic_ns: int, taken_ns: int, lent: Batch | None) -> None:
+    def passed(self, packets: int, realtime_ns: int, monotonic_ns: int, taken_ns: int, loaned: Batch | None) -> None:
         """So many packets were delivered by somebody else; the last batch, with those arrival times, at `taken_ns`.
 
-        `lent` is one that was handed out in place after them, and has not been given back.
+        `loaned` is one that was handed out in place after them, and has not been given back.
         """
         self.books.left += packets
-        self._lent = lent
+        self._loaned = loaned
         if self._same_host:
             self.lag_ns = taken_ns - monotonic_ns
         else:
@@ -86,8 +86,8 @@ class Digest:
 
     def take(self) -> Event | None:
         """The next event, if there is one."""
-        if self._lent is not None:
-            self.take_back()
+        if self._loaned is not None:
+            self.return_loan()
         events, out = self._events, self._core.out
         while not events:
             if not out:
@@ -103,15 +103,17 @@ class Digest:
             self._lose(event)
         return event
 
-    def take_back(self) -> None:
+    def return_loan(self) -> None:
         """Whoever had the last batch in place is through with it: it was delivered if it was not overwritten meanwhile."""
-        lent, self._lent = self._lent, None
-        if lent is None:
+        loaned, self._loaned = self._loaned, None
+        if loaned is None:
             return
-        if lent.encoded.intact:
-            self.books.left += len(lent)
+        if loaned.encoded.intact:
+            self.books.left += len(loaned)
             return
-        gap = Gap(lent.first_sequence, lent.last_sequence, len(lent), "ring", OVERWRITTEN_IN_USE, epoch=lent.epoch)
+        gap = Gap(
+            loaned.first_sequence, loaned.last_sequence, len(loaned), "ring", OVERWRITTEN_IN_USE, epoch=loaned.epoch
+        )
         self._events.appendleft(gap)
         self._gaps.append(gap)
 
@@ -156,7 +158,7 @@ class Digest:
         """The books as of now."""
         books, core = self.books, self._core
         books.entered = core.span + self._lost_earlier
-        books.held = sum(map(_packets_of, self._events)) + (len(self._lent) if self._lent is not None else 0)
+        books.held = sum(map(_packets_of, self._events)) + (len(self._loaned) if self._loaned is not None else 0)
         for item in core.out:
             if isinstance(item, Delivery):
                 books.held += item.batch.packet_count - item.skip + sum(gap.count for gap in item.gaps)

@@ -61,7 +61,7 @@ class Following:
             self._digest.learn_times(batch.encoded)
         return batch
 
-    def doze_s(self) -> float:
+    def park_s(self) -> float:
         """For how long one may sleep, with nothing else to be done before; 0 if something is, or has come."""
         return self._follower.doze() if self._follower is not None else 0.0
 

@@ -48,7 +48,7 @@ class Receiver(Protocol):
     def wait(self, most_s: float) -> Batch | None:
         """Wait for the next batch where nothing else is to be done; None if `pump` and the others are to be asked."""
 
-    def doze_s(self) -> float:
+    def park_s(self) -> float:
         """For how long one may wait on `waiter` at once; 0 where `pump`, `rest_s` and `may_sleep` are to be asked."""
 
     def may_sleep(self) -> bool: ...

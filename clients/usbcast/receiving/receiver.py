@@ -122,7 +122,7 @@ class NodeReceiver:
         self.take = self._following.take
         self.take_record = self._following.take_record
         self.wait = self._following.wait
-        self.doze_s = self._following.doze_s
+        self.park_s = self._following.park_s
         self._link = Link(stream, endpoint, self.waiter, self.keys)
         self._way: Channel | None = None
         self._describing: tuple[int, int] | None = None
@@ -150,7 +150,7 @@ class NodeReceiver:
         if way is not None:
             if self._following.close():
                 self._house.called = False  # that is what woke
-            self._digest.take_back()  # who asks for more is through with it
+            self._digest.return_loan()  # who asks for more is through with it
             if self._following.was_woken:
                 self._house.called = True
             goes_on = self._following.goes_on
@@ -292,7 +292,7 @@ class NodeReceiver:
     def close(self) -> None:
         """Say to the node how it ended, and let go of everything."""
         self._following.close()
-        self._digest.take_back()
+        self._digest.return_loan()
         if self._way is not None:
             self._send_report()
             self._way.close()
