@@ -84,7 +84,7 @@ class HotPath:
         for _ in range(transfers - 1):
             self.queue.put(self.transfer())
         if len(self.queue):
-            self._pipeline.turn(None)
+            self._pipeline.process(None)
             self._pipeline.open_short_way(FOR_EVER_NS, None)
 
     def through(self, transfers: int = 1) -> None:

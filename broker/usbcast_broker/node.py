@@ -94,7 +94,7 @@ class Node:
             RateLimiter(settings.max_requests_per_s),
             self._describe,
             self._publisher.health,
-            self._publisher.beat,
+            self._publisher.notify_now,
             identity,
         )
 
@@ -124,7 +124,7 @@ class Node:
             )
         )
         # The feed's thread knocks; there is no feed before there is the pipeline.
-        queue = HostQueue(settings.host_queue_size, lambda: self._publisher.knock(pipeline), outlet.coalescer)
+        queue = HostQueue(settings.host_queue_size, lambda: self._publisher.on_data(pipeline), outlet.coalescer)
         batcher = Batcher(outlet.epoch, max_bytes=settings.batch_size, max_age_ns=int(settings.batch_age_ms * 1e6))
         self._cleanup.callback(outlet.close)
         device = profile.device
@@ -153,7 +153,7 @@ class Node:
         if any(line.outlet.stream == description.stream for line in self.pipelines):
             raise ConfigError(f"this node has a stream {description.stream!r} already")
         self._check_room(description.stream, description.packet_size)
-        queue = RelayQueue(lambda: self._publisher.knock(relay))
+        queue = RelayQueue(lambda: self._publisher.on_data(relay))
         outlet = self._outlet(description, epoch, source, level)
         relay = Relay(make_feed(queue), queue, outlet, self._outlet)
         self._cleanup.callback(self._close_outlet, relay)

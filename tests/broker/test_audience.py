@@ -26,23 +26,23 @@ def test_a_topic_is_wanted_while_a_prefix_of_it_is() -> None:
         (b"\x00never subscribed to", False, False, False),
     ]
     for message, changed, imu, imu2 in steps:
-        assert interest.tell(message) == changed, message
+        assert interest.on_subscription(message) == changed, message
         assert (interest.wants(IMU), interest.wants(IMU2)) == (imu, imu2), message
 
 
 @pytest.mark.parametrize("message", [b"", b"\x02data/", b"GET / HTTP/1.1"])
 def test_what_is_no_subscription_changes_nothing(message: bytes) -> None:
     interest = TopicInterest()
-    assert not interest.tell(message)
+    assert not interest.on_subscription(message)
     assert not interest.wants(IMU)
 
 
 def test_beyond_the_bound_everything_is_wanted() -> None:
     interest = TopicInterest()
     for n in range(MAX_PREFIXES):
-        interest.tell(b"\x01%d" % n)
+        interest.on_subscription(b"\x01%d" % n)
     assert not interest.wants(IMU)
-    interest.tell(b"\x01another")
+    interest.on_subscription(b"\x01another")
     assert interest.wants(IMU)
     assert len(interest._prefixes) == MAX_PREFIXES
 
@@ -76,7 +76,7 @@ def test_of_real_subscribers_the_first_and_the_last_count(
 
     def wanted() -> bool:
         while publisher.poll(20):
-            interest.tell(publisher.recv())
+            interest.on_subscription(publisher.recv())
         return interest.wants(IMU)
 
     assert not wanted()

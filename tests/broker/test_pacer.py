@@ -15,7 +15,7 @@ def test_the_first_goes_at_once_and_the_next_after_the_interval() -> None:
     pacer = NotificationPacer(interval_ns=10, heartbeat_ns=100)
     assert pacer.due_at_ns == 0
     assert [pacer.take(ns) for ns in (3, 4, 102, 103)] == [True, False, False, True], "without news, the heartbeat"
-    pacer.news()
+    pacer.mark_new()
     assert (pacer.due_at_ns, pacer.heartbeat_at_ns) == (113, 203)
     assert [pacer.take(ns) for ns in (112, 113, 114)] == [False, True, False]
     assert pacer.due_at_ns == pacer.heartbeat_at_ns == 213
@@ -24,7 +24,7 @@ def test_the_first_goes_at_once_and_the_next_after_the_interval() -> None:
 def test_news_after_a_pause_goes_at_once() -> None:
     pacer = NotificationPacer(interval_ns=10, heartbeat_ns=100)
     pacer.take(0)
-    pacer.news()
+    pacer.mark_new()
     assert pacer.take(50)
 
 
@@ -32,7 +32,7 @@ def test_defaults_are_the_contract() -> None:
     pacer = NotificationPacer()
     pacer.take(5)
     assert pacer.due_at_ns == 5 + HEARTBEAT_NS
-    pacer.news()
+    pacer.mark_new()
     assert pacer.due_at_ns == 5 + NOTIFICATION_INTERVAL_NS
 
 
@@ -50,7 +50,7 @@ def test_never_closer_than_the_interval_never_later_than_due(steps: list[tuple[i
                 unsent_since = None
         now = end
         if news:
-            pacer.news()
+            pacer.mark_new()
             unsent_since = now if unsent_since is None else unsent_since
         if pacer.take(now):
             sent.append(now)
@@ -65,13 +65,13 @@ def test_those_who_get_the_data_are_told_when_it_rests() -> None:
     assert pacer.take(0), "at first"
     assert not pacer.take(99)
     for now in range(1, 96, 5):
-        pacer.news(now)
+        pacer.mark_new(now)
         assert not pacer.take(now + 4), "it is moving"
     assert pacer.due_at_ns == 100, "a heartbeat all the same"
     assert pacer.take(100)
-    pacer.news(101)
+    pacer.mark_new(101)
     assert [pacer.take(ns) for ns in (110, 111, 112, 210, 211)] == [False, True, False, False, True]
-    pacer.news(212)
+    pacer.mark_new(212)
     pacer.at_once()
     assert [pacer.take(ns) for ns in (212, 222)] == [True, False], "once, though there were news"
 
@@ -80,5 +80,5 @@ def test_the_rest_is_that_of_the_contract() -> None:
     pacer = TailPacer()
     pacer.take(5)
     assert pacer.due_at_ns == 5 + HEARTBEAT_NS
-    pacer.news(7)
+    pacer.mark_new(7)
     assert pacer.due_at_ns == 7 + TAIL_NS

@@ -194,13 +194,13 @@ def test_nothing_goes_through_once_publishing_has_stopped(monkeypatch: pytest.Mo
 def test_what_is_pushed_is_sent_as_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """The publisher is asked only now and then, as without subscribers."""
     knocks: list[int] = []
-    knock = Publisher.knock
+    on_data = Publisher.on_data
 
     def counted(self: Publisher, pipeline: Stream) -> None:
         knocks.append(feed.packets)
-        knock(self, pipeline)
+        on_data(self, pipeline)
 
-    monkeypatch.setattr(Publisher, "knock", counted)
+    monkeypatch.setattr(Publisher, "on_data", counted)
     with handing_in() as (node, feed), usbcast.subscribe("numbers", node.endpoint, via="push") as stream:
         assert stream.ready()
         account = Account()

@@ -113,11 +113,11 @@ class DataSocket:
     def _hear(self, said: Said) -> bool:
         """Whether this changed the audience."""
         if said.descriptor < 0:
-            return self.interest.tell(said.what)  # libzmq itself: the last one of its kind has gone
+            return self.interest.on_subscription(said.what)  # libzmq itself: the last one of its kind has gone
         if said.what[:1] == SUBSCRIBED and not self._topics().have(said.what[1:]):
             self._authenticator.asked_for_nothing(self._which, said)
             return False
         if said.what[:1] > SUBSCRIBED or self._authenticator.said(self._which, said.descriptor) > MAX_SAID:
             self._authenticator.talked(self._which, said)
             return False
-        return self.interest.tell(said.what)
+        return self.interest.on_subscription(said.what)

@@ -17,9 +17,9 @@ class TopicInterest:
     One thread tells; any may ask, as what it looks at is replaced as a whole.
 
     >>> audience = Audience()
-    >>> interest.wants(b"data/imu/"), interest.tell(b"\\x01data/"), interest.wants(b"data/imu/")
+    >>> interest.wants(b"data/imu/"), interest.on_subscription(b"\\x01data/"), interest.wants(b"data/imu/")
     (False, True, True)
-    >>> interest.tell(b"\\x01data/"), interest.tell(b"\\x00data/"), interest.wants(b"data/imu/")
+    >>> interest.on_subscription(b"\\x01data/"), interest.on_subscription(b"\\x00data/"), interest.wants(b"data/imu/")
     (False, True, False)
     """
 
@@ -27,7 +27,7 @@ class TopicInterest:
         self._prefixes: frozenset[bytes] = frozenset()
         self._uncounted = False
 
-    def tell(self, message: bytes) -> bool:
+    def on_subscription(self, message: bytes) -> bool:
         """A subscription (1 and a prefix of topics) or the end of the last one of its kind (0 and the prefix) came up.
 
         True if that changed anything.

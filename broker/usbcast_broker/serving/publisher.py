@@ -102,7 +102,7 @@ class Publisher:
     def running(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
-    def knock(self, pipeline: Stream) -> None:
+    def on_data(self, pipeline: Stream) -> None:
         """Something has come for an idle `pipeline`: handle it here and now, or leave it to the publisher's thread."""
         due_ns = 0
         if self._turning.acquire(blocking=False):
@@ -118,9 +118,9 @@ class Publisher:
             self._wakes_at_ns = due_ns
             self._doorbell.ring()
 
-    def beat(self, pipeline: Stream) -> None:
+    def notify_now(self, pipeline: Stream) -> None:
         """Notify though there is no news, for somebody who has just come; the pacer bounds how often."""
-        pipeline.outlet.pacer.news()
+        pipeline.outlet.pacer.mark_new()
         pipeline.outlet.tail.at_once()
         for socket in self._sockets:
             socket.look()
@@ -192,7 +192,7 @@ class Publisher:
             # It is in the ring already; those who get it otherwise should not wait for what is to be done besides.
             pipeline.send_written(publish)
             if not pipeline.waiting_bytes and self._sender(outlet.notify_topic) is None:
-                outlet.tail.news(now_ns)
+                outlet.tail.mark_new(now_ns)
                 due_ns = self._due_at_ns(pipeline)
                 if now_ns < due_ns:
                     pipeline.stay_quiet(due_ns)
@@ -256,7 +256,7 @@ class Publisher:
         begun_ns = time.monotonic_ns()
         publish = self._sender(pipeline.outlet.data_topic)
         # A feed that hung may wake up after its stream has ended; nothing follows an end.
-        busy = not pipeline.over and pipeline.turn(publish)
+        busy = not pipeline.over and pipeline.process(publish)
         now_ns = time.monotonic_ns()
         outlet = pipeline.outlet  # after the turn: a relay may have begun a new epoch
         if busy:

@@ -14,9 +14,9 @@ class NotificationPacer:
     """Pure: told of news, asked what is due; time is handed in, monotonic nanoseconds.
 
     >>> pacer = NotificationPacer(interval_ns=10, heartbeat_ns=100)
-    >>> pacer.news(); pacer.take(0), pacer.take(1)
+    >>> pacer.mark_new(); pacer.take(0), pacer.take(1)
     (True, False)
-    >>> pacer.news(); pacer.take(5), pacer.take(10), pacer.take(50), pacer.take(110)
+    >>> pacer.mark_new(); pacer.take(5), pacer.take(10), pacer.take(50), pacer.take(110)
     (False, True, False, True)
     """
 
@@ -29,7 +29,7 @@ class NotificationPacer:
         self.due_at_ns = 0
         """When something is to be sent."""
 
-    def news(self) -> None:
+    def mark_new(self) -> None:
         if not self._news:
             self._news = True
             self.due_at_ns -= self._heartbeat_ns - self._interval_ns
@@ -49,9 +49,9 @@ class TailPacer:
     >>> pacer = TailPacer(rest_ns=10, heartbeat_ns=100)
     >>> pacer.take(0), pacer.take(5)
     (True, False)
-    >>> pacer.news(6); pacer.news(12); pacer.take(16), pacer.take(22), pacer.take(23)
+    >>> pacer.mark_new(6); pacer.mark_new(12); pacer.take(16), pacer.take(22), pacer.take(23)
     (False, True, False)
-    >>> pacer.rests, pacer.news(24), pacer.rests
+    >>> pacer.rests, pacer.mark_new(24), pacer.rests
     (True, None, False)
     """
 
@@ -62,7 +62,7 @@ class TailPacer:
         self.due_at_ns = 0
         """When something is to be sent."""
 
-    def news(self, now_ns: int) -> None:
+    def mark_new(self, now_ns: int) -> None:
         """Something was published."""
         rests_at_ns = now_ns + self._rest_ns
         self.due_at_ns = rests_at_ns if rests_at_ns < self._heartbeat_at_ns else self._heartbeat_at_ns

@@ -91,8 +91,8 @@ class Outlet:
             first_sequence=batch.first_sequence,
             packet_count=batch.packet_count,
         )
-        self.pacer.news()
-        self.tail.news(time.monotonic_ns())
+        self.pacer.mark_new()
+        self.tail.mark_new(time.monotonic_ns())
 
     @property
     def oldest_sequence(self) -> int:

@@ -80,7 +80,7 @@ class Stream(Protocol):
     def over(self) -> bool:
         """Whether nothing more is to be published."""
 
-    def turn(self, publish: Publish) -> bool: ...
+    def process(self, publish: Publish) -> bool: ...
 
     @property
     def problem(self) -> str:
@@ -121,7 +121,7 @@ class Pipeline:
         self._books = Ledger("outlet", "packets")
         self._short_way = queue.short_way = outlet.ring.short_way(Transfer, outlet.epoch)
 
-    def turn(self, publish: Publish) -> bool:
+    def process(self, publish: Publish) -> bool:
         """Handle what has accumulated, up to a bound; True if there was anything. It leaves the short way closed."""
         went = self.close_short_way()
         self.send_written(publish)
@@ -214,8 +214,8 @@ class Pipeline:
         self._assembler.passed(size_bytes, packets, realtime_ns, monotonic_ns)
         self._books.entered += packets
         self._books.left += packets
-        self.outlet.pacer.news()
-        self.outlet.tail.news(monotonic_ns)
+        self.outlet.pacer.mark_new()
+        self.outlet.tail.mark_new(monotonic_ns)
 
     @property
     def over(self) -> bool:
@@ -238,7 +238,7 @@ class Pipeline:
 
     def end(self, reason: str, publish: Publish) -> None:
         """Publish all that the stopped feed has left, and the end of the stream."""
-        while self.turn(publish):
+        while self.process(publish):
             pass  # and the short way stays closed
         last = self._assembler.finish(time.time_ns(), time.monotonic_ns())
         self._publish(self._take(last, time.time_ns(), time.monotonic_ns()), publish)

@@ -127,7 +127,7 @@ class Relay:
         """Why nothing comes, in one sentence; empty while all is well."""
         return self._problem or self.feed.problem
 
-    def turn(self, publish: Publish) -> bool:
+    def process(self, publish: Publish) -> bool:
         """Publish what has come, up to a bound; True if there was anything."""
         items = self._queue.take(TURN_BYTES)
         for item in items:
@@ -172,7 +172,7 @@ class Relay:
 
     def end(self, reason: str, publish: Publish) -> None:
         """Publish what the stopped feed has left and, if the epoch is our own, its end."""
-        while self.turn(publish):
+        while self.process(publish):
             pass
         self.over = True
         outlet = self.outlet
