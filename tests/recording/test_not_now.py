@@ -14,8 +14,9 @@ from recordings import record_here, running, verified
 
 import usbcast
 from usbcast.recording.recorder import Recorder
-from usbcast_broker.access.refusals import Refusals
 from usbcast_broker.node import Node
+from usbcast_broker.serving.replies import ReplayService
+from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 
 @contextlib.contextmanager
@@ -56,16 +57,24 @@ def test_a_recorder_that_waits_is_not_ended_by_a_node_without_the_stream(tmp_pat
 def test_a_subscription_outlives_a_node_that_comes_back_without_the_stream(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refused: list[str] = []
-    monkeypatch.setattr(Refusals, "count", lambda _, reason: refused.append(reason))
+    refused: list[str | None] = []
+    refuse = ReplayService._refuse
+
+    def note(service: ReplayService, client: Any, request: pb.Request, error: Any) -> None:
+        refuse(service, client, request, error)
+        refused.append(request.WhichOneof("body"))
+
+    monkeypatch.setattr(ReplayService, "_refuse", note)
     serve = ["serve", "--simulate", "--rate", "1000", "--stream", "sim", "--bind", "tcp://127.0.0.1:0"]
     with running(tmp_path / "node", *serve) as node, contextlib.ExitStack() as stack:
         endpoint = node.wait_said("serving")["endpoint"]
         subscription = stack.enter_context(usbcast.subscribe("sim", endpoint, via="push"))
         assert subscription.receive(10) is not None
         node.kill()
+        while not isinstance(subscription.receive(20), usbcast.Silence):
+            pass
         with without_streams(endpoint):
-            eventually(lambda: _all_taken(subscription) and refused.count("stream unknown") > 1, "it is told twice")
+            eventually(lambda: _all_taken(subscription) and refused.count("describe") > 1, "it is told twice")
         with serving(rate_hz=1000, settings=small(bind=endpoint)):
             kinds: list[str] = []
             while "Restart" not in kinds or kinds[-1] != "Batch":
