@@ -12,8 +12,8 @@ from benchmarks.task import PACKET_BYTES
 from usbcast.clock.clock_watch import ClockWatch
 from usbcast.receiving.channels.ring import RingChannel
 from usbcast.receiving.continuity import Continuity
-from usbcast.receiving.event_builder import Digest
-from usbcast.receiving.fast_path import Following
+from usbcast.receiving.event_builder import EventBuilder
+from usbcast.receiving.fast_path import FastPath
 from usbcast.receiving.waiting import Waiter
 from usbcast_broker.flow import Transfer
 from usbcast_broker.framing import Assembler
@@ -57,20 +57,20 @@ class HotPath:
         self._pipeline = Pipeline(self._feed, self.queue, self.assembler, self.batcher, self.outlet)
         self._core = Continuity(can_fetch=False)
         self._core.start(1, 0, 0)
-        self.digest = Digest(self._core, ClockWatch("bench"))
+        self.event_builder = EventBuilder(self._core, ClockWatch("bench"))
         self._waiter = Waiter()
         info = self.outlet.describe(None)
         info.host_id = host_id()
-        self._way = RingChannel(info, self._waiter, latest=False)
-        self._following = Following(self._core, self.digest, self._waiter)
-        self._following.follow(self._way)
+        self._channel = RingChannel(info, self._waiter, latest=False)
+        self._fast_path = FastPath(self._core, self.event_builder, self._waiter)
+        self._fast_path.follow(self._channel)
         self.through()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._way.close()
+        self._channel.close()
         self._waiter.close()
         self._feed.close()
         self.ring.close()
@@ -90,19 +90,19 @@ class HotPath:
     def through(self, transfers: int = 1) -> None:
         """As `node`, and then what a subscriber does that has slept and gets them all, up to where it sleeps again."""
         self.node(transfers)
-        following = self._following
+        fast_path = self._fast_path
         for _ in range(transfers):
-            if following.take() is None:
+            if fast_path.take() is None:
                 self._pump()
-                following.take()
-        following.park_s()
+                fast_path.take()
+        fast_path.park_s()
 
     def _pump(self) -> None:
         """What a receiver does where what comes cannot simply be followed: at first, and without a native core always."""
-        self._following.close()
-        if not self._following.goes_on:
-            self._way.pump(self)
-        self._following.open(FOR_EVER_NS, FOR_EVER_NS)
+        self._fast_path.close()
+        if not self._fast_path.goes_on:
+            self._channel.pump(self)
+        self._fast_path.open(FOR_EVER_NS, FOR_EVER_NS)
 
     def gather(self) -> None:
         """Through the host queue, and no further."""
@@ -113,8 +113,8 @@ class HotPath:
     @property
     def delivered(self) -> int:
         """How many packets have come to the event so far."""
-        self._following.close()
-        return self.digest.books.left
+        self._fast_path.close()
+        return self.event_builder.books.left
 
     def transfer(self) -> Transfer:
         return Transfer(self.made.data, time.time_ns(), time.monotonic_ns())

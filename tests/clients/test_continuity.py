@@ -9,7 +9,7 @@ from usbcast.batch import Batch
 from usbcast.clock.clock_watch import ClockWatch
 from usbcast.events import Gap, Restart
 from usbcast.receiving.continuity import Continuity, Delivery
-from usbcast.receiving.event_builder import Digest
+from usbcast.receiving.event_builder import EventBuilder
 from usbcast_schemas.batch import EncodedBatch, decode_batch, encode_batch
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
@@ -431,14 +431,14 @@ def test_what_is_overwritten_later_is_not_told_as_unreadable() -> None:
 
 def test_a_gap_says_of_which_epoch_it_is_and_comes_before_the_restart() -> None:
     core = Continuity(can_fetch=False)
-    digest = Digest(core, ClockWatch("sim"))
+    builder = EventBuilder(core, ClockWatch("sim"))
     core.start(1, 0, 0)
     core.live(batch(0, 0, 2, epoch=1))
     core.known(1, 5, 2)
     told = batch(0, 0, 1, epoch=2)
     told.losses = [pb.Loss(stage=pb.STAGE_DEVICE, reason="counter", packets=4)]
     core.live(told)
-    events = list(iter(digest.take, None))
+    events = list(iter(builder.take, None))
     assert [type(event) for event in events] == [Batch, Gap, Restart, Gap, Batch]
     _, old, restart, new, first = events
     assert isinstance(old, Gap)

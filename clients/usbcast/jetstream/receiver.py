@@ -14,7 +14,7 @@ from usbcast.jetstream.store_reader import Begun, Failed, Item, Stored, StoreRea
 from usbcast.node.credentials import Credentials
 from usbcast.node.endpoints import Address
 from usbcast.receiving.continuity import Continuity, Position
-from usbcast.receiving.event_builder import Digest, Event, Record
+from usbcast.receiving.event_builder import Event, EventBuilder, Record
 from usbcast.receiving.waiting import Waiter
 from usbcast_schemas.batch import EncodedBatch
 from usbcast_schemas.contract import SILENCE_S
@@ -51,7 +51,7 @@ class StoreReceiver:
             self._core.start(start.epoch, start.next_sequence, start.next_number)
         self._clock = ClockWatch(stream)
         """Knows this host's clock only: the reading host cannot be asked through a server."""
-        self._digest = Digest(self._core, self._clock)
+        self._event_builder = EventBuilder(self._core, self._clock)
         self._joined = self._silent = self._named_malformed = False
         self._next: Item | None = None
         self._end: EncodedBatch | None = None
@@ -75,19 +75,19 @@ class StoreReceiver:
                 break
             self._apply(item)
         self._watch(time.monotonic_ns())
-        return bool(self._digest)
+        return bool(self._event_builder)
 
     def take(self) -> Event | None:
         """The next event, if there is one."""
-        return self._digest.take()
+        return self._event_builder.take()
 
     def take_record(self) -> Record | None:
         """As `take`, but batches as they were published. One of the two is used, not both."""
-        return self._digest.take_record()
+        return self._event_builder.take_record()
 
     @property
     def lag_ns(self) -> int:
-        return self._digest.lag_ns
+        return self._event_builder.lag_ns
 
     @property
     def clock(self) -> ClockOffset | None:
@@ -124,7 +124,7 @@ class StoreReceiver:
 
     def ledger(self) -> Ledger:
         """The books of this subscription as of now."""
-        books = self._digest.ledger()
+        books = self._event_builder.ledger()
         books.counters["consumer made anew"] = self._store_reader.made_anew
         return books
 
@@ -163,7 +163,7 @@ class StoreReceiver:
                 raise error
             case pb.StreamInfo():
                 self.info = item
-                self._digest.describe(item)
+                self._event_builder.describe(item)
                 if (reader := item.reader_host_id or item.host_id) == host_id():
                     self._clock.follow("", reader)
             case pb.Notification() if item.epoch == self._core.epoch:
@@ -198,11 +198,11 @@ class StoreReceiver:
             self._silent = False
         elif not self._silent:
             self._silent = True
-            self._digest.say(Silence(now_ns - heard_ns))
+            self._event_builder.say(Silence(now_ns - heard_ns))
 
     def _malformed(self, error: Exception) -> None:
         self._core.unreadable()
-        self._digest.books.count("malformed")
+        self._event_builder.books.count("malformed")
         if not self._named_malformed:
             self._named_malformed = True
             log.warning(

@@ -21,10 +21,10 @@ OVERWRITTEN_IN_USE = "overwritten in the ring while it was in use"
 
 Event = Batch | Gap | Restart | DeviceEvent | Silence | End
 Record = Delivery | Gap | Restart | Silence
-"""The same, undigested: what a recorder or a bridge passes on."""
+"""The same, before the event builder: what a recorder or a bridge passes on."""
 
 
-class Digest:
+class EventBuilder:
     """Takes what waits in `core.out`, one at a time, when the application asks for it."""
 
     def __init__(self, core: Continuity, clock: ClockWatch) -> None:

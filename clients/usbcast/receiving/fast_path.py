@@ -1,4 +1,4 @@
-"""Following: how a subscription takes what simply goes on without anything else being done for each batch.
+"""FastPath: how a subscription takes what simply goes on without anything else being done for each batch.
 
 The native core takes such a batch in one call and keeps a tally, which continuity and the books take over before anybody
 looks at them. Whatever else comes it refuses, and that goes the long way: through the way's `pump` and continuity.
@@ -11,38 +11,38 @@ from typing import TYPE_CHECKING
 from usbcast.batch import Batch
 from usbcast.receiving.channels import Channel
 from usbcast.receiving.continuity import Continuity, Delivery
-from usbcast.receiving.event_builder import Digest, Event, Record
+from usbcast.receiving.event_builder import Event, EventBuilder, Record
 from usbcast.receiving.waiting import Waiter
 
 if TYPE_CHECKING:
     from usbcast_schemas._native import Follower
 
 
-class Following:
+class FastPath:
     """Of one receiver. It is open between two calls of its `pump`, while nothing waits that would have to go first."""
 
-    def __init__(self, core: Continuity, digest: Digest, waiter: Waiter) -> None:
+    def __init__(self, core: Continuity, event_builder: EventBuilder, waiter: Waiter) -> None:
         self._waiter_fd = waiter.fileno()
         self._core = core
-        self._digest = digest
-        self._way: Channel | None = None
+        self._event_builder = event_builder
+        self._channel: Channel | None = None
         self._follower: Follower | None = None
 
-    def follow(self, way: Channel | None) -> None:
-        """From now on it is `way` that may be followed, if that can be."""
+    def follow(self, channel: Channel | None) -> None:
+        """From now on it is `channel` that may be followed, if that can be."""
         self.close()
-        self._way = way
-        self._follower = way.follower if way is not None else None
+        self._channel = channel
+        self._follower = channel.follower if channel is not None else None
 
     def take(self) -> Event | None:
         """The next event, if there is one."""
         if self._follower is not None:
-            batch = self._follower.next(Batch, self._digest.context)
+            batch = self._follower.next(Batch, self._event_builder.context)
             if batch is not None:
-                if self._digest.dejitter is not None:
-                    self._digest.learn_times(batch.encoded)
+                if self._event_builder.dejitter is not None:
+                    self._event_builder.learn_times(batch.encoded)
                 return batch
-        return self._digest.take()
+        return self._event_builder.take()
 
     def take_record(self) -> Record | None:
         """As `take`, but batches as they were published, those without packets too. One of the two is used, not both."""
@@ -50,15 +50,15 @@ class Following:
             batch = self._follower.next()
             if batch is not None:
                 return Delivery(batch)
-        return self._digest.take_record()
+        return self._event_builder.take_record()
 
     def wait(self, most_s: float) -> Batch | None:
         """As `take`, after sleeping where there is nothing and nothing else to do; None if something else is to be looked at."""
         if self._follower is None:
             return None
-        batch = self._follower.wait(self._waiter_fd, most_s, Batch, self._digest.context)
-        if batch is not None and self._digest.dejitter is not None:
-            self._digest.learn_times(batch.encoded)
+        batch = self._follower.wait(self._waiter_fd, most_s, Batch, self._event_builder.context)
+        if batch is not None and self._event_builder.dejitter is not None:
+            self._event_builder.learn_times(batch.encoded)
         return batch
 
     def park_s(self) -> float:
@@ -80,32 +80,32 @@ class Following:
         went = self._follower.close() if self._follower is not None else None
         if went is None:
             return False
-        assert self._way is not None
+        assert self._channel is not None
         batches, packets, *delivered = went
-        self._way.passed(batches)
+        self._channel.passed(batches)
         self._core.passed(batches, packets)
-        self._digest.passed(*delivered)
+        self._event_builder.passed(*delivered)
         return bool(batches)
 
     @property
     def goes_on(self) -> bool:
         """Whether it can be opened again, for all that is known: it is not said what comes next."""
-        if self._follower is None or self._follower.refused or self._way is None or self._way.left_over:
+        if self._follower is None or self._follower.refused or self._channel is None or self._channel.left_over:
             return False
         return self._expected() is not None
 
-    def open(self, until_ns: int, doze_until_ns: int) -> bool:
+    def open(self, until_ns: int, park_until_ns: int) -> bool:
         """Go on that way if that can be; whether there is something to take in a ring.
 
-        The first batch that is taken from `until_ns` on is the last; nobody is to sleep beyond `doze_until_ns`.
+        The first batch that is taken from `until_ns` on is the last; nobody is to sleep beyond `park_until_ns`.
         """
         expected = self._expected()
-        if self._follower is None or self._way is None or expected is None:
+        if self._follower is None or self._channel is None or expected is None:
             return False
-        return self._follower.open(self._way.slot, *expected, until_ns, doze_until_ns)
+        return self._follower.open(self._channel.slot, *expected, until_ns, park_until_ns)
 
     def _expected(self) -> tuple[int, int, int] | None:
-        return self._core.expected() if self._digest.is_clear else None
+        return self._core.expected() if self._event_builder.is_clear else None
 
 
-__all__ = ["Following"]
+__all__ = ["FastPath"]

@@ -25,8 +25,8 @@ from usbcast.receiving.channels import Channel
 from usbcast.receiving.channels.published import PublishedChannel
 from usbcast.receiving.channels.ring import RingChannel
 from usbcast.receiving.continuity import Continuity, Position
-from usbcast.receiving.event_builder import Digest
-from usbcast.receiving.fast_path import Following
+from usbcast.receiving.event_builder import EventBuilder
+from usbcast.receiving.fast_path import FastPath
 from usbcast.receiving.fetching import Fetching, Gate
 from usbcast.receiving.housekeeping import BUSY_NS, Housekeeping
 from usbcast.receiving.link import Link
@@ -116,15 +116,15 @@ class NodeReceiver:
         if resumed is not None:
             self._core.start(resumed.epoch, resumed.next_sequence, resumed.next_number)
         self._clock = ClockWatch(stream, self.keys)
-        self._digest = Digest(self._core, self._clock)
-        self._following = Following(self._core, self._digest, self.waiter)
+        self._event_builder = EventBuilder(self._core, self._clock)
+        self._fast_path = FastPath(self._core, self._event_builder, self.waiter)
         # Of these the receiver has nothing to add; each is called for every batch or nearly so.
-        self.take = self._following.take
-        self.take_record = self._following.take_record
-        self.wait = self._following.wait
-        self.park_s = self._following.park_s
+        self.take = self._fast_path.take
+        self.take_record = self._fast_path.take_record
+        self.wait = self._fast_path.wait
+        self.park_s = self._fast_path.park_s
         self._link = Link(stream, endpoint, self.waiter, self.keys)
-        self._way: Channel | None = None
+        self._channel: Channel | None = None
         self._describing: tuple[int, int] | None = None
         """Request id and deadline of the describe under way."""
         self._describe_at_ns: int | None = 0
@@ -146,23 +146,23 @@ class NodeReceiver:
 
         Raises StreamUnknown, VersionMismatch, AccessRefused, KeysError.
         """
-        way = self._way
-        if way is not None:
-            if self._following.close():
+        channel = self._channel
+        if channel is not None:
+            if self._fast_path.close():
                 self._house.called = False  # that is what woke
-            self._digest.return_loan()  # who asks for more is through with it
-            if self._following.was_woken:
+            self._event_builder.return_loan()  # who asks for more is through with it
+            if self._fast_path.was_woken:
                 self._house.called = True
-            goes_on = self._following.goes_on
+            goes_on = self._fast_path.goes_on
             if not goes_on:
-                way.pump(self)
-            came = way.has_more if goes_on else bool(self._core.out)
+                channel.pump(self)
+            came = channel.has_more if goes_on else bool(self._core.out)
             if self._house.can_wait(time.monotonic_ns(), came, self._core):
-                return self._follow_on() or bool(self._digest) or (goes_on and came)
+                return self._follow_on() or bool(self._event_builder) or (goes_on and came)
         now_ns = time.monotonic_ns()
         self._link.check()
-        if self._way is not None:
-            self._way.check()
+        if self._channel is not None:
+            self._channel.check()
         self._take_replies(now_ns)
         self._watch(now_ns)
         self._ask(now_ns)
@@ -170,28 +170,28 @@ class NodeReceiver:
         busy = self._describing or self._fetching.under_way or self._silent or self._check_rest_s() < math.inf
         calm = not busy and self._describe_at_ns is None
         self._house.done(now_ns, calm=calm, until_ns=min(self._report_at_ns, self._heard_ns() + _SILENCE_NS))
-        return self._follow_on() or bool(self._digest)
+        return self._follow_on() or bool(self._event_builder)
 
     @property
     def follows(self) -> bool:
         """Whether `take` looks for what comes, so that it need not be pumped first."""
-        return self._following.is_open
+        return self._fast_path.is_open
 
     def _follow_on(self) -> bool:
         """Let `take` go on by itself until something is due; whether it has something that way."""
         house = self._house
-        return self._following.open(house.due_ns, house.calm_until_ns if self._link_is_quiet else 0)
+        return self._fast_path.open(house.due_ns, house.calm_until_ns if self._link_is_quiet else 0)
 
     @property
     def has_events(self) -> bool:
         """Whether `take` has something, or would have after `pump`."""
-        self._following.close()
-        return bool(self._digest) or (self._way is not None and self._way.has_more)
+        self._fast_path.close()
+        return bool(self._event_builder) or (self._channel is not None and self._channel.has_more)
 
     @property
     def lag_ns(self) -> int:
-        self._following.close()
-        return self._digest.lag_ns
+        self._fast_path.close()
+        return self._event_builder.lag_ns
 
     @property
     def clock(self) -> ClockOffset | None:
@@ -211,22 +211,22 @@ class NodeReceiver:
     @property
     def position(self) -> Position | None:
         """Where this subscription stands, with all that waits to be taken behind it; None before it has joined."""
-        self._following.close()
+        self._fast_path.close()
         return self._core.position
 
     def pass_over(self, stage: str, reason: str) -> Gap | None:
         """Leave out on purpose what has not come; the gap that this makes. Nothing may wait to be taken."""
         self._fetching.given_up()
-        self._following.close()
+        self._fast_path.close()
         gap = self._core.pass_over(stage, reason)
         if gap is not None:
-            self._digest.left_out(gap)
+            self._event_builder.left_out(gap)
         return gap
 
     @property
     def behind(self) -> int:
         """How many packets are known to exist and have not come."""
-        self._following.close()
+        self._fast_path.close()
         return max(0, self._core.known_until - self._core.next_sequence)
 
     @property
@@ -234,25 +234,25 @@ class NodeReceiver:
         """For how long the node, or the one behind it, has been silent; 0 while all is well."""
         if self._silent:
             return time.monotonic_ns() - self._heard_ns()
-        return self._way.source_silent_ns if self._way else 0
+        return self._channel.source_silent_ns if self._channel else 0
 
     @property
     def via(self) -> str:
         """The way in use; the one asked for until there is one."""
-        return self._way.via if self._way else self._via
+        return self._channel.via if self._channel else self._via
 
     def may_sleep(self) -> bool:
         """Whether nothing has come meanwhile, so that waiting on `waiter` is safe."""
         self._house.called = True  # what ends the waiting may be anything
         if not self._link_is_quiet:
             self._link_is_quiet = self._link.may_sleep()
-        return self._link_is_quiet and (self._way is None or self._way.may_sleep())
+        return self._link_is_quiet and (self._channel is None or self._channel.may_sleep())
 
     def rest_s(self) -> float:
         """How long nothing is due, if nothing comes."""
         if self._house.rest_ns > 0:
             return self._house.rest_ns / 1e9
-        due = [self._report_at_ns] if self._way else []
+        due = [self._report_at_ns] if self._channel else []
         due += [self._describing[1]] if self._describing else []
         if self._describe_at_ns is not None and self._describing is None:
             due.append(self._describe_at_ns)
@@ -269,12 +269,12 @@ class NodeReceiver:
 
     def _check_rest_s(self) -> float:
         """How long nobody's `check` has anything to do."""
-        return min(self._link.rest_s, self._way.rest_s if self._way is not None else math.inf)
+        return min(self._link.rest_s, self._channel.rest_s if self._channel is not None else math.inf)
 
     def ledger(self) -> Ledger:
         """The books of this subscription as of now."""
-        self._following.close()
-        books = self._digest.ledger()
+        self._fast_path.close()
+        books = self._event_builder.ledger()
         books.counters["fetched" if self.via == "notify" else "refilled"] = self._core.fetched_packets
         return books
 
@@ -291,12 +291,12 @@ class NodeReceiver:
 
     def close(self) -> None:
         """Say to the node how it ended, and let go of everything."""
-        self._following.close()
-        self._digest.return_loan()
-        if self._way is not None:
+        self._fast_path.close()
+        self._event_builder.return_loan()
+        if self._channel is not None:
             self._send_report()
-            self._way.close()
-            self._way = None
+            self._channel.close()
+            self._channel = None
         self._clock.close()
         self._link.close(linger_ms=200)
         self.waiter.close()
@@ -315,7 +315,7 @@ class NodeReceiver:
 
     def malformed(self, error: Exception) -> None:
         self._core.unreadable()
-        books = self._digest.books
+        books = self._event_builder.books
         books.count("malformed")
         if books.counters["malformed"] == 1:
             log.warning(
@@ -340,7 +340,7 @@ class NodeReceiver:
 
     def _heard_ns(self) -> int:
         """The node's last sign of life: what came by the way, or an answer."""
-        return max(self._answered_ns, self._way.heard_ns if self._way else 0)
+        return max(self._answered_ns, self._channel.heard_ns if self._channel else 0)
 
     def _watch(self, now_ns: int) -> None:
         """Notice silence, its end, and a restart that only the data told of."""
@@ -352,15 +352,15 @@ class NodeReceiver:
             self._silent = True
             if self.info is None:  # whoever only iterates over batches would wait without a word
                 log.warning("%s; looking for it goes on", self.unreachable(SILENCE_S))
-            self._digest.say(Silence(now_ns - self._heard_ns()))
+            self._event_builder.say(Silence(now_ns - self._heard_ns()))
             self._describe_soon(now_ns)
-        if self._way is None:
+        if self._channel is None:
             return
-        source_silent_ns = self._way.source_silent_ns
+        source_silent_ns = self._channel.source_silent_ns
         if source_silent_ns and not self._source_silent:
-            self._digest.say(Silence(source_silent_ns, upstream=True))
+            self._event_builder.say(Silence(source_silent_ns, upstream=True))
         self._source_silent = bool(source_silent_ns)
-        if self._way.over:  # a bridge goes on in another ring when its upstream begins a new epoch
+        if self._channel.over:  # a bridge goes on in another ring when its upstream begins a new epoch
             self._describe_soon(now_ns + BUSY_NS)
 
     def _describe_soon(self, now_ns: int) -> None:
@@ -384,10 +384,10 @@ class NodeReceiver:
             deadline = now_ns + self._describe_patience.wait_ns
             self._describing = self._link.send(pb.Request(describe=pb.DescribeRequest(stream=self.stream))), deadline
             self._describe_at_ns = deadline + self._back_off()
-        if self._way is None:
+        if self._channel is None:
             return
         if not self._fetching.under_way and not self.full:
-            request = self._fetching.request(self.stream, now_ns, pushed=self._way.via == "push")
+            request = self._fetching.request(self.stream, now_ns, pushed=self._channel.via == "push")
             if request is not None:
                 self._fetching.sent(self._link.send(pb.Request(fetch=request)), now_ns)
         if now_ns >= self._report_at_ns:
@@ -467,7 +467,7 @@ class NodeReceiver:
                     self._describe_soon(now_ns)
                 return
             self._retry_ns = _RETRY_FIRST_NS
-            pushed = self._way is not None and self._way.via == "push"
+            pushed = self._channel is not None and self._channel.via == "push"
             self._fetching.answered(reply.fetched, batches, now_ns, pushed=pushed, unreadable=unreadable)
 
     def _take_description(self, info: pb.StreamInfo) -> None:
@@ -475,20 +475,20 @@ class NodeReceiver:
         if self._core.is_former(info.epoch):
             return  # the data was quicker than what was said before it; `_watch` asks again
         before, self.info = self.info, info
-        self._digest.describe(info)
+        self._event_builder.describe(info)
         self._clock.follow(self._link.reached_by, info.reader_host_id or info.host_id)
         if self._core.epoch is not None and info.epoch != self._core.epoch:
             self._core.restart(info.epoch)
         unchanged = before is not None and (before.data_endpoints, before.ring) == (info.data_endpoints, info.ring)
-        if self._way is not None and unchanged and not self._silent:
+        if self._channel is not None and unchanged and not self._silent:
             return
-        if self._way is not None:
-            self._following.follow(None)
-            self._way.close()
-            self._way = None
-        self._way = self._connect(info)
-        self._following.follow(self._way)
-        self._core.set_can_fetch(self._way.can_fetch)
+        if self._channel is not None:
+            self._fast_path.follow(None)
+            self._channel.close()
+            self._channel = None
+        self._channel = self._connect(info)
+        self._fast_path.follow(self._channel)
+        self._core.set_can_fetch(self._channel.can_fetch)
         if self._core.epoch is not None:
             self._core.known(info.epoch, info.next_sequence, info.next_number, ended=info.ended)
 
@@ -504,22 +504,22 @@ class NodeReceiver:
         return PublishedChannel(info, self._link.reached_by, via, self.waiter, self.keys, latest=self._latest)
 
     def _connect_ring(self, info: pb.StreamInfo) -> RingChannel:
-        way = RingChannel(info, self.waiter, latest=self._latest, copy=self._copy)
+        channel = RingChannel(info, self.waiter, latest=self._latest, copy=self._copy)
         if self._core.epoch is not None:
-            way.begin_at(self._core.next_sequence)
-            return way
+            channel.begin_at(self._core.next_sequence)
+            return channel
         if isinstance(self._start, int):
             # A stream that ended before it came so far still has its end to tell.
-            way.begin_at(min(self._start, info.next_sequence) if info.ended else self._start)
+            channel.begin_at(min(self._start, info.next_sequence) if info.ended else self._start)
         elif self._latest:
-            way.begin_newest()
+            channel.begin_newest()
         elif self._start == "now":
-            next_sequence, next_number = way.begin_now()
+            next_sequence, next_number = channel.begin_now()
             self._core.start(info.epoch, next_sequence, next_number)
-            return way
+            return channel
         else:
-            way.begin_oldest()
+            channel.begin_oldest()
             self._core.start(info.epoch, None, joined_at=info.next_sequence)
-            return way
+            return channel
         self._core.start(info.epoch, self._start if isinstance(self._start, int) else None)
-        return way
+        return channel
