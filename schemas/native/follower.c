@@ -1,4 +1,4 @@
-/* Upstream the ring, or a socket, to the application: a reader's short way. */
+/* From the ring, or a socket, to the application: a reader's short way. */
 #include "core.h"
 
 #include <errno.h>
@@ -85,7 +85,7 @@ static void follower_dealloc(PyObject *object)
 
 PyDoc_STRVAR(follower_open_doc,
 "open(slot, epoch, number, first_sequence, until_ns, doze_until_ns) -> whether there is something in the slot\n\n"
-"Upstream now on, until it is closed, `next` takes what goes on there; the slot is of a ring. Times are of time.monotonic_ns().");
+"From now on, until it is closed, `next` takes what goes on there; the slot is of a ring. Times are of time.monotonic_ns().");
 
 static PyObject *follower_open(PyObject *object, PyObject *const *args, Py_ssize_t given)
 {

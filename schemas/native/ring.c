@@ -18,7 +18,7 @@ enum { HEADER_BYTES = 4096, SLOT_WORDS = 6, FIRST_SLOT = HEADER_BYTES / 8 };
 enum { WAITING = 24, STATE = 33 };
 enum { NUMBER_PLUS_ONE, BATCH_NUMBER, FIRST_SEQUENCE, COUNT_AND_LENGTH, POSITION, CHECKSUM };
 
-/* Upstream so many bytes on a batch is written past the caches, and pieces shorter than that on average are joined before. */
+/* From so many bytes on a batch is written past the caches, and pieces shorter than that on average are joined before. */
 enum { PAST_CACHES_BYTES = 32 * 1024, SHORT_BYTES = 4096 };
 
 PyTypeObject *ring_type;

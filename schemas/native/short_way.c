@@ -1,4 +1,4 @@
-/* Upstream what was read into the ring: a feed's short way. */
+/* From what was read into the ring: a feed's short way. */
 #include "core.h"
 
 /* What has gone through since it was asked last. */
@@ -54,7 +54,7 @@ static void short_dealloc(PyObject *object)
 
 PyDoc_STRVAR(short_open_doc,
 "open(most_bytes, packet_size, number, first_sequence, close_ns, next_ns, until_ns, publish)\n\n"
-"Upstream now on, until it is closed, what is put goes through. Batches of at most so much payload, numbered from here on. Where\n"
+"From now on, until it is closed, what is put goes through. Batches of at most so much payload, numbered from here on. Where\n"
 "publish is a Sender they are sent by it, at once: who uses its socket meanwhile must not let go of the GIL. Where it is\n"
 "something else but None they are to be sent by who is told.");
 

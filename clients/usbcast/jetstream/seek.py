@@ -14,8 +14,9 @@ async def seek(store: Store, standing: StoreState, start: int | Position) -> int
         return standing.last_sequence + 1
     end, epoch = standing.last_sequence + 1, standing.position.epoch
     if isinstance(start, int):
+        # Batches before the first packet have none, and tell what happened to the device: they belong to sequence 0.
         return await _first(
-            store, standing.first_sequence, end, lambda at: at.epoch == epoch and at.next_sequence > start
+            store, standing.first_sequence, end, lambda at: at.epoch == epoch and (not start or at.next_sequence > start)
         )
     while epoch != start.epoch:
         end = await _first(store, standing.first_sequence, end, _of(epoch))
