@@ -16,7 +16,10 @@ async def seek(store: Store, standing: StoreState, start: int | Position) -> int
     if isinstance(start, int):
         # Batches before the first packet have none, and tell what happened to the device: they belong to sequence 0.
         return await _first(
-            store, standing.first_sequence, end, lambda at: at.epoch == epoch and (not start or at.next_sequence > start)
+            store,
+            standing.first_sequence,
+            end,
+            lambda at: at.epoch == epoch and (not start or at.next_sequence > start),
         )
     while epoch != start.epoch:
         end = await _first(store, standing.first_sequence, end, _of(epoch))
