@@ -33,8 +33,8 @@ class DeviceIdentity:
 
 
 @dataclass(frozen=True, slots=True)
-class Happening:
-    """Something that happened to the device between two transfers; becomes a DeviceEvent at this place in the stream."""
+class DeviceEvent:
+    """An event of the device between two transfers; it becomes a `pb.DeviceEvent` at this place in the stream."""
 
     kind: pb.DeviceEvent.Kind
     realtime_ns: int
@@ -87,15 +87,15 @@ class Framed:
 
 EMPTY = Framed()
 
-HostItem = Transfer | Happening | Lost
-StreamItem = Packets | Happening | Lost
+HostItem = Transfer | DeviceEvent | Lost
+StreamItem = Packets | DeviceEvent | Lost
 
 __all__ = [
     "EMPTY",
+    "DeviceEvent",
     "DeviceIdentity",
     "Discarded",
     "Framed",
-    "Happening",
     "HostItem",
     "Lost",
     "Packets",

@@ -101,7 +101,7 @@ typedef struct {
     Py_ssize_t most_pieces;
     unsigned char *joined; /* and for a batch of many small ones */
     uint64_t joined_bytes;
-    int sleeps, seldom; /* of a reader: how often it sleeps at once before it lingers again, and how often the last time */
+    int sleeps, seldom; /* reader spin back-off: polls left to skip, and the length of the last skip */
 } Ring;
 
 int ring_is_open(Ring *self);
@@ -119,7 +119,7 @@ typedef struct {
 } Asked;
 
 PyObject *take_slot(Ring *self, uint64_t at, const Asked *asked, Taken *taken);
-int lingered(Ring *self, uint64_t head, uint64_t most_ns);
+int spin_waited(Ring *self, uint64_t head, uint64_t most_ns);
 int will_sleep(Ring *self, uint64_t head);
 uint64_t now_ns(void);
 

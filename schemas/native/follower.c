@@ -40,7 +40,7 @@ typedef struct {
     int64_t last_ns;
 } Follower;
 
-enum { LINGER_NS = 30000 }; /* to sleep and be woken costs both sides some 10 µs each */
+enum { SPIN_WAIT_NS = 30000 }; /* to sleep and be woken costs both sides some 10 µs each */
 
 static int follower_init(PyObject *object, PyObject *args, PyObject *Py_UNUSED(kwargs))
 {
@@ -234,7 +234,7 @@ static int64_t doze_ns(Follower *self)
 {
     int64_t rest_ns = 0;
     if (self->open && self->ring && self->ring->open && !self->due && !self->dozed && !self->refused && give_back(self) &&
-        LOAD(&self->ring->words[HEAD]) == self->at && !lingered(self->ring, self->at, LINGER_NS))
+        LOAD(&self->ring->words[HEAD]) == self->at && !spin_waited(self->ring, self->at, SPIN_WAIT_NS))
         rest_ns = self->doze_until_ns - (int64_t)now_ns();
     if (rest_ns <= 0 || !self->ring->open || !will_sleep(self->ring, self->at))
         return 0;

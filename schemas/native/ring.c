@@ -539,14 +539,14 @@ uint64_t now_ns(void)
     return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
-PyDoc_STRVAR(ring_linger_doc,
-"linger(head, most_ns) -> whether the head has moved beyond `head` meanwhile\n\n"
+PyDoc_STRVAR(ring_spin_wait_doc,
+"spin_wait(head, most_ns) -> whether the head has moved beyond `head` meanwhile\n\n"
 "Look again and again, with a processor's pause between, while other threads of the interpreter go on. After it was in vain,\n"
 "the next call returns at once, then the next three, seven, at the most so many.");
 
 enum { SELDOM = 255 };
 
-int lingered(Ring *self, uint64_t head, uint64_t most_ns)
+int spin_waited(Ring *self, uint64_t head, uint64_t most_ns)
 {
     if (self->sleeps > 0) {
         self->sleeps--;
@@ -570,17 +570,17 @@ int lingered(Ring *self, uint64_t head, uint64_t most_ns)
     return moved;
 }
 
-static PyObject *ring_linger(PyObject *object, PyObject *const *args, Py_ssize_t given)
+static PyObject *ring_spin_wait(PyObject *object, PyObject *const *args, Py_ssize_t given)
 {
     Ring *self = (Ring *)object;
     if (!ring_is_open(self))
         return NULL;
     if (given != 2) {
-        PyErr_SetString(PyExc_TypeError, "linger takes two numbers");
+        PyErr_SetString(PyExc_TypeError, "spin_wait takes two numbers");
         return NULL;
     }
     uint64_t head = PyLong_AsUnsignedLongLong(args[0]), most_ns = PyLong_AsUnsignedLongLong(args[1]);
-    return PyErr_Occurred() ? NULL : PyBool_FromLong(lingered(self, head, most_ns));
+    return PyErr_Occurred() ? NULL : PyBool_FromLong(spin_waited(self, head, most_ns));
 }
 
 static PyMethodDef ring_methods[] = {
@@ -589,7 +589,7 @@ static PyMethodDef ring_methods[] = {
     {"send", (PyCFunction)(void (*)(void))ring_send, METH_FASTCALL, ring_send_doc},
     {"take", (PyCFunction)(void (*)(void))ring_take, METH_FASTCALL, ring_take_doc},
     {"will_sleep", ring_will_sleep, METH_O, ring_will_sleep_doc},
-    {"linger", (PyCFunction)(void (*)(void))ring_linger, METH_FASTCALL, ring_linger_doc},
+    {"spin_wait", (PyCFunction)(void (*)(void))ring_spin_wait, METH_FASTCALL, ring_spin_wait_doc},
     {"close", ring_close, METH_NOARGS, "Let go of the memory; idempotent."},
     {NULL, NULL, 0, NULL},
 };

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from usbcast_broker.flow import DeviceIdentity, Happening, Lost, Packets, StreamItem
+from usbcast_broker.flow import DeviceEvent, DeviceIdentity, Lost, Packets, StreamItem
 from usbcast_broker.stream import batcher as module
 from usbcast_broker.stream.batcher import Batcher, Encoded
 from usbcast_schemas.batch import EncodedBatch, decode_batch
@@ -65,9 +65,9 @@ def test_what_accumulated_goes_as_one_batch() -> None:
 
 
 @pytest.mark.parametrize(
-    "remark", [Lost(pb.STAGE_HOST, "queue full", size_bytes=5), Happening(STALLED, 5, 6, "halted")]
+    "remark", [Lost(pb.STAGE_HOST, "queue full", size_bytes=5), DeviceEvent(STALLED, 5, 6, "halted")]
 )
-def test_a_remark_stands_before_the_first_packet_behind_it(remark: Lost | Happening) -> None:
+def test_a_remark_stands_before_the_first_packet_behind_it(remark: Lost | DeviceEvent) -> None:
     first, second = run(Batcher(1), [(fixed(b"a", b"b"), 1), (remark, 2), (fixed(b"c"), 3)])
     assert (first.packet_count, len(first.losses), len(first.events)) == (2, 0, 0)
     assert (second.number, second.first_sequence, packets_of(second)) == (1, 2, [b"c"])
@@ -75,8 +75,10 @@ def test_a_remark_stands_before_the_first_packet_behind_it(remark: Lost | Happen
 
 
 def test_remarks_without_packets_between_them_share_a_batch() -> None:
-    detached = Happening(pb.DeviceEvent.KIND_DETACHED, 1, 2, "gone")
-    attached = Happening(pb.DeviceEvent.KIND_ATTACHED, 3, 4, "back", DeviceIdentity(0x1209, 1, "S", "m", "p", "1-2.3"))
+    detached = DeviceEvent(pb.DeviceEvent.KIND_DETACHED, 1, 2, "gone")
+    attached = DeviceEvent(
+        pb.DeviceEvent.KIND_ATTACHED, 3, 4, "back", DeviceIdentity(0x1209, 1, "S", "m", "p", "1-2.3")
+    )
     lost = Lost(pb.STAGE_DEVICE, "counter", packets=3, size_bytes=0, at_least=True)
     (batch,) = run(Batcher(1), [(detached, 2), (lost, 3), (attached, 4), (fixed(b"x"), 5)])
     gone, back = batch.events
@@ -92,7 +94,7 @@ def test_remarks_without_packets_between_them_share_a_batch() -> None:
 def test_remarks_alone_make_a_batch_of_the_sequence_that_comes_next() -> None:
     batcher = Batcher(1)
     batcher.add(fixed(b"a", b"b"), realtime_ns=0, monotonic_ns=0)
-    made = batcher.add(Happening(STALLED, 5, 6), realtime_ns=0, monotonic_ns=1)
+    made = batcher.add(DeviceEvent(STALLED, 5, 6), realtime_ns=0, monotonic_ns=1)
     rest = batcher.flush()
     assert rest is not None
     _, batch = decoded([*made, rest])
@@ -103,7 +105,7 @@ def test_remarks_alone_make_a_batch_of_the_sequence_that_comes_next() -> None:
 
 def test_remarks_are_bounded_in_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_REMARKS", 3)
-    made = run(Batcher(1), [(Happening(STALLED, n, n, str(n)), n) for n in range(8)])
+    made = run(Batcher(1), [(DeviceEvent(STALLED, n, n, str(n)), n) for n in range(8)])
     assert [[event.detail for event in batch.events] for batch in made] == [
         ["0", "1", "2"],
         ["3", "4", "5"],
@@ -153,7 +155,7 @@ def test_age_counts_from_the_first_that_is_held() -> None:
     batcher.add(fixed(b"b"), realtime_ns=0, monotonic_ns=149)
     assert (batcher.due(149), batcher.due_at_ns, batcher.due(150)) == (False, 150, True)
     batcher.flush()
-    batcher.add(Happening(STALLED, 0, 0), realtime_ns=0, monotonic_ns=300)
+    batcher.add(DeviceEvent(STALLED, 0, 0), realtime_ns=0, monotonic_ns=300)
     batcher.add(fixed(b"c"), realtime_ns=0, monotonic_ns=390)
     assert batcher.due_at_ns == 400
 
@@ -188,7 +190,7 @@ packet_items = st.one_of(
 )
 remarks = st.one_of(
     st.builds(lambda n: Lost(pb.STAGE_DEVICE, "counter", packets=n), st.integers(1, 9)),
-    st.builds(lambda n: Happening(STALLED, n, n, str(n)), st.integers(0, 9)),
+    st.builds(lambda n: DeviceEvent(STALLED, n, n, str(n)), st.integers(0, 9)),
 )
 
 
@@ -233,7 +235,7 @@ def test_decoding_all_batches_gives_exactly_what_was_handed_in(
         assert sum(batch.arrivals.packets) == batch.packet_count
         assert list(batch.arrivals.monotonic_ns) == sorted(set(batch.arrivals.monotonic_ns))
         assert [ns - 7 for ns in batch.arrivals.realtime_ns] == list(batch.arrivals.monotonic_ns)
-        came_out += [Lost] * len(batch.losses) + [Happening] * len(batch.events)
+        came_out += [Lost] * len(batch.losses) + [DeviceEvent] * len(batch.events)
         came_out += packets_of(batch)
     # Inside one batch, losses stand before events: their order to one another is not kept, that to packets is.
     assert _remarks_sorted(came_out) == _remarks_sorted(handed_in)

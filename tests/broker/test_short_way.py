@@ -16,7 +16,7 @@ import zmq
 from nodes import Account, check_books, eventually, small, take_until
 
 import usbcast
-from usbcast_broker.flow import Happening, HostItem, Lost, Transfer
+from usbcast_broker.flow import DeviceEvent, HostItem, Lost, Transfer
 from usbcast_broker.node import Node
 from usbcast_broker.serving.publisher import Publisher
 from usbcast_broker.stream.coalescing import CLOSE_NS
@@ -104,8 +104,8 @@ def handing_in(*, reads_ahead: bool = True, batch_size: int = 4096) -> Iterator[
     assert not [sentence for stream in node.last_health for sentence in stream.discrepancies]
 
 
-def _happening() -> Happening:
-    return Happening(pb.DeviceEvent.KIND_STALLED, time.time_ns(), time.monotonic_ns(), "a stall")
+def _device_event() -> DeviceEvent:
+    return DeviceEvent(pb.DeviceEvent.KIND_STALLED, time.time_ns(), time.monotonic_ns(), "a stall")
 
 
 @pytest.mark.parametrize("reads_ahead", [True, False])
@@ -136,7 +136,7 @@ def test_every_packet_comes_in_order_whichever_way_it_took(via: str, reads_ahead
             elif what < 0.9:
                 feed.queue.extend([feed.transfer(rng.randint(1, 40)) for _ in range(rng.randint(1, 5))])
             elif what < 0.95:
-                feed.queue.put(_happening())
+                feed.queue.put(_device_event())
                 happened += 1
             if rng.random() < 0.3:
                 time.sleep(rng.choice((0.0001, 0.001)))
@@ -284,8 +284,8 @@ def test_it_numbers_and_counts_what_goes_through(ring: RingWriter) -> None:
     "items",
     [
         [],
-        [_happening()],
-        [_at(100), _happening()],
+        [_device_event()],
+        [_at(100), _device_event()],
         [Lost(pb.STAGE_HOST, "queue full", packets=1)],
         [Transfer(bytes(SIZE + 1), 0, 100)],
         [_at(100), Transfer(b"", 0, 100)],

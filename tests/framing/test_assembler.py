@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from usbcast_broker import profiles
-from usbcast_broker.flow import Happening, Lost, Packets, StreamItem, Transfer
+from usbcast_broker.flow import DeviceEvent, Lost, Packets, StreamItem, Transfer
 from usbcast_broker.framing import Assembler
 from usbcast_schemas.profile import parse_profile
 from usbcast_schemas.v1 import usbcast_pb2 as pb
@@ -31,8 +31,8 @@ def transfer(data: bytes, at_ms: float = 0) -> Transfer:
     return Transfer(data, EPOCH_NS + at_ns, at_ns)
 
 
-def happened(kind: pb.DeviceEvent.Kind, at_ms: float = 0) -> Happening:
-    return Happening(kind, EPOCH_NS + int(at_ms * MS), int(at_ms * MS))
+def happened(kind: pb.DeviceEvent.Kind, at_ms: float = 0) -> DeviceEvent:
+    return DeviceEvent(kind, EPOCH_NS + int(at_ms * MS), int(at_ms * MS))
 
 
 def first_case() -> Assembler:
@@ -66,7 +66,7 @@ def told(items: Iterable[StreamItem]) -> list[object]:
     return found
 
 
-def run(assembler: Assembler, story: Sequence[Transfer | Happening | Lost]) -> list[object]:
+def run(assembler: Assembler, story: Sequence[Transfer | DeviceEvent | Lost]) -> list[object]:
     found: list[object] = []
     for event in story:
         if isinstance(event, Transfer):
@@ -74,7 +74,7 @@ def run(assembler: Assembler, story: Sequence[Transfer | Happening | Lost]) -> l
         elif isinstance(event, Lost):
             items = assembler.lost(event)
         else:
-            items = assembler.happening(event)
+            items = assembler.device_event(event)
         found += told(items)
         balanced(assembler)
     found += told(assembler.finish(EPOCH_NS, 0))
@@ -322,7 +322,7 @@ JOINED = "joined in mid-packet"
         ),
     ],
 )
-def test_stories(story: list[Transfer | Happening | Lost], expected: list[object]) -> None:
+def test_stories(story: list[Transfer | DeviceEvent | Lost], expected: list[object]) -> None:
     assert run(first_case(), story) == expected
 
 
@@ -331,7 +331,7 @@ def test_the_event_bears_the_times_of_the_first_byte_thrown_away() -> None:
     assembler.feed(transfer(P[0], 5))
     assembler.feed(transfer(b"?" * 150, 10))
     items = assembler.feed(transfer(P[1], 20))
-    (event,) = [item for item in items if isinstance(item, Happening)]
+    (event,) = [item for item in items if isinstance(item, DeviceEvent)]
     assert (event.realtime_ns, event.monotonic_ns) == (EPOCH_NS + 10 * MS, 10 * MS)
     assert assembler.framing.counters == {"resynchronised": 1}
 
@@ -535,5 +535,5 @@ def test_bytes_of_which_no_packet_comes_are_a_problem(
     if expected:
         assert assembler.problem.startswith(f"{expected} came from the device in ")
         assert "and not one packet: compare [framing]" in assembler.problem
-        assembler.happening(happened(KIND.KIND_DETACHED, 30_000))
+        assembler.device_event(happened(KIND.KIND_DETACHED, 30_000))
     assert assembler.problem == ""

@@ -194,22 +194,22 @@ def test_who_will_sleep_is_told_of_what_has_come(tmp_path: Path) -> None:
     reader.close()
 
 
-def test_lingering_ends_when_something_comes_or_the_time_is_over(tmp_path: Path) -> None:
+def test_spin_waiting_ends_when_something_comes_or_the_time_is_over(tmp_path: Path) -> None:
     ring = RingWriter(tmp_path, "s", 1, data_bytes=8192, slots=4)
     reader = RingReader(ring.path, ring.nonce)
     begin_ns = time.monotonic_ns()
-    assert not reader.linger(0, 2_000_000)
+    assert not reader.spin_wait(0, 2_000_000)
     assert time.monotonic_ns() - begin_ns >= 2_000_000
     writer = threading.Timer(0.05, ring.write, (b"x",), {"number": 0, "first_sequence": 0, "packet_count": 1})
     writer.start()
-    assert not reader.linger(0, 20_000_000_000), "as it was in vain before, it does not look now"
-    assert reader.linger(0, 20_000_000_000), "and the thread that writes is not held up by it"
+    assert not reader.spin_wait(0, 20_000_000_000), "as it was in vain before, it does not look now"
+    assert reader.spin_wait(0, 20_000_000_000), "and the thread that writes is not held up by it"
     assert time.monotonic_ns() - begin_ns < 10_000_000_000
     writer.join()
-    assert reader.linger(0, 0)
+    assert reader.spin_wait(0, 0)
     reader.close()
     with pytest.raises(ValueError, match="the ring is closed"):
-        reader.linger(0, 0)
+        reader.spin_wait(0, 0)
     ring.close()
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from usb_rig import RATE_HZ, Backend, Rig, Scripted, data_of, take_all, told, twin, until
 
-from usbcast_broker.flow import DeviceIdentity, Happening, HostItem, Transfer
+from usbcast_broker.flow import DeviceEvent, DeviceIdentity, HostItem, Transfer
 from usbcast_broker.sources.simulator import Fault, SimulatorConfig, make_packets
 from usbcast_broker.sources.usb.feed import DeviceFeed, Transport
 from usbcast_broker.stream.host_queue import HostQueue
@@ -40,14 +40,14 @@ def test_every_packet_in_order_and_then_nothing() -> None:
     assert told(items) == ["ATTACHED", 11200]
     assert data_of(items) == make_packets(rig.device.config, 0, 100)
     attached = items[0]
-    assert isinstance(attached, Happening)
+    assert isinstance(attached, DeviceEvent)
     assert attached.device == DeviceIdentity(0x1209, 1, "SIM0001", "usbcast", "simulated device", "99-1")
     assert rig.feed.identity == attached.device
     assert {key: n for key, n in rig.feed.counters.items() if n and key not in ("timeouts", "ended_early")} == {
         "transfers": 100,
         "bytes": 11200,
     }
-    times = [item.monotonic_ns for item in items if isinstance(item, Transfer | Happening)]
+    times = [item.monotonic_ns for item in items if isinstance(item, Transfer | DeviceEvent)]
     assert times == sorted(times)
 
 
@@ -193,8 +193,8 @@ def test_a_survived_bus_error_bears_the_time_at_which_it_happened() -> None:
     assert scripted.silent.wait(10)
     feed.stop()
     attached, failed, data = take_all(queue)
-    assert isinstance(attached, Happening)
-    assert isinstance(failed, Happening)
+    assert isinstance(attached, DeviceEvent)
+    assert isinstance(failed, DeviceEvent)
     assert isinstance(data, Transfer)
     assert [attached.realtime_ns, failed.realtime_ns, data.realtime_ns] == [1000, 1001, 1002]
     assert (failed.detail, data.monotonic_ns) == ("bus error", 5)
@@ -209,7 +209,7 @@ def test_an_unexpected_end_is_told() -> None:
     items = take_all(queue)
     assert told(items) == ["ATTACHED", 2, "DETACHED"]
     detached = items[-1]
-    assert isinstance(detached, Happening)
+    assert isinstance(detached, DeviceEvent)
     assert detached.detail == feed.problem
     assert feed.problem == "device 1234:5678 is not read any more, because of RuntimeError: out of tea"
     assert scripted.log[-1] == "close"
@@ -262,10 +262,10 @@ def test_another_device_that_takes_the_part_of_one_without_a_serial_number_is_to
         first.unplug()
         second.plug()
         until(lambda: rig.feed.counters["reopens"])
-    happenings = [item for item in take_all(rig.queue) if isinstance(item, Happening)]
-    kinds = [pb.DeviceEvent.Kind.Name(item.kind) for item in happenings]
+    events = [item for item in take_all(rig.queue) if isinstance(item, DeviceEvent)]
+    kinds = [pb.DeviceEvent.Kind.Name(item.kind) for item in events]
     assert kinds == ["KIND_ATTACHED", "KIND_DETACHED", "KIND_REPLACED", "KIND_ATTACHED"]
-    told = happenings[2]
+    told = events[2]
     assert told.device is not None
     assert told.device.bus_path == "99-2"
     assert "may be another device than before: it is at 99-2, the one before was at 99-1" in told.detail

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from usb_rig import data_of, take_all
 
-from usbcast_broker.flow import Happening, HostItem, Lost, Transfer
+from usbcast_broker.flow import DeviceEvent, HostItem, Lost, Transfer
 from usbcast_broker.stream import host_queue
 from usbcast_broker.stream.coalescing import Coalescer
 from usbcast_broker.stream.host_queue import DEFAULT_MAX_BYTES, QUEUE_FULL, HostQueue
@@ -23,8 +23,8 @@ def transfer(size: int, fill: int = 0) -> Transfer:
     return Transfer(bytes([fill]) * size, 1, 2)
 
 
-def happening(kind: pb.DeviceEvent.Kind = STALLED) -> Happening:
-    return Happening(kind, 1, 2)
+def stalled(kind: pb.DeviceEvent.Kind = STALLED) -> DeviceEvent:
+    return DeviceEvent(kind, 1, 2)
 
 
 def full(size_bytes: int) -> Lost:
@@ -40,9 +40,9 @@ TABLE: list[tuple[list[HostItem], list[HostItem]]] = [
     ([transfer(60), transfer(40)], [transfer(60), transfer(40)]),
     ([transfer(60), transfer(41)], [transfer(60), full(41)]),
     ([transfer(101)], [full(101)]),
-    ([transfer(60), transfer(41), transfer(50), happening(), transfer(70), transfer(40)],
-     [transfer(60), full(91), happening(), full(70), transfer(40)]),
-    ([transfer(100), happening(), happening(FAILED)], [transfer(100), happening(), happening(FAILED)]),
+    ([transfer(60), transfer(41), transfer(50), stalled(), transfer(70), transfer(40)],
+     [transfer(60), full(91), stalled(), full(70), transfer(40)]),
+    ([transfer(100), stalled(), stalled(FAILED)], [transfer(100), stalled(), stalled(FAILED)]),
     ([transfer(100), transfer(0)], [transfer(100), transfer(0)]),
     ([Lost(pb.STAGE_DEVICE, "x", packets=1), Lost(pb.STAGE_DEVICE, "x", packets=2, at_least=True)],
      [Lost(pb.STAGE_DEVICE, "x", packets=3, at_least=True)]),
@@ -75,7 +75,7 @@ def test_there_is_room_again_after_taking() -> None:
 
 def test_taking_stops_at_its_budget_but_takes_something() -> None:
     queue = HostQueue(1000)
-    items: list[HostItem] = [transfer(100), happening(), transfer(50), transfer(1), transfer(600)]
+    items: list[HostItem] = [transfer(100), stalled(), transfer(50), transfer(1), transfer(600)]
     for item in items:
         queue.put(item)
     assert queue.take(0) == items[:2]
@@ -100,27 +100,27 @@ def test_tiny_transfers_are_bounded_by_number(monkeypatch: pytest.MonkeyPatch) -
     assert take_all(queue) == [transfer(1)] * 3 + [full(1)]
 
 
-def test_happenings_are_bounded_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_queue, "MAX_HAPPENINGS", 3)
+def test_device_events_are_bounded_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_queue, "MAX_DEVICE_EVENTS", 3)
     queue = HostQueue(100)
     for _ in range(5):
-        queue.put(happening())
+        queue.put(stalled())
     queue.put(Lost(pb.STAGE_DEVICE, "x", packets=1))
-    assert take_all(queue) == [happening()] * 3 + [Lost(pb.STAGE_DEVICE, "x", packets=1)]
+    assert take_all(queue) == [stalled()] * 3 + [Lost(pb.STAGE_DEVICE, "x", packets=1)]
     assert queue.ledger.counters == {"happenings dropped": 2}
-    for item in (happening(), happening(), transfer(50), happening(), transfer(50)):
+    for item in (stalled(), stalled(), transfer(50), stalled(), transfer(50)):
         queue.put(item)
-    assert queue.take(0) == [happening(), happening()]
-    for item in (happening(), happening(), happening()):
+    assert queue.take(0) == [stalled(), stalled()]
+    for item in (stalled(), stalled(), stalled()):
         queue.put(item)
-    assert take_all(queue) == [transfer(50), happening(), transfer(50), happening(), happening()]
+    assert take_all(queue) == [transfer(50), stalled(), transfer(50), stalled(), stalled()]
     assert queue.ledger.counters == {"happenings dropped": 3}
 
 
 def test_the_doorbell_rings_when_something_comes_into_an_empty_queue() -> None:
     rings: list[int] = []
     queue = HostQueue(100, lambda: rings.append(len(queue)))
-    queue.put(happening())
+    queue.put(stalled())
     queue.put(transfer(60))
     queue.put(transfer(60))
     assert rings == [1]
@@ -141,7 +141,7 @@ def test_a_snapshot_is_a_copy() -> None:
 
 items_to_put = st.one_of(
     st.integers(0, 120).map(transfer),
-    st.just(happening()),
+    st.just(stalled()),
     st.just(Lost(pb.STAGE_DEVICE, "overflow", packets=1)),
 )
 
@@ -238,5 +238,5 @@ def test_with_a_moderation_the_doorbell_rings_again_when_it_is_time() -> None:
         queue.put(Transfer(b"x", 0, arrived_ns))
         assert rings == rung
     queue.extend([])
-    queue.put(happening())
+    queue.put(stalled())
     assert rings == [1, 3, 4], "what happened to the device goes with the next turn"

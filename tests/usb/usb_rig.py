@@ -11,7 +11,7 @@ from typing import Any
 import usb.core
 from usb.backend import IBackend
 
-from usbcast_broker.flow import DeviceIdentity, Happening, HostItem, Transfer
+from usbcast_broker.flow import DeviceEvent, DeviceIdentity, HostItem, Transfer
 from usbcast_broker.sources.simulator import SimulatedDevice, SimulatorBackend, SimulatorConfig
 from usbcast_broker.sources.usb.clock import Clock, system_clock
 from usbcast_broker.sources.usb.feed import DeviceFeed
@@ -132,7 +132,7 @@ def take_all(queue: HostQueue) -> list[HostItem]:
 
 
 def told(items: list[HostItem]) -> list[object]:
-    """The story of a queue's items: names of happenings, and the number of bytes read between them."""
+    """The story of a queue's items: names of events, and the number of bytes read between them."""
     story: list[object] = []
     for item in items:
         if isinstance(item, Transfer):
@@ -140,7 +140,7 @@ def told(items: list[HostItem]) -> list[object]:
                 story[-1] += len(item.data)
             else:
                 story.append(len(item.data))
-        elif isinstance(item, Happening):
+        elif isinstance(item, DeviceEvent):
             story.append(pb.DeviceEvent.Kind.Name(item.kind).removeprefix("KIND_"))
         else:
             story.append(item)

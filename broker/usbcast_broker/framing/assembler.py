@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, cast
 
-from usbcast_broker.flow import Discarded, Framed, Happening, HostItem, Lost, Packets, StreamItem, Transfer
+from usbcast_broker.flow import DeviceEvent, Discarded, Framed, HostItem, Lost, Packets, StreamItem, Transfer
 from usbcast_broker.framing.counter import CounterTracker
 from usbcast_broker.framing.methods import make_framer
 from usbcast_broker.framing.stripper import StatusStripper
@@ -138,13 +138,13 @@ class Assembler:
         self.passed(size_bytes, size_bytes // size, last.realtime_ns, last.monotonic_ns)
         return size_bytes // size
 
-    def happening(self, happening: Happening) -> tuple[StreamItem, ...]:
+    def device_event(self, event: DeviceEvent) -> tuple[StreamItem, ...]:
         """Something happened to the device: the event, after what it made of a partial packet."""
         items: list[StreamItem] = []
-        if happening.kind in (pb.DeviceEvent.KIND_DETACHED, pb.DeviceEvent.KIND_OVERFLOWED):
-            detached = happening.kind == pb.DeviceEvent.KIND_DETACHED
+        if event.kind in (pb.DeviceEvent.KIND_DETACHED, pb.DeviceEvent.KIND_OVERFLOWED):
+            detached = event.kind == pb.DeviceEvent.KIND_DETACHED
             framed = self._framer.reset(DETACHED if detached else OVERFLOWED)
-            items = self._take(framed, happening.realtime_ns, happening.monotonic_ns)
+            items = self._take(framed, event.realtime_ns, event.monotonic_ns)
             if detached:
                 self._vain_bytes = 0
                 items += self._told()
@@ -155,9 +155,9 @@ class Assembler:
                 self._close_gap()
                 if self._tracker is not None:
                     self._tracker.restart()
-        elif happening.kind == pb.DeviceEvent.KIND_REPLACED and self._tracker is not None:
+        elif event.kind == pb.DeviceEvent.KIND_REPLACED and self._tracker is not None:
             self._tracker.forget()
-        return (*items, *self._told(), happening)
+        return (*items, *self._told(), event)
 
     def lost(self, lost: Lost) -> tuple[StreamItem, ...]:
         """Bytes of the stream never came here: what that makes of a partial packet, and the loss itself."""
@@ -253,7 +253,7 @@ class Assembler:
         items: list[StreamItem] = [Lost(pb.STAGE_FRAMING, reason, size_bytes=n) for reason, n in self._run.items()]
         detail = f"{sum(self._run.values())} bytes thrown away: {', '.join(self._run)}"
         kind = pb.DeviceEvent.KIND_RESYNCHRONISED
-        items.append(Happening(kind, self._run_realtime_ns, self._run_monotonic_ns, detail))
+        items.append(DeviceEvent(kind, self._run_realtime_ns, self._run_monotonic_ns, detail))
         self.framing.count("resynchronised")
         self._run.clear()
         return items

@@ -15,7 +15,7 @@ MAX_BATCHES = 1024
 MAX_LOST = 1000
 """Missing ranges told by one answer, those of its last batch aside."""
 MAX_BEHIND = 100
-"""So many batches are looked at for the newest packet; more happenings in a row than that are a device gone mad."""
+"""Most batches to search for the newest packet; a longer run of batches with only events means a faulty device."""
 OVERWRITTEN = "overwritten in the ring"
 
 

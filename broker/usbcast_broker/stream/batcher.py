@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from itertools import accumulate
 
-from usbcast_broker.flow import DeviceIdentity, Happening, HostItem, Lost, Packets, StreamItem, Transfer
+from usbcast_broker.flow import DeviceEvent, DeviceIdentity, HostItem, Lost, Packets, StreamItem, Transfer
 from usbcast_schemas.batch import MAX_PACKETS, MAX_REMARKS, Arrivals, Buffer, encode_parts
 from usbcast_schemas.ring import RingWriter
 from usbcast_schemas.v1 import usbcast_pb2 as pb
@@ -286,14 +286,14 @@ def device_info(identity: DeviceIdentity) -> pb.DeviceInfo:
     )
 
 
-def _event(happening: Happening) -> pb.DeviceEvent:
+def _event(event: DeviceEvent) -> pb.DeviceEvent:
     return pb.DeviceEvent(
-        kind=happening.kind,
-        realtime_ns=happening.realtime_ns,
-        monotonic_ns=happening.monotonic_ns,
-        detail=happening.detail,
-        device=device_info(happening.device) if happening.device else None,
-        clock_step_ns=happening.clock_step_ns or None,
+        kind=event.kind,
+        realtime_ns=event.realtime_ns,
+        monotonic_ns=event.monotonic_ns,
+        detail=event.detail,
+        device=device_info(event.device) if event.device else None,
+        clock_step_ns=event.clock_step_ns or None,
     )
 
 

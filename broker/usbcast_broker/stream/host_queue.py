@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from usbcast_broker.flow import Happening, HostItem, Lost, Transfer
+from usbcast_broker.flow import DeviceEvent, HostItem, Lost, Transfer
 from usbcast_broker.stream.coalescing import GATHERED_BYTES, Coalescer
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 DEFAULT_MAX_BYTES: Final = 64 * 1024 * 1024
 MAX_TRANSFERS: Final = 1_000_000
 """Objects have a size of their own, so tiny transfers are bounded by their number."""
-MAX_HAPPENINGS: Final = 10_000
+MAX_DEVICE_EVENTS: Final = 10_000
 QUEUE_FULL: Final = "queue full"
 
 
@@ -34,8 +34,8 @@ class HostQueue:
     With a short way what comes into an empty queue does not wait in it, where that is open. The doorbell rings for it only
     if the short way says so, and its bytes are in the books once they are `passed`.
 
-    Happenings and losses are accepted at the bound too. Losses next to one another are merged, and beyond
-    `MAX_HAPPENINGS` waiting ones further happenings are dropped and counted, so they are bounded as well.
+    Device events and losses are accepted at the bound too. Adjacent losses are merged, and once
+    `MAX_DEVICE_EVENTS` events wait, further ones are dropped and counted, so they are bounded as well.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class HostQueue:
         self._coalescer = coalescer
         self._items: deque[HostItem] = deque()
         self._transfers = 0
-        self._happenings = 0
+        self._device_events = 0
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -123,7 +123,7 @@ class HostQueue:
             if books.held <= max_bytes:
                 self._items = deque()
                 books.left += books.held
-                books.held = self._transfers = self._happenings = 0
+                books.held = self._transfers = self._device_events = 0
             else:
                 taken: list[HostItem] = []
                 size_bytes = 0
@@ -134,8 +134,8 @@ class HostQueue:
                             break
                         size_bytes += len(item.data)
                         self._transfers -= 1
-                    elif isinstance(item, Happening):
-                        self._happenings -= 1
+                    elif isinstance(item, DeviceEvent):
+                        self._device_events -= 1
                     taken.append(items.popleft())
                 books.left += size_bytes
                 books.held -= size_bytes
@@ -156,14 +156,14 @@ class HostQueue:
             self._append_lost(Lost(pb.STAGE_HOST, QUEUE_FULL, size_bytes=size_bytes))
         elif isinstance(item, Lost):
             self._append_lost(item)
-        elif self._happenings < MAX_HAPPENINGS:
-            self._happenings += 1
+        elif self._device_events < MAX_DEVICE_EVENTS:
+            self._device_events += 1
             self._items.append(item)
         else:
             self.ledger.count("happenings dropped")
 
     def _append_lost(self, lost: Lost) -> None:
-        """Add a loss to an equal one that no transfer or happening parts from it, else append it."""
+        """Add a loss to an equal one that no transfer or device event separates from it, else append it."""
         for back in range(1, len(self._items) + 1):
             other = self._items[-back]
             if not isinstance(other, Lost):

@@ -138,7 +138,7 @@ class Pipeline:
             elif isinstance(item, Lost):
                 self._publish(self._take(self._assembler.lost(item), time.time_ns(), time.monotonic_ns()), publish)
             else:
-                made = self._assembler.happening(item)
+                made = self._assembler.device_event(item)
                 self._publish(self._take(made, item.realtime_ns, item.monotonic_ns), publish)
         if self._batcher.pending and self._batcher.due(time.monotonic_ns()):
             rest = self._batcher.flush()
@@ -223,7 +223,7 @@ class Pipeline:
 
     @property
     def waiting_bytes(self) -> int:
-        """What has been read and not been framed yet; 1 if nothing but happenings wait."""
+        """Bytes that have been read and not framed yet; 1 if only device events wait."""
         return self._queue.ledger.held or int(bool(self._queue))
 
     @property

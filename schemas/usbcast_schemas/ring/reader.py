@@ -250,12 +250,12 @@ class RingReader:
                         told.append(found)
         return told
 
-    def linger(self, head: int, most_ns: int) -> bool:
+    def spin_wait(self, head: int, most_ns: int) -> bool:
         """Whether something comes beyond `head` within some microseconds, which are waited for without sleeping.
 
         False at once where there is no native core: Python would look too seldom.
         """
-        return self._native is not None and self._native.linger(head, most_ns)
+        return self._native is not None and self._native.spin_wait(head, most_ns)
 
     def will_sleep(self, head: int) -> bool:
         """Ask to be woken by the fifo; False if something has come beyond `head`, so that one must not sleep."""

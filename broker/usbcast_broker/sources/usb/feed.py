@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Final, Protocol
 
-from usbcast_broker.flow import DeviceIdentity, Happening, HostItem, Transfer
+from usbcast_broker.flow import DeviceEvent, DeviceIdentity, HostItem, Transfer
 from usbcast_broker.sources.usb.clock import Clock, system_clock
 from usbcast_broker.sources.usb.commands import Commandable, Commands
 from usbcast_broker.sources.usb.finding import doubt
@@ -64,7 +64,7 @@ class Transport(Commandable, Protocol):
 class DeviceFeed:
     """Fills `queue` with what `transport` reads and with what happens to the device, in order.
 
-    Faults after the first opening never raise: they are happenings, and stand in `problem` while they last.
+    Faults after the first opening never raise: they become device events, and stand in `problem` while they last.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class DeviceFeed:
         self._drain = False
         self._opened: Future[None] = Future()
         self._thread: threading.Thread | None = None
-        self._failure: Happening | None = None
+        self._failure: DeviceEvent | None = None
         self._identity: DeviceIdentity | None = None
         self._turned_ns: int | None = None
         self._attached = False
@@ -188,7 +188,7 @@ class DeviceFeed:
                 problem = str(error)
                 self._opened.set_exception(error)
             if self._attached:
-                self._happen(pb.DeviceEvent.KIND_DETACHED, problem)
+                self._put_event(pb.DeviceEvent.KIND_DETACHED, problem)
         finally:
             self._attached = False
             self._problem = problem  # that it was told to stop is none
@@ -277,7 +277,7 @@ class DeviceFeed:
         )
         self._counters["clock_steps"] += 1
         items.append(
-            Happening(
+            DeviceEvent(
                 pb.DeviceEvent.KIND_CLOCK_STEPPED,
                 transfer.realtime_ns,
                 transfer.monotonic_ns,
@@ -330,15 +330,15 @@ class DeviceFeed:
         """Count a fault, and tell it where it belongs in the stream."""
         if isinstance(error, DeviceStalled):
             self._counters["stalls"] += 1
-            self._happen(pb.DeviceEvent.KIND_STALLED, str(error))
+            self._put_event(pb.DeviceEvent.KIND_STALLED, str(error))
         elif isinstance(error, DeviceOverflowed):
             self._counters["overflows"] += 1
-            self._happen(pb.DeviceEvent.KIND_OVERFLOWED, str(error))
+            self._put_event(pb.DeviceEvent.KIND_OVERFLOWED, str(error))
         elif not isinstance(error, DeviceDetached):
             # Told only if a later read succeeds: an unplug may begin with bus errors, and is told as what it is.
             self._counters["io_errors"] += 1
             realtime_ns, monotonic_ns = self._clock()
-            self._failure = Happening(pb.DeviceEvent.KIND_FAILED, realtime_ns, monotonic_ns, str(error))
+            self._failure = DeviceEvent(pb.DeviceEvent.KIND_FAILED, realtime_ns, monotonic_ns, str(error))
 
     def _tell_survived(self) -> None:
         if self._failure is not None:
@@ -351,13 +351,13 @@ class DeviceFeed:
         if why:
             self._counters["replaced"] += 1
             why = f"{self._transport.name} may be another device than before: {why}"
-            self._happen(pb.DeviceEvent.KIND_REPLACED, why, identity)
+            self._put_event(pb.DeviceEvent.KIND_REPLACED, why, identity)
             log.warning("%s", why)
         self._attached = True
         self._problem = ""
         self._recovery.survived()
         self._commands.open()
-        self._happen(pb.DeviceEvent.KIND_ATTACHED, f"{self._transport.name} is being read", identity)
+        self._put_event(pb.DeviceEvent.KIND_ATTACHED, f"{self._transport.name} is being read", identity)
         log.info("%s is being read: %s", self._transport.name, identity.product or "no product name")
 
     def _let_go(self, why: str) -> None:
@@ -366,7 +366,7 @@ class DeviceFeed:
         self._failure = None
         self._counters["detaches"] += 1
         self._commands.close(why)
-        self._happen(pb.DeviceEvent.KIND_DETACHED, why)
+        self._put_event(pb.DeviceEvent.KIND_DETACHED, why)
         log.warning("%s", why)
 
     def _search(self, wait_s: float) -> None:
@@ -384,6 +384,6 @@ class DeviceFeed:
                 self._attach(identity)
                 return
 
-    def _happen(self, kind: pb.DeviceEvent.Kind, detail: str, device: DeviceIdentity | None = None) -> None:
+    def _put_event(self, kind: pb.DeviceEvent.Kind, detail: str, device: DeviceIdentity | None = None) -> None:
         realtime_ns, monotonic_ns = self._clock()
-        self._queue.put(Happening(kind, realtime_ns, monotonic_ns, detail, device))
+        self._queue.put(DeviceEvent(kind, realtime_ns, monotonic_ns, detail, device))

@@ -18,7 +18,7 @@ from usbcast_schemas.v1 import usbcast_pb2 as pb
 AHEAD_BYTES = 256 * 1024
 """Batches are copied out as far ahead of the application as the processor's cache is likely to keep them."""
 
-LINGER_NS = 30_000
+SPIN_WAIT_NS = 30_000
 """To sleep and be woken costs both sides some 10 µs each; a reader that has just caught up with a busy writer waits so long."""
 
 MOST_REFUSED = 64
@@ -142,7 +142,7 @@ class RingChannel:
         return self._at < self._seen_head
 
     def may_sleep(self) -> bool:
-        if self._at < self._seen_head or self._ring.linger(self._seen_head, LINGER_NS):
+        if self._at < self._seen_head or self._ring.spin_wait(self._seen_head, SPIN_WAIT_NS):
             return False
         return self._ring.will_sleep(self._seen_head)
 
