@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from nodes import serving
 
+from tests.support.nodes import serving
 from usbcast_schemas.extras import MODULES, install
 
 ROOT = Path(__file__).parent.parent

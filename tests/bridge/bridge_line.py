@@ -11,8 +11,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from programs import Program
-
+from tests.support.programs import Program
 from usbcast_schemas.sockets import split_tcp
 
 Start = Callable[..., tuple[Program, dict[str, Any]]]

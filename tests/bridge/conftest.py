@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from bridge_line import Start, Stream
-from programs import Program, usbcast
 
+from tests.support.programs import Program, usbcast
 from usbcast_broker.access import binding
 from usbcast_schemas.places import ring_directory, runtime_directory
 from usbcast_schemas.registry import local_nodes

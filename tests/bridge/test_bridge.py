@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from nodes import (
+
+from tests.support.nodes import (
     WAYS,
     Account,
     Served,
@@ -22,7 +23,6 @@ from nodes import (
     small,
     take_until,
 )
-
 from usbcast import NodeClient, subscribe
 from usbcast.bridge.bridge import Bridge
 from usbcast.bridge.choice import Choice, Choices

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from bridge_line import Start
-from programs import Program, follow, run
+
+from tests.support.programs import Program, follow, run
 
 pytestmark = pytest.mark.slow
 

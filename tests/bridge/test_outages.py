@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from bridge_line import Start, Stream
-from nodes import WAYS, eventually
-from programs import Program, follow
 
+from tests.support.nodes import WAYS, eventually
+from tests.support.programs import Program, follow
 from usbcast import NodeClient
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 import zmq
-from nodes import eventually
 
+from tests.support.nodes import eventually
 from usbcast_broker.serving.interest import MAX_PREFIXES, TopicInterest, Topics
 
 IMU, IMU2 = b"data/imu/", b"data/imu2/"

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from nodes import eventually
 
+from tests.support.nodes import eventually
 from usbcast_broker.access.connections import Connections
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux says how much has come and gone")

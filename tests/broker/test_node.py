@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from nodes import serving, small, take_to_end
 
+from tests.support.nodes import serving, small, take_to_end
 from usbcast_broker.node import Node
 from usbcast_broker.sources import add_simulated
 from usbcast_broker.sources.simulator import SimulatorConfig

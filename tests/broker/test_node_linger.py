@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from nodes import DEADLINE_S, eventually
 
 import usbcast
+from tests.support.nodes import DEADLINE_S, eventually
 from usbcast import End
 from usbcast_broker.node import Node
 from usbcast_broker.serving.reports import ALIVE_NS

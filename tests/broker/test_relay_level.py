@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 
 import pytest
-from nodes import WAYS, Account, eventually, small, take_until
 
 import usbcast
+from tests.support.nodes import WAYS, Account, eventually, small, take_until
 from usbcast_broker.flow import DeviceIdentity
 from usbcast_broker.node import Node
 from usbcast_broker.stream.batcher import Encoded

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 import zmq
-from nodes import Account, check_books, eventually, small, take_until
 
 import usbcast
+from tests.support.nodes import Account, check_books, eventually, small, take_until
 from usbcast_broker.flow import DeviceEvent, HostItem, Lost, Transfer
 from usbcast_broker.node import Node
 from usbcast_broker.serving.publisher import Publisher

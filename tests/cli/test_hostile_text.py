@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from nodes import eventually, serving
-from programs import run
 from rich.live import Live
 from stranger import HOSTILE, stranger
 
+from tests.support.nodes import eventually, serving
+from tests.support.programs import run
 from usbcast.cli import app
 from usbcast.cli.logs import JournalFormatter, SafeFormatter
 from usbcast.cli.output import MAX_CELL, SafeConsole, emit, styled, table

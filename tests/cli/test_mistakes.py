@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from nodes import serving
-from programs import Program, run
 
+from tests.support.nodes import serving
+from tests.support.programs import Program, run
 from usbcast.cli import app
 from usbcast.node.requests import NodeClient
 from usbcast_broker.settings import NodeSettings

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from nodes import eventually
-from programs import usbcast
 
+from tests.support.nodes import eventually
+from tests.support.programs import usbcast
 from usbcast import NodeClient
 from usbcast.cli.nonwaiting import NonWaitingText
 from usbcast_schemas.registry import local_nodes

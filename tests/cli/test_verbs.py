@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nodes import Account, Served, eventually, serving, take_until
-from programs import Program, run, serve, usbcast
 
+from tests.support.nodes import Account, Served, eventually, serving, take_until
+from tests.support.programs import Program, run, serve, usbcast
 from usbcast import NodeClient
 from usbcast.cli.app import app
 from usbcast.cli.app import run as run_here

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from nodes import eventually, serving, small
 
+from tests.support.nodes import eventually, serving, small
 from usbcast.batch import Batch, DecodeContext
 from usbcast.clock.dejitter import Dejitter
 from usbcast.layout import Layout

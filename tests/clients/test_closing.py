@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from closing import FORMS, RATE_HZ, WAYS, close_often
-from nodes import Served, eventually, serving, small
 
 import usbcast
 import usbcast.aio
+from tests.support.closing import FORMS, RATE_HZ, WAYS, close_often
+from tests.support.nodes import Served, eventually, serving, small
 from usbcast import Batch, Event, NodeClient, UsageError
 from usbcast_schemas.errors import SubscriptionClosed
 
@@ -300,8 +300,7 @@ def test_a_socket_that_was_forked_does_not_hold_the_interpreter_for_ever() -> No
 
 def test_a_node_client_gives_up_in_time_whatever_else_it_is_told() -> None:
     """Replies to questions that were never asked do not count as an answer."""
-    from fake_node import FakeNode
-
+    from tests.support.fake_node import FakeNode
     from usbcast_schemas.contract import CONTRACT
     from usbcast_schemas.errors import NodeUnreachable
     from usbcast_schemas.v1 import usbcast_pb2 as pb

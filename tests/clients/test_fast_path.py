@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from nodes import Account, eventually, serving, small, take_until
-
+from tests.support.nodes import Account, eventually, serving, small, take_until
 from usbcast import Gap
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 
-from fake_node import STREAM, FakeNode
-from nodes import DEADLINE_S, eventually
-
 import usbcast
+from tests.support.fake_node import STREAM, FakeNode
+from tests.support.nodes import DEADLINE_S, eventually
 from usbcast import Batch
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from nodes import DEADLINE_S, Account, Served, eventually, serving, small, take_until
-from programs import Program
 
 import usbcast
 import usbcast.aio
 import usbcast.subscription
+from tests.support.nodes import DEADLINE_S, Account, Served, eventually, serving, small, take_until
+from tests.support.programs import Program
 from usbcast import Batch, End, Event, UsageError
 from usbcast.receiving.channels.published import data_endpoint
 from usbcast_broker.stream.notification_schedule import NotificationPacer

@@ -7,12 +7,12 @@ import time
 
 import numpy as np
 import pytest
-from distant import distant_node
-from fake_node import STREAM, FakeNode
-from nodes import eventually, serving
-from proxy import DelayingProxy
 
 import usbcast
+from tests.support.distant import distant_node
+from tests.support.fake_node import STREAM, FakeNode
+from tests.support.nodes import eventually, serving
+from tests.support.proxy import DelayingProxy
 from usbcast_schemas.errors import ClockUnknown
 
 pytestmark = pytest.mark.slow

@@ -8,11 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from distant import distant_node, distant_program
-from nodes import eventually, serving
-from programs import run
 
 import usbcast
+from tests.support.distant import distant_node, distant_program
+from tests.support.nodes import eventually, serving
+from tests.support.programs import run
 from usbcast.clock.offset import MAX_DRIFT
 from usbcast.recording.entries import Annotation, clock_of, clock_remark
 

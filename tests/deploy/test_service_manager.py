@@ -14,10 +14,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from nodes import Served, eventually, serving
-from programs import Program, run, usbcast
 
 import usbcast as client
+from tests.support.nodes import Served, eventually, serving
+from tests.support.programs import Program, run, usbcast
 from usbcast import End
 from usbcast.cli import storing, watchdog
 from usbcast.cli.logs import JournalFormatter, to_journal

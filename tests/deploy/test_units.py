@@ -12,7 +12,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from programs import run
+
+from tests.support.programs import run
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))

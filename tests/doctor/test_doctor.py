@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 import zmq
-from distant import distant_node
-from fake_node import FakeNode
-from nodes import eventually, serving, small
-from programs import Program, run, serve, usbcast
-from proxy import DelayingProxy
 
+from tests.support.distant import distant_node
+from tests.support.fake_node import FakeNode
+from tests.support.nodes import eventually, serving, small
+from tests.support.programs import Program, run, serve, usbcast
+from tests.support.proxy import DelayingProxy
 from usbcast.doctor.findings import Finding
 from usbcast.doctor.hops import HOPS, examine
 from usbcast_broker.node import Node

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from nodes import eventually
-from programs import Program
 
+from tests.support.nodes import eventually
+from tests.support.programs import Program
 from usbcast_broker.node import Node
 from usbcast_broker.settings import NodeSettings
 from usbcast_broker.sources import add_simulated

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 import typer.main
-from nodes import eventually
-from programs import Program
 
+from tests.support.nodes import eventually
+from tests.support.programs import Program
 from usbcast.cli.app import app
 from usbcast_broker.node import Node
 from usbcast_broker.settings import NodeSettings

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from nodes import Served, eventually, serving, small
-from programs import run, serve
 
 import usbcast
+from tests.support.nodes import Served, eventually, serving, small
+from tests.support.programs import run, serve
 from usbcast.node.discovery import LanBrowser, LanNode, find_on_lan, lan_nodes
 from usbcast_broker.announcing import addresses_to_announce
 from usbcast_schemas.errors import ConfigError, NodeUnreachable, StreamAmbiguous

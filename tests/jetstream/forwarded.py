@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nodes import DEADLINE_S, eventually
-from programs import Program
-
+from tests.support.nodes import DEADLINE_S, eventually
+from tests.support.programs import Program
 from usbcast import Batch, Event, Gap, UsbcastError
 from usbcast.jetstream.forwarding import Forwarding, ForwardOptions, forward
 from usbcast.node.endpoints import parse

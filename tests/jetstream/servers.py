@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from nodes import eventually
+from tests.support.nodes import eventually
 
 
 @cache

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nodes import serving
-from programs import Program, run, usbcast
 from servers import Server
+
+from tests.support.nodes import serving
+from tests.support.programs import Program, run, usbcast
 
 
 def storing(server: Server, upstream: str, *arguments: str) -> Program:

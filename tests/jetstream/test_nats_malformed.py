@@ -6,11 +6,11 @@ import asyncio
 import logging
 
 import pytest
-from malformed_things import BATCHES, good, packet
-from nodes import eventually
 from servers import Server, make_store
 
 import usbcast
+from tests.support.malformed_things import BATCHES, good, packet
+from tests.support.nodes import eventually
 from usbcast import Batch, Gap
 
 EPOCH = 0xFA4E

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 from forwarded import forwarding, lost
-from nodes import DEADLINE_S, eventually, serving, small, take_all
 from servers import Server, make_store
 
 import usbcast
+from tests.support.nodes import DEADLINE_S, eventually, serving, small, take_all
 from usbcast.jetstream.forwarding import ForwardOptions, forward
 from usbcast.jetstream.listing import stored
 from usbcast.jetstream.store import Retention

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 from forwarded import forwarding, program, records
-from nodes import DEADLINE_S, Account, check_books, eventually, serving, small, take_all
 from servers import Cluster, Server, make_store
 
 import usbcast
+from tests.support.nodes import DEADLINE_S, Account, check_books, eventually, serving, small, take_all
 from usbcast import Batch, End, Silence
 from usbcast.jetstream.store import Retention
 from usbcast.receiving.continuity import Delivery

@@ -6,13 +6,24 @@ import asyncio
 import time
 
 import pytest
-from closing import FORMS, close_often
 from forwarded import forwarding, lost, plain, records
-from nodes import DEADLINE_S, Account, End, Restart, Silence, check_books, serving, small, take_all, take_until
 from servers import Server
 
 import usbcast
 import usbcast.aio
+from tests.support.closing import FORMS, close_often
+from tests.support.nodes import (
+    DEADLINE_S,
+    Account,
+    End,
+    Restart,
+    Silence,
+    check_books,
+    serving,
+    small,
+    take_all,
+    take_until,
+)
 from usbcast import Batch, DeviceEvent, Gap
 from usbcast.receiving.continuity import Delivery
 from usbcast_broker.sources.simulator import Fault

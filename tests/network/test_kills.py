@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 from netrig.site import site
 from netrig.trial import PORT, STREAM, VIAS, Trial, bridge, follow, record, serve, verify
-from nodes import eventually
-from programs import Program
 
+from tests.support.nodes import eventually
+from tests.support.programs import Program
 from usbcast import Batch, open_recording
 
 SOAK_S = float(os.environ.get("USBCAST_SOAK_S", "40"))

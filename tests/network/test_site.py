@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from netrig.site import Host, site
 from netrig.wire import Direction, Shape
-from nodes import eventually
+
+from tests.support.nodes import eventually
 
 SEND = """
 import socket, sys, time
@@ -119,7 +120,7 @@ def test_the_same_seed_loses_the_same() -> None:
 def test_a_killed_run_leaves_nothing() -> None:
     """The run's own process is killed, as by CI that has lost its patience; hosts, wire and programs go with it."""
     code = (
-        f"import sys, time; sys.path[:0] = {[str(Path(__file__).parents[1]), str(Path(__file__).parent)]!r}\n"
+        f"import sys, time; sys.path[:0] = {[str(Path(__file__).parents[2]), str(Path(__file__).parent)]!r}\n"
         "from netrig.site import site\n"
         "with site(2) as made:\n"
         "    program = made.hosts[0].start(['sleep', '1000'])\n"

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from netrig.site import Host, site
 from netrig.trial import FOLLOWER, PORT, STREAM
-from programs import Program, run, usbcast
+
+from tests.support.programs import Program, run, usbcast
 
 STRANGER = Path(__file__).parent / "netrig" / "stranger.py"
 FLOOD_BYTES = 100_000_000

@@ -1,16 +1,11 @@
-"""Makes the helpers of the whole and of this area importable."""
+"""What the tests of recordings share."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-for directory in (Path(__file__).parent, Path(__file__).parents[1]):
-    if str(directory) not in sys.path:
-        sys.path.insert(0, str(directory))
 
 
 @pytest.fixture

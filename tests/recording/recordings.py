@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nodes import eventually
 
+from tests.support.nodes import eventually
 from usbcast.recording.files import resolve
 from usbcast.recording.recorder import Recorder, RecordOptions, Start
 from usbcast.recording.store import StoreOptions

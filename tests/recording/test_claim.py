@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from nodes import eventually, serving
 from recordings import cli, recorded_packets, running, verified
 
+from tests.support.nodes import eventually, serving
 from usbcast.recording.claim import Claim
 from usbcast_schemas.errors import RecordingError
 

@@ -14,11 +14,11 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import EPOCH, PER_BATCH, SIZE, batch, info
-from malformed_things import BATCHES as BATCHES_OF_ANY_WAY
-from malformed_things import good, packet
 from mcap.records import Chunk
 
 import usbcast
+from tests.support.malformed_things import BATCHES as BATCHES_OF_ANY_WAY
+from tests.support.malformed_things import good, packet
 from usbcast import Batch, Gap
 from usbcast.receiving.continuity import Position
 from usbcast.recording.convert import FORMS, ConvertOptions, convert

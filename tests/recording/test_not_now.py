@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nodes import eventually, serving, small
 from recordings import record_here, running, verified
 
 import usbcast
+from tests.support.nodes import eventually, serving, small
 from usbcast.recording.recorder import Recorder
 from usbcast_broker.node import Node
 from usbcast_broker.serving.replies import ReplayService

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from made import make, total
-from nodes import serving
 from recordings import cli
+
+from tests.support.nodes import serving
 
 
 @pytest.mark.slow

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 from made import PER_BATCH, batch, make, total
-from nodes import WAYS, Account, eventually, serving, small, take_all
 from recordings import record_here, running, verified
 
 import usbcast
+from tests.support.nodes import WAYS, Account, eventually, serving, small, take_all
 from usbcast.recording.player import Player, PlayOptions
 from usbcast.recording.policy import Limits
 from usbcast.recording.restamp import Restamper, Shift

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from mcap.reader import make_reader
 from mcap.stream_reader import StreamReader
-from nodes import serving, small
 from recordings import record_here, verified
 
 import usbcast
 import usbcast.recording.recorder as recorder_module
+from tests.support.nodes import serving, small
 from usbcast.recording.files import walk
 from usbcast.recording.policy import Keep, Limits, Rotation
 from usbcast.recording.recorder import Recorder, RecordOptions, Start

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from nodes import eventually, serving, small
 from recordings import cli, recorded_packets, running, verified
 
 import usbcast
+from tests.support.nodes import eventually, serving, small
 from usbcast_broker.sources.simulator.faults import Fault
 
 RING = 64 * 1024 * 1024

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import zmq
-from nodes import eventually
 
+from tests.support.nodes import eventually
 from usbcast_broker.doorbell import PollableDoorbell
 from usbcast_schemas import fanout as fanout_module
 from usbcast_schemas import native

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import zmq
-from nodes import Account, Served, check_packets, eventually, serving, small, take_until
 
+from tests.support.nodes import Account, Served, check_packets, eventually, serving, small, take_until
 from usbcast import NodeClient
 from usbcast_schemas.keyring import Keyring
 from usbcast_schemas.keys import ClientKey, Rights

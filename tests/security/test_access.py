@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 import zmq
-from nodes import WAYS, Account, eventually, serving, take_until
 from parties import AT_ONCE_S, Keyed, intruder, keyed
 
 import usbcast
 import usbcast.aio
+from tests.support.nodes import WAYS, Account, eventually, serving, take_until
 from usbcast import NodeClient
 from usbcast_schemas.contract import CONTRACT
 from usbcast_schemas.errors import AccessRefused, KeysError

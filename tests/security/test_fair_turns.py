@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import zmq
-from nodes import eventually, serving, small
 from parties import intruder
 
+from tests.support.nodes import eventually, serving, small
 from usbcast import NodeClient
 from usbcast_broker.serving import replay
 from usbcast_schemas.contract import CONTRACT

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import zmq
-from nodes import DEADLINE_S, Served, eventually, serving, small
 from parties import AT_ONCE_S, bystander, intruder
 
+from tests.support.nodes import DEADLINE_S, Served, eventually, serving, small
 from usbcast import NodeClient
 from usbcast_broker.serving.data_socket import MAX_SAID
 from usbcast_schemas import sockets

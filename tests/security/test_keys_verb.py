@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from programs import Program, run, usbcast
 
+from tests.support.programs import Program, run, usbcast
 from usbcast.cli import app
 from usbcast_schemas.keyring import Keyring
 

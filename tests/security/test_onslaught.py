@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import zmq
 from parties import intruder
-from programs import Program, run, serve
 
+from tests.support.programs import Program, run, serve
 from usbcast import NodeClient
 from usbcast_schemas.contract import CONTRACT
 from usbcast_schemas.v1 import usbcast_pb2 as pb

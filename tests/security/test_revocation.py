@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import zmq
-from nodes import WAYS, Account, eventually, take_until
 from parties import AT_ONCE_S, Keyed, bystander, intruder, keyed
-from programs import Program, run, usbcast
 
+from tests.support.nodes import WAYS, Account, eventually, take_until
+from tests.support.programs import Program, run, usbcast
 from usbcast import End
 from usbcast_schemas.errors import AccessRefused
 from usbcast_schemas.keys import ClientKey, Rights, short_text

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from programs import run
 from usb_rig import Backend, transport
 
+from tests.support.programs import run
 from usbcast_broker.sources.simulator import SimulatorConfig
 from usbcast_broker.sources.usb.drivers import Released, release_all
 
@@ -46,7 +46,7 @@ def with_driver(is_bound: bool) -> tuple[Backend, set[int]]:
 def killed_node(private_directories: tuple[Path, Path]) -> Path:
     """The runtime directory after a process that had detached the driver was killed."""
     code = KILLED.format(tests=str(Path(__file__).parent))
-    search = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    search = str(Path(__file__).parents[2])
     environment = {**os.environ, "PYTHONPATH": search}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False, timeout=60)
     assert done.returncode == -signal.SIGKILL, done.stderr

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from nodes import small
 from usb_rig import until
 
+from tests.support.nodes import small
 from usbcast.cli.health import device_figures, stream_as_plain
 from usbcast_broker.node import Node
 from usbcast_broker.sources import add_device, simulated_backend

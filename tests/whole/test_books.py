@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from nodes import Account, Served, eventually, serving, small, take_to_end, take_until
 
+from tests.support.nodes import Account, Served, eventually, serving, small, take_to_end, take_until
 from usbcast import Gap
 from usbcast_broker.flow import EMPTY, Transfer
 from usbcast_broker.sources.simulator import Fault

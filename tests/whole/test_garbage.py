@@ -12,10 +12,10 @@ from collections.abc import Iterator
 
 import pytest
 import zmq
-from fake_node import EPOCH, STREAM, FakeNode
-from nodes import WAYS, Account, Served, check_packets, eventually, serving, take_to_end, take_until
 
 import usbcast
+from tests.support.fake_node import EPOCH, STREAM, FakeNode
+from tests.support.nodes import WAYS, Account, Served, check_packets, eventually, serving, take_to_end, take_until
 from usbcast import NodeClient
 from usbcast_broker.serving.memory import resident_bytes
 from usbcast_schemas.contract import CONTRACT, data_topic, notify_topic

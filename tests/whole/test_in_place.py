@@ -6,7 +6,10 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from nodes import (
+
+import usbcast
+import usbcast.aio
+from tests.support.nodes import (
     DEADLINE_S,
     Account,
     check_books,
@@ -18,9 +21,6 @@ from nodes import (
     take_to_end,
     take_until,
 )
-
-import usbcast
-import usbcast.aio
 from usbcast import Batch, End, Gap, Restart, UsageError
 from usbcast.receiving.channels.ring import AHEAD_BYTES
 from usbcast_broker.settings import NodeSettings

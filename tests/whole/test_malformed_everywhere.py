@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_node import EPOCH, STREAM, FakeNode
-from malformed_things import BATCHES, good, packet
-from nodes import eventually
 
 import usbcast
+from tests.support.fake_node import EPOCH, STREAM, FakeNode
+from tests.support.malformed_things import BATCHES, good, packet
+from tests.support.nodes import eventually
 from usbcast import Batch, Gap
 from usbcast_schemas import registry
 from usbcast_schemas.contract import data_topic

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nodes import WAYS, eventually
-from programs import Program, follow, serve
 
+from tests.support.nodes import WAYS, eventually
+from tests.support.programs import Program, follow, serve
 from usbcast import NodeClient
 from usbcast_schemas.registry import local_nodes
 from usbcast_schemas.v1 import usbcast_pb2 as pb

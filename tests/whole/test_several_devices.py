@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from nodes import eventually, quick_profile, small
 
 import usbcast
+from tests.support.nodes import eventually, quick_profile, small
 from usbcast import Batch, DeviceEvent, End
 from usbcast_broker.node import Node
 from usbcast_broker.sources import add_device

@@ -5,7 +5,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from waits import OWN_S, WAITS, cases, run
+
+from tests.support.waits import OWN_S, WAITS, cases, run
 
 
 @pytest.mark.slow

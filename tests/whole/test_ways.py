@@ -6,10 +6,11 @@ import time
 import zlib
 from types import SimpleNamespace
 
-import nodes
 import numpy as np
 import pytest
-from nodes import (
+
+from tests.support import nodes
+from tests.support.nodes import (
     FORMS,
     WAYS,
     Account,
@@ -24,7 +25,6 @@ from nodes import (
     take_to_end,
     take_until,
 )
-
 from usbcast import Batch, DeviceEvent, End, Gap, NodeClient, UsageError
 from usbcast_broker.node import Node
 from usbcast_broker.settings import NodeSettings

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from programs import Program
+from tests.support.programs import Program
 
 WIRE = Path(__file__).with_name("wire.py")
 TOOLS = ("unshare", "nsenter", "setpriv", "ip")

@@ -17,9 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from programs import FOLLOWER, Program, usbcast
-
 from netrig.site import Host, Site, site
+from tests.support.programs import FOLLOWER, Program, usbcast
 
 PORT = 5570
 STREAM = "first-case"

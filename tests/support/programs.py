@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from nodes import DEADLINE_S
+from tests.support.nodes import DEADLINE_S
 
 FOLLOWER = Path(__file__).with_name("follower.py")
 

@@ -1,4 +1,4 @@
-"""Subscriptions that are closed while somebody else reads them, many times over: `python tests/closing.py --runs 1000`.
+"""Subscriptions that are closed while somebody else reads them, many times over: `python -m tests.support.closing --runs 1000`.
 
 By each way and each form of reading a run subscribes, lets a reader begin, closes from elsewhere after a moment, and looks
 whether the reader's loop ends, without an exception, and nothing stays open. Meanwhile a thread opens and closes files all the
@@ -20,9 +20,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
 
 import usbcast
 import usbcast.aio
@@ -193,7 +190,7 @@ def _files_come_and_go(tell: Runs) -> Iterator[None]:
 
 
 def main() -> int:
-    from nodes import serving, small
+    from tests.support.nodes import serving, small
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--runs", type=int, default=1000)

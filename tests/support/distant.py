@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from programs import Program, usbcast
+
+from tests.support.programs import Program, usbcast
 
 APART = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh"]
 """Another /dev/shm is another host_id: what a container has."""

@@ -1,8 +1,8 @@
-"""Every wait for somebody else, where nobody is there: does it end at its deadline, and at a signal? `python tests/waits.py`
+"""Every wait for somebody else, where nobody is there: does it end at its deadline, and at a signal?
 
-prints the table wait × peer × deadline × signal. A wait runs in a process of its own (`python tests/waits.py --one WAIT …`),
-which says when it has begun, and how it ended. Three peers are nobody: a port where none listens, one that takes connections
-and says nothing, and one that closes them.
+`python -m tests.support.waits` prints the table wait × peer × deadline × signal. A wait runs in a process of its own
+(`… --one WAIT …`), which says when it has begun, and how it ended. Three peers are nobody: a port where none listens, one that
+takes connections and says nothing, and one that closes them.
 """
 
 from __future__ import annotations
@@ -127,9 +127,8 @@ def aio_listen(endpoint: str, deadline_s: float) -> object:
 
 
 def bridge_connect(endpoint: str, deadline_s: float) -> object:
-    from nodes import small
-
     import usbcast.bridge.bridge as module
+    from tests.support.nodes import small
     from usbcast.bridge.options import BridgeOptions, parse_upstream
     from usbcast_broker.node import Node
 
@@ -300,11 +299,12 @@ def run(name: str, kind: str, deadline_s: float, number: str = "") -> Ended:
     allowed_s = wait.allowed_s(deadline_s)
     with peer(kind) as port, tempfile.TemporaryDirectory(prefix="usbcast-waits-") as directory:
         endpoint = f"{wait.scheme}://127.0.0.1:{port}"
-        here = str(Path(__file__).parent)
+        root = str(Path(__file__).parents[2])
         environment = {
-            **os.environ, "USBCAST_RUNTIME_DIR": directory, "USBCAST_RING_DIR": directory, "PYTHONPATH": here
+            **os.environ, "USBCAST_RUNTIME_DIR": directory, "USBCAST_RING_DIR": directory, "PYTHONPATH": root
         }  # fmt: skip
-        command = [sys.executable, __file__, "--one", name, endpoint, str(FOR_EVER_S if number else deadline_s)]
+        command = [sys.executable, "-m", "tests.support.waits", "--one", name, endpoint]
+        command.append(str(FOR_EVER_S if number else deadline_s))
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
         )
