@@ -146,7 +146,7 @@ def test_a_stream_that_is_unknown(arguments: tuple[str, ...], said_here: Say) ->
     "verb", [("list",), ("info", "imu"), ("health",), ("command", "imu", "--type", "0xc0", "--timeout", "0.01")]
 )
 def test_a_node_that_is_not_there(verb: tuple[str, ...], said_here: Say, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(NodeClient.__init__, "__kwdefaults__", {"timeout_s": 0.1})
+    monkeypatch.setitem(NodeClient.__init__.__kwdefaults__, "timeout_s", 0.1)
     sentence = said_here(*verb, "--endpoint", NOWHERE)
     assert sentence.startswith(f"no node answered at {NOWHERE} within ")
     assert sentence.endswith("is one running there? `usbcast serve --simulate` starts one")
