@@ -15,6 +15,7 @@ import pytest
 import usbcast
 import usbcast.aio
 import usbcast.subscription
+from tests.support.fake_node import STREAM, FakeNode
 from tests.support.nodes import DEADLINE_S, Account, Served, eventually, serving, small, take_until
 from tests.support.programs import Program
 from usbcast import Batch, End, Event, UsageError
@@ -22,8 +23,9 @@ from usbcast.receiving.channels.published import data_endpoint
 from usbcast_broker.stream.notification_schedule import NotificationPacer
 from usbcast_broker.stream.pipeline import Publish
 from usbcast_schemas.batch import Buffer
-from usbcast_schemas.contract import DEFAULT_ENDPOINT
+from usbcast_schemas.contract import CONTRACT, DEFAULT_ENDPOINT
 from usbcast_schemas.errors import CommandFailed, NodeUnreachable, RingUnavailable, StreamUnknown
+from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 NOWHERE = "tcp://127.0.0.1:9"
 
@@ -446,3 +448,34 @@ def test_what_ends_a_listener_is_logged(
             subscription.listen(listener).join(DEADLINE_S)
     (record,) = [one for one in caplog.records if "the listener has stopped" in one.message]
     assert bool(record.exc_info) == has_traceback
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("via", ["push", "notify"])
+def test_a_node_that_refuses_reports_for_want_of_the_stream_is_told_as_silence(via: str) -> None:
+    """So is a node that comes back without its stream within the three seconds of silence: it answers, and publishes nothing."""
+
+    def without_stream(request: pb.Request) -> list[list[bytes]]:
+        reply = pb.Reply(contract=CONTRACT, request_id=request.request_id)
+        reply.error.code = pb.ErrorReply.CODE_STREAM_UNKNOWN
+        reply.error.message = "this node has no stream"
+        return [[reply.SerializeToString()]]
+
+    with FakeNode() as node, usbcast.subscribe(STREAM, node.endpoint, start=0, via=via) as subscription:
+        account = Account(0)
+
+        def came(packets: int) -> bool:
+            node.notify()
+            return account.delivered >= packets
+
+        node.batch()
+        take_until(subscription, account, lambda: came(1))
+        node.answer = without_stream
+        event = subscription.receive(DEADLINE_S)
+        assert isinstance(event, usbcast.Silence), f"{event!r} after {node.asked}"
+        described = node.asked.count("describe")
+        eventually(lambda: subscription.receive(0.05) is None and node.asked.count("describe") > described + 1)
+        node.answer = node.honest
+        node.batch()
+        take_until(subscription, account, lambda: came(2))
+        assert account.gaps == []

@@ -339,7 +339,10 @@ class NodeReceiver:
             self._core.start(epoch, None, joined_at=None if self._latest else next_sequence)
 
     def _heard_ns(self) -> int:
-        """The node's last sign of life: what came by the way, or an answer."""
+        """The stream's last sign of life: what came by the channel, or an answer of a node that has the stream.
+
+        A node that has come back without it refuses every report, and must not pass for the one that published.
+        """
         return max(self._answered_ns, self._channel.heard_ns if self._channel else 0)
 
     def _watch(self, now_ns: int) -> None:
@@ -432,7 +435,8 @@ class NodeReceiver:
                 received = self._link.receive()
                 if received is None:
                     return
-                self._answered_ns = now_ns
+                if received.reply.error.code != pb.ErrorReply.CODE_STREAM_UNKNOWN:
+                    self._answered_ns = now_ns
                 for error in received.unreadable:
                     self.malformed(error)
                 self._take_reply(received.reply, received.batches, len(received.unreadable), now_ns)
