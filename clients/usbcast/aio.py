@@ -211,7 +211,7 @@ class AsyncSubscription:
         self._life.check()
         if self._is_heard_elsewhere():
             raise UsageError(
-                f"the events of this subscription to {self._receiver.stream!r} go to a listener already: cancel its task first, "
+                f"the events of this subscription to {self._receiver.stream!r} already go to a listener: cancel its task first, "
                 "or subscribe a second time"
             )
 

@@ -129,7 +129,9 @@ class Batch:
 
         size = self._encoded.packet_size
         if not size:
-            raise UsageError("the packets of this stream vary in size, so they make no array: iterate over the batch")
+            raise UsageError(
+                "the packets of this stream vary in size, so they do not form an array: iterate over the batch"
+            )
         return np.frombuffer(self.payload, np.uint8).reshape(-1, size)
 
     @property
@@ -207,8 +209,8 @@ class Batch:
         known = self._context.clock() if self._context.clock is not None else None
         if known is None:
             raise ClockUnknown(
-                "the clock of the host that reads this stream has not been compared with this one: wait until "
-                "the subscription's `clock` is there, or use times_ns, which are of that host"
+                "the clock of the host that reads this stream has not been compared with this host's yet: wait until "
+                "the subscription's `clock` is not None, or use times_ns, which are on that host's clock"
             )
         return known
 

@@ -31,7 +31,7 @@ class FieldViews(Mapping[str, "NDArray[Any]"]):
         try:
             return self._structured[name]
         except ValueError:
-            raise UsageError(f"there is no field {name!r}; there are {', '.join(self)}") from None
+            raise UsageError(f"there is no field {name!r}; the fields are {', '.join(self)}") from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._structured.dtype.names or ())
@@ -102,15 +102,15 @@ def check_fields(fields: Sequence[pb.Field], packet_size: int) -> None:
     names = [field.name for field in fields]
     if packet_size > _MOST_PACKET_BYTES or len(fields) > _MOST_FIELDS or len(set(names)) < len(names):
         raise UsageError(
-            f"the description of this stream cannot be right: {len(names)} fields, {len(set(names))} of them with names of "
-            f"their own, in packets of {packet_size} bytes; read its packets as bytes"
+            f"the description of this stream is invalid: {len(names)} fields with {len(set(names))} different names, "
+            f"in packets of {packet_size} bytes; read its packets as bytes"
         )
     for field in fields:
         known = field.name and _TYPE.fullmatch(field.type)
         if not known or field.offset + int(field.type[1:]) // 8 > packet_size:
             raise UsageError(
-                f"the description of this stream cannot be right: its field {field.name[:80]!r} of type {field.type[:20]!r} at "
-                f"offset {field.offset} is not within packets of {packet_size} bytes; read its packets as bytes"
+                f"the description of this stream is invalid: its field {field.name[:80]!r} of type {field.type[:20]!r} at "
+                f"offset {field.offset} does not fit into packets of {packet_size} bytes; read its packets as bytes"
             )
 
 

@@ -72,7 +72,7 @@ class ServiceManager:
         except OSError as error:
             if not self._failed:
                 self._failed = True
-                log.warning("the service manager at NOTIFY_SOCKET is not told anything: %s", error.strerror or error)
+                log.warning("cannot notify the service manager at NOTIFY_SOCKET: %s", error.strerror or error)
 
 
 __all__ = ["ServiceManager"]

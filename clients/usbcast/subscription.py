@@ -248,7 +248,7 @@ class Subscription:
         self._life.check()
         if self._is_heard_elsewhere():
             raise UsageError(
-                f"the events of this subscription to {self._receiver.stream!r} go to a listener already: stop that one first, "
+                f"the events of this subscription to {self._receiver.stream!r} already go to a listener: stop that one first, "
                 "or subscribe a second time"
             )
 

@@ -94,7 +94,7 @@ def test_a_hostile_node_and_the_doctor(told: Tell) -> None:
 def test_a_hostile_node_whose_streams_have_no_names_and_the_doctor(told: Tell) -> None:
     with stranger() as endpoint:
         said = " ".join(told("doctor", endpoint, code=1).split())
-    assert "failed stream it describes a stream that no node of usbcast has: '\\x1b]0;pwned" in said
+    assert "failed stream the node describes a stream with an invalid name: '\\x1b]0;pwned" in said
 
 
 def test_a_hostile_node_that_refuses(told: Tell) -> None:

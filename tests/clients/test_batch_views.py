@@ -67,7 +67,7 @@ def test_packets_of_varying_size() -> None:
 
 
 def test_a_field_that_is_not_there_is_named_with_those_that_are() -> None:
-    with pytest.raises(UsageError, match="there is no field 'x'; there are n, t"):
+    with pytest.raises(UsageError, match="there is no field 'x'; the fields are n, t"):
         _ = batch().fields["x"]
     with pytest.raises(UsageError, match="no field layout"):
         _ = Batch(batch().encoded, DecodeContext(Layout((), 6))).fields

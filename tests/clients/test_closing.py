@@ -22,8 +22,8 @@ from usbcast import Batch, Event, NodeClient, UsageError
 from usbcast_schemas.errors import SubscriptionClosed
 
 NOWHERE = "tcp://127.0.0.1:9"
-CLOSED = "this subscription to 'sim' is closed: make a new one to go on receiving"
-LISTENING = "the events of this subscription to 'sim' go to a listener already"
+CLOSED = "this subscription to 'sim' is closed: subscribe again to go on receiving"
+LISTENING = "the events of this subscription to 'sim' already go to a listener"
 
 
 @pytest.fixture
@@ -266,7 +266,7 @@ def test_a_forked_process_may_not_use_what_it_has_inherited(served: Served, via:
     lines = done.stdout.splitlines()
     assert len(lines) == 6
     assert lines[0].startswith("this subscription to 'sim' belongs to process ")
-    assert lines[0].endswith("was forked from it: subscribe anew here, or start processes by the method 'spawn'")
+    assert lines[0].endswith("was forked from it: subscribe again here, or start processes with the method 'spawn'")
     assert lines[4].startswith(f"this client of {served.endpoint} belongs to process ")
     assert lines[5] == "the parent goes on"
 

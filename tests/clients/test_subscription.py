@@ -85,7 +85,7 @@ def test_who_iterates_where_no_node_is_is_told_what_is_looked_for_and_how_to_sta
         assert len(waiting.err) == 1
         assert waiting.stderr.startswith(f"no node with stream 'imu' answered at {NOWHERE} within 3 s: is one running?")
         assert "`usbcast serve PROFILE` starts one" in waiting.stderr
-        assert waiting.stderr.endswith("; looking for it goes on\n")
+        assert waiting.stderr.endswith("; still looking for it\n")
 
 
 def test_a_stream_that_the_node_does_not_have(served: Served) -> None:

@@ -230,7 +230,7 @@ def test_an_abstract_socket_and_one_that_is_gone(caplog: pytest.LogCaptureFixtur
         assert [listening.recv(100), listening.recv(100)] == [b"STATUS=all well", b"READY=1"]
     told.stopping()
     told.stopping()
-    assert caplog.text.count("is not told anything") == 1, "said once, and no failure of the stream's"
+    assert caplog.text.count("cannot notify the service manager") == 1, "said once, and no failure of the stream's"
 
 
 def test_without_a_manager_nothing_is_said_and_nothing_looked_at() -> None:

@@ -110,7 +110,7 @@ def web_server() -> Iterator[int]:
 
 
 def test_a_web_server(web_server: int) -> None:
-    check_broken(look(f"tcp://127.0.0.1:{web_server}"), "handshake", "web server", "right port")
+    check_broken(look(f"tcp://127.0.0.1:{web_server}"), "handshake", "web server", "check the port")
 
 
 def test_a_program_that_speaks_first() -> None:
@@ -136,7 +136,7 @@ def test_a_zeromq_program_that_is_no_node() -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     with context, context.socket(zmq.ROUTER) as router:
         port = router.bind_to_random_port("tcp://127.0.0.1")
-        check_broken(look(f"tcp://127.0.0.1:{port}"), "contract", "speaks ZMTP and does not answer")
+        check_broken(look(f"tcp://127.0.0.1:{port}"), "contract", "speaks ZMTP but does not answer")
 
 
 def test_a_node_of_another_major_version() -> None:
@@ -194,7 +194,7 @@ def test_a_node_that_hangs() -> None:
         program.signal(signal.SIGSTOP)
         tasks = list(Path(f"/proc/{program.pid}/task").iterdir())
         eventually(lambda: all(") T " in (task / "stat").read_text() for task in tasks), "all its threads stand still")
-        check_broken(look(endpoint), "handshake", "says nothing", "hangs or was stopped")
+        check_broken(look(endpoint), "handshake", "says nothing", "hangs or was suspended")
         program.signal(signal.SIGCONT)
         program.signal(signal.SIGTERM)
         assert program.finish() == 0

@@ -77,13 +77,13 @@ def test_store_and_read_back(server: Server, tmp_path: Path) -> None:
         (
             ("bridge", "--to", "nats://x", "--creds", "/none", "--streams", "sim"),
             2,
-            "the credentials '/none' are no file",
+            "the credentials '/none' are not a file",
         ),
-        (("health", "-e", "nats://u:secret@x"), 2, "nats://x:4222 stores streams and is no node"),
+        (("health", "-e", "nats://u:secret@x"), 2, "nats://x:4222 is a server that stores streams, not a node"),
         (
             ("watch", "sim", "-e", "nats://x", "--via", "ring"),
             2,
-            "via is 'ring': from nats://x:4222 there is one way only",
+            "via is 'ring': nats://x:4222 can be read in one way only",
         ),
     ],
 )

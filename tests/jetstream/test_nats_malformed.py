@@ -46,4 +46,4 @@ def test_a_malformed_batch_is_counted_said_once_and_a_gap(
     assert [event for event in took if isinstance(event, Gap)] == [
         Gap(n, n, 1, "store", "could not be read") for n in (1, 3)
     ]
-    assert len([record for record in caplog.records if "is not of usbcast" in record.message]) == 1
+    assert len([record for record in caplog.records if "is not usbcast's" in record.message]) == 1

@@ -53,7 +53,7 @@ def test_addresses(endpoint: str, address: Address) -> None:
 @pytest.mark.parametrize(
     ("endpoint", "said"),
     [
-        ("nats://", "is no address of a NATS server"),
+        ("nats://", "is not the address of a NATS server"),
         ("nats://u:secret@:4222", "a host is missing"),
         ("nats://a:port", "the port"),
         ("nats://a/b/c", "the prefix 'b/c'"),
@@ -67,7 +67,7 @@ def test_what_is_no_address(endpoint: str, said: str) -> None:
 
 
 def test_another_way_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"via is 'push': from nats://a:4222 there is one way only"):
+    with pytest.raises(UsageError, match=r"via is 'push': nats://a:4222 can be read in one way only"):
         usbcast.subscribe("sim", "nats://a", via="push")
     with pytest.raises(UsageError, match="start is 'yesterday'"):
         usbcast.subscribe("sim", "nats://a", start="yesterday")
@@ -108,11 +108,11 @@ def test_who_is_not_let_in(tmp_path: Path) -> None:
     with Server(tmp_path, login) as server, serving(rate_hz=1000, packets=100, ends=True) as served:
         for url in (server.url, server.url.replace("//", "//lab:wrong@")):
             said = refused(url, served.endpoint)
-            assert said.startswith(f"the server {server.url} does not let this user in (Authorization Violation)")
+            assert said.startswith(f"the server {server.url} rejected the login (Authorization Violation)")
             assert "wrong" not in said
         with (
             usbcast.subscribe("sim", server.url) as subscription,
-            pytest.raises(ServerRefused, match="let this user in"),
+            pytest.raises(ServerRefused, match="rejected the login"),
         ):
             subscription.ready()
         url = server.url.replace("//", "//lab:s3cret@")
@@ -148,11 +148,11 @@ def test_a_configuration_that_differs_from_the_wish_is_respected_and_said(server
         wish = Retention(keep_s=7 * 86400, keep_bytes=1 << 30, replicas=3)
         with forwarding(server.url, served.endpoint, retention=wish) as forwarder:
             forwarder.wait_idle()
-        there = "stays (`nats stream edit` changes it)"
+        there = "is left so (`nats stream edit` changes it)"
         assert [warning for warning in forwarder.warnings if there in warning] == [
-            "usbcast-sim is there already and keeps messages 3600 s, not 604800 s; that " + there,
-            "usbcast-sim is there already and keeps without a limit of size, not 1,073,741,824 bytes; that " + there,
-            "usbcast-sim is there already and has 1 replicas, not 3; that " + there,
+            "usbcast-sim exists already and keeps messages for 3600 s, not for 604800 s; it " + there,
+            "usbcast-sim exists already and keeps an unlimited size, not 1,073,741,824 bytes; it " + there,
+            "usbcast-sim exists already and has 1 replicas, not 3; it " + there,
         ]
         (one,) = stored(server.url)
         assert (one.keep_s, one.replicas, one.info.next_sequence, one.info.ended) == (3600, 1, 100, True)
@@ -160,14 +160,14 @@ def test_a_configuration_that_differs_from_the_wish_is_respected_and_said(server
 
 def test_more_replicas_than_servers(server: Server) -> None:
     said = refused(server.url, "tcp://127.0.0.1:1", retention=Retention(replicas=3))
-    assert said.startswith(f"the server {server.url} does not make usbcast-sim: ")
+    assert said.startswith(f"the server {server.url} cannot create usbcast-sim: ")
     assert said.endswith("--replicas 3 needs as many servers in the cluster")
 
 
 def test_a_stream_that_nobody_stored(server: Server) -> None:
     with usbcast.subscribe("sim", server.url) as subscription, pytest.raises(StreamUnknown) as raised:
         subscription.ready()
-    assert str(raised.value) == f"the server {server.url} has no stream 'sim' below 'usbcast': there is none yet"
+    assert str(raised.value) == f"the server {server.url} has no stream 'sim' below 'usbcast': it has none yet"
 
 
 def test_a_stream_that_the_node_has_not(server: Server) -> None:
@@ -192,7 +192,7 @@ def test_batches_larger_than_the_server_takes_are_told_at_the_start_and_declared
             forwarder.wait_idle()
             (warning,) = [said for said in forwarder.warnings if "max_payload" in said]
             assert warning.startswith(
-                f"stream sim: its batches have up to 8,192 bytes of packets, and the server {server.url} takes messages "
+                f"stream sim: its batches have up to 8,192 bytes of packets, but the server {server.url} takes messages "
                 "up to 4,096 bytes: raise max_payload there, or serve with a smaller --batch-size"
             )
             ledger = forwarder.ledger()
@@ -214,7 +214,7 @@ def test_commands_do_not_go_through_a_server(server: Server) -> None:
         forwarder.wait_stored(1)
         with (
             usbcast.subscribe("sim", server.url) as subscription,
-            pytest.raises(UsageError, match="stores what a device has sent and does not reach the device"),
+            pytest.raises(UsageError, match="is a server that stores streams, and cannot reach the device"),
         ):
             subscription.command(0xC0, 1, length=2)
 
@@ -287,8 +287,8 @@ def test_more_foreign_messages_than_are_stepped_over(server: Server, monkeypatch
     with usbcast.subscribe("sim", server.url) as subscription, pytest.raises(ServerRefused) as raised:
         subscription.ready()
     assert str(raised.value) == (
-        f"the last 3 messages of usbcast-sim on {server.url} are not of usbcast (a gap of 0 bytes bears no contract "
-        "version): let no other program publish to usbcast.sim.batch and usbcast.sim.gap, and purge it"
+        f"the last 3 messages of usbcast-sim on {server.url} are not usbcast's (a gap of 0 bytes bears no contract "
+        "version): let no other program publish to usbcast.sim.batch and usbcast.sim.gap, and purge usbcast-sim"
     )
 
 

@@ -196,10 +196,10 @@ def test_fields_that_cannot_be_are_one_sentence(name: str, form: str, tmp_path: 
     odd = info()
     odd.fields.append(ODD_FIELDS[name])
     path = recording(tmp_path, first=info_entry(odd, 1))
-    with pytest.raises(UsageError, match="the description of this stream cannot be right"):
+    with pytest.raises(UsageError, match="the description of this stream is invalid"):
         convert(usbcast.open_recording(path), tmp_path / "out", (), ConvertOptions(form))
     (one, *_) = usbcast.open_recording(path).batches("s")
-    with pytest.raises(UsageError, match="the description of this stream cannot be right"):
+    with pytest.raises(UsageError, match="the description of this stream is invalid"):
         one.fields["count"]
     assert one.packets.shape == (PER_BATCH, SIZE)
 

@@ -77,7 +77,7 @@ def test_the_owner_of_the_node_needs_no_permission_and_no_known_node(node: Keyed
 def test_a_client_without_a_key(node: Keyed, via: str, caplog: pytest.LogCaptureFixture) -> None:
     told = refusal(node, via, None)
     assert told.startswith(
-        f"the node at {node.endpoint} lets in only clients with a key, and none was given: give --keys"
+        f"the node at {node.endpoint} lets in only clients with a key, and you gave none: give --keys"
     )
     assert node.counts("no key") >= 1
     eventually(lambda: "refused 127.0.0.1: no key" in caplog.text, "it is named", AT_ONCE_S)
@@ -119,7 +119,7 @@ def test_a_client_that_expects_another_node(node: Keyed) -> None:
     other = Keyring.create(node.home / "other", "other").own().public
     alice.trust(node.endpoint, other)
     told = refusal(node, "push", alice.directory)
-    assert f"does not have the key {short_text(other)} that is expected of it" in told
+    assert f"does not have the expected key {short_text(other)}" in told
     assert f"usbcast keys trust {node.endpoint} KEY --keys {alice.directory}" in told
     assert node.counts("encrypted for a node with another key") >= 1
 
@@ -128,14 +128,14 @@ def test_a_client_with_keys_and_a_node_without(tmp_path: Path, caplog: pytest.Lo
     alice = Keyring.create(tmp_path / "alice", "alice")
     with serving(rate_hz=500) as served:
         with (
-            pytest.raises(AccessRefused, match="has no keys, and you gave those in"),
+            pytest.raises(AccessRefused, match="has no keys, but you gave the keys in"),
             served.subscribe("push", keys=alice.directory) as subscription,
         ):
             subscription.ready()
         # As one on another machine, which does not see the node's record.
         alice.trust(served.endpoint, alice.own().public)
         with (
-            pytest.raises(AccessRefused, match="has no keys, and you want one with the key"),
+            pytest.raises(AccessRefused, match="has no keys, but you expect the key"),
             served.subscribe("push", keys=alice.directory) as subscription,
         ):
             subscription.ready()

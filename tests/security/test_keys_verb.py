@@ -129,7 +129,7 @@ def test_a_keyed_node_and_its_clients_as_programs(tmp_path: Path) -> None:
             refused = run(verb, *arguments, "-e", endpoint, "--json")
             assert refused.finish() == 1, verb
             (line,) = refused.stderr.strip().splitlines()
-            assert "lets in only clients with a key, and none was given" in line
+            assert "lets in only clients with a key, and you gave none" in line
             well = run(verb, *arguments, "-e", endpoint, "--json", USBCAST_KEYS=alice)
             assert well.finish() == 0, (verb, well.stderr)
         commanded = run(

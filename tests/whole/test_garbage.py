@@ -308,7 +308,7 @@ def test_a_bad_message_is_counted_named_once_and_passed_over(name: str, caplog: 
         assert malformed(subscription) == 3
         assert account.gaps == []
         assert account.payload == b"".join(n.to_bytes(4, "little") for n in range(7))
-        assert len([record for record in caplog.records if "sent what is no message" in record.message]) == 1
+        assert len([record for record in caplog.records if "sent an invalid message" in record.message]) == 1
 
 
 @pytest.mark.parametrize("via", ["push", "notify"])

@@ -86,7 +86,7 @@ def test_a_malformed_batch_is_counted_said_once_and_a_gap(
     ]
     assert books.counters["malformed"] >= 2
     assert books.discrepancy() is None
-    assert len([record for record in caplog.records if "sent what is no message" in record.message]) == 1
+    assert len([record for record in caplog.records if "sent an invalid message" in record.message]) == 1
 
 
 # The runtime directory

@@ -218,7 +218,7 @@ def test_packets_of_varying_size(via: str) -> None:
         assert sum(map(len, account.batches)) == 800
         batch = account.batches[-1]
         assert batch.packet_size == 0
-        with pytest.raises(UsageError, match="vary in size, so they make no array: iterate over the batch"):
+        with pytest.raises(UsageError, match="vary in size, so they do not form an array: iterate over the batch"):
             _ = batch.packets
         with pytest.raises(UsageError, match="this stream has no field layout"):
             _ = batch.fields
@@ -257,7 +257,7 @@ def test_what_a_batch_offers(via: str) -> None:
             assert not channel.flags.owndata
             assert channel.tolist() == np.frombuffer(expected, "<f4").reshape(n, 28)[:, 6].tolist()
             assert batch.scaled("counter").tolist() == [float(s) for s in range(first, first + n)]
-            with pytest.raises(UsageError, match="there is no field 'ax'; there are counter, device_time"):
+            with pytest.raises(UsageError, match="there is no field 'ax'; the fields are counter, device_time"):
                 _ = batch.fields["ax"]
             for times in (batch.times_ns, batch.monotonic_ns):
                 assert (times.dtype, times.shape) == (np.int64, (n,))

@@ -70,7 +70,7 @@ class Children:
             heard = self.hear(deadline - time.monotonic())
             if heard and heard[0] == name and heard[1]["event"] == event:
                 return heard[1]
-        raise NodeError(f"the demo's {name} said nothing of {event!r} within {timeout_s:g} s")
+        raise NodeError(f"the demo's {name} did not report {event!r} within {timeout_s:g} s")
 
     def _listen(self, name: str, process: subprocess.Popen[str]) -> None:
         stdout, stderr = process.stdout, process.stderr

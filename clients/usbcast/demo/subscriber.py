@@ -143,7 +143,7 @@ def main() -> None:
         for follower in followers.values():
             follower.done.wait(PROGRESS_S / len(followers))
     if not all(follower.done.is_set() for follower in followers.values()):
-        raise SystemExit("a stream was not taken to its end")
+        raise SystemExit("a stream was not received to its end")
     emit({"event": "done", "streams": {name: follower.result() for name, follower in followers.items()}})
 
 

@@ -47,7 +47,7 @@ def examine(endpoint: str, stream: str | None, keys: str | None) -> Iterator[Fin
     broken = ""
     for hop in HOPS:
         if broken:
-            yield skipped(hop, f"needs what failed: {broken}")
+            yield skipped(hop, f"depends on what failed: {broken}")
             continue
         finding = node.look(hop)
         yield finding
@@ -83,7 +83,7 @@ class _Examination:
 
     def _name(self, hop: str) -> Finding:
         if self._endpoint.startswith("ipc://"):
-            return skipped(hop, "a local socket has none")
+            return skipped(hop, "a local socket has no host name")
         return ok(hop, ", ".join(resolve(self._endpoint)))
 
     def _port(self, hop: str) -> Finding:
@@ -107,21 +107,21 @@ class _Examination:
         except UsbcastError as error:
             self._problem = error
         if self._credentials is None:
-            return skipped(hop, "the node asks for none")
-        shown = f"shown is {self._credentials.own.name}"
-        return skipped(hop, f"{shown}; no answer yet") if self._problem else ok(hop, f"{shown}, and it was let in")
+            return skipped(hop, "the node requires no key")
+        shown = f"presented {self._credentials.own.name}"
+        return skipped(hop, f"{shown}; no answer yet") if self._problem else ok(hop, f"{shown}, and was let in")
 
     def _contract(self, hop: str) -> Finding:
         if isinstance(self._problem, NodeUnreachable):
             return failed(
                 hop,
-                f"{self._endpoint} speaks ZMTP and does not answer: it is another ZeroMQ program, "
+                f"{self._endpoint} speaks ZMTP but does not answer: it is another ZeroMQ program, "
                 "or a node that hangs (restart it; its log says more)",
             )
         if self._problem is not None:
             return failed(hop, str(self._problem))
         if not self._described:
-            return ok(hop, f"a node of usbcast; this side speaks {MAJOR}.{MINOR}")
+            return ok(hop, f"a usbcast node; this side speaks {MAJOR}.{MINOR}")
         info = self._described[0]
         return ok(
             hop, f"{info.contract >> 16}.{info.contract & 0xFFFF}, of usbcast {info.node_version}; here {MAJOR}.{MINOR}"
@@ -130,12 +130,12 @@ class _Examination:
     def _stream(self, hop: str) -> Finding:
         names = sorted(info.stream for info in self._described)
         if not names:
-            return failed(hop, "the node has no stream: it still waits for its device, or for its upstream")
+            return failed(hop, "the node has no stream yet: it is waiting for its device, or for its upstream")
         for name in names:
             try:
                 check_stream_name(name)
             except UsageError as error:
-                return failed(hop, f"it describes a stream that no node of usbcast has: {error}")
+                return failed(hop, f"the node describes a stream with an invalid name: {error}")
         wanted = self._wanted or names[0]
         if wanted not in names:
             raise StreamUnknown(f"this node has no stream {wanted!r}; it has {', '.join(names)}")
@@ -151,14 +151,14 @@ class _Examination:
             self._data_failed = True
             return failed(
                 hop,
-                f"requests are answered at {self._endpoint}, but data does not come from beside it: {error}. A firewall that "
-                "lets through the one port and not the other? Open it, or choose it with --publish",
+                f"requests are answered at {self._endpoint}, but the data port cannot be reached: {error}. If a firewall lets "
+                "through the one port and not the other, open the data port, or choose it with --publish",
             )
         return ok(hop, endpoint)
 
     def _first_message(self, hop: str) -> Finding:
         if self._data_failed:
-            return skipped(hop, "needs what failed: data port")
+            return skipped(hop, "depends on what failed: data port")
         if self._info.ended:
             return skipped(hop, "the stream has ended: nothing more comes")
         return self._receive(hop, "push")
@@ -177,8 +177,8 @@ class _Examination:
             if not subscription.ready(FIRST_MESSAGE_S):
                 return failed(
                     hop,
-                    f"connected by {via}, and neither data nor a heartbeat came within {FIRST_MESSAGE_S:g} s: the node hangs, or "
-                    "what it sends is dropped on the way; `usbcast health` shows whether it publishes",
+                    f"connected by {via}, but neither data nor a heartbeat came within {FIRST_MESSAGE_S:g} s: the node hangs, or "
+                    "its messages are lost on the way; `usbcast health` shows whether it publishes",
                 )
         return ok(hop, f"by {via}, after {(time.monotonic() - begin) * 1e3:.0f} ms")
 
@@ -191,9 +191,9 @@ class _Examination:
         if self._info.attached and why:
             return failed(hop, f"{named} is attached, but {why}")
         if self._info.attached:
-            return ok(hop, f"{named} is attached" if device.ByteSize() else "what fills the stream is there")
+            return ok(hop, f"{named} is attached" if device.ByteSize() else "the source of the stream is there")
         return failed(
-            hop, f"not attached{f': {why}' if why else ''}; `usbcast devices` where the node runs says who holds it"
+            hop, f"not attached{f': {why}' if why else ''}; `usbcast devices` on the node's machine shows who holds it"
         )
 
     def _clock(self, hop: str) -> Finding:
@@ -210,19 +210,17 @@ class _Examination:
             watch.close()
         if known is None:
             return failed(
-                hop, f"the node did not say within {_CLOCK_S:g} s what time it is where the device is read; try again"
+                hop, f"no answer within {_CLOCK_S:g} s about the clock of the host that reads the device; try again"
             )
-        said = f"{known.offset_ns / 1e9:+.6f} s against ours, ± {known.uncertainty_ns / 1e6:.3f} ms"
+        said = f"{known.offset_ns / 1e9:+.6f} s relative to this host, ± {known.uncertainty_ns / 1e6:.3f} ms"
         if abs(known.offset_ns) > _FAR_OFF_NS:
-            said += "; that is far off, so times_ns will surprise: have both hosts follow NTP, or use times_local_ns"
+            said += "; that is far off, so times_ns will look wrong here: run NTP on both hosts, or use times_local_ns"
         return ok(hop, said)
 
     def _books(self, hop: str) -> Finding:
         health = self._health()
         if health.discrepancies:
-            return failed(
-                hop, f"do not balance, which is a fault of usbcast, please report it: {health.discrepancies[0]}"
-            )
+            return failed(hop, f"do not balance; this is a bug in usbcast, please report it: {health.discrepancies[0]}")
         lost = {f"{ledger.stage}: {why}": n for ledger in health.ledgers for why, n in ledger.lost.items() if n}
         told = ", ".join(f"{n:,} {why}" for why, n in lost.items())
         return ok(

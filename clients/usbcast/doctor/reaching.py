@@ -36,10 +36,10 @@ def resolve(endpoint: str) -> list[str]:
     try:
         found = socket.getaddrinfo(host, tcp[1], type=socket.SOCK_STREAM)
     except (socket.gaierror, UnicodeError) as error:
-        why = error.strerror if isinstance(error, socket.gaierror) else "it is no host name"
+        why = error.strerror if isinstance(error, socket.gaierror) else "not a valid host name"
         raise Unreached(
-            f"the name {host!r} is not known ({why}): look for a slip of the pen, use the IP address, or ask whoever keeps "
-            "the DNS; `usbcast list --lan` finds announced nodes without names"
+            f"the name {host!r} cannot be resolved ({why}): check the spelling, use the IP address, or ask whoever runs "
+            "the DNS; `usbcast list --lan` finds announced nodes without DNS"
         ) from None
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
@@ -65,42 +65,43 @@ def connect(endpoint: str) -> socket.socket:
 def _why(error: OSError, endpoint: str) -> str:
     tcp = split_tcp(endpoint)
     if isinstance(error, FileNotFoundError):
-        return "there is no such local socket: the node has ended, or is another user's"
+        return "there is no such local socket: the node has ended, or belongs to another user"
     if isinstance(error, ConnectionRefusedError):
         return (
-            "connection refused, so the machine is there and nothing listens on this port: is the node running, and does it "
-            f"listen for others? A node is reached from its own machine only, unless --bind tcp://0.0.0.0:{tcp[1]} and --keys "
-            "(or --insecure) say otherwise"
+            "connection refused, so the machine is up but nothing listens on this port: is the node running, and does it "
+            f"listen on the network? A node serves its own machine only, unless started with --bind tcp://0.0.0.0:{tcp[1]} "
+            "and --keys (or --insecure)"
             if tcp
             else "nobody listens on this local socket any more: the node was killed"
         )
     if isinstance(error, TimeoutError):
         return (
-            f"no answer within {CONNECT_S:g} s: the machine is off, the address is another's, or a firewall drops what "
+            f"no answer within {CONNECT_S:g} s: the machine is off, the address is wrong, or a firewall drops what "
             "is sent to this port"
         )
     if error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH):
-        return f"{error.strerror}: there is no way to this network from here, or the machine is off"
+        return f"{error.strerror}: there is no route to this network from here, or the machine is off"
     return error.strerror or str(error)
 
 
 def mechanism(connection: socket.socket, endpoint: str) -> str:
-    """How who listens there wants to be spoken to in ZMTP: NULL, or CURVE (keys)."""
+    """Return the security mechanism that the peer at `endpoint` wants in ZMTP: NULL, or CURVE (keys)."""
     said = _greeting(connection)
     if len(said) == _GREETING_BYTES and said.startswith(b"\xff") and said[9] & 1:
         if said[_MAJOR] < 3:
             raise Unreached(
-                f"{endpoint} speaks ZMTP {said[_MAJOR]}, and 3 is needed: another program, or a ZeroMQ from before 2013"
+                f"{endpoint} speaks ZMTP {said[_MAJOR]}, but 3 is needed: it is another program, or uses a ZeroMQ from "
+                "before 2013"
             )
         return said[_MECHANISM].rstrip(b"\0").decode("ascii", "replace")
     if not said:
         raise Unreached(
-            f"{endpoint} accepts connections and says nothing for {GREETING_S:g} s: the node there hangs or was stopped (look "
-            "with `ps` where it runs), or it is another program's port"
+            f"{endpoint} accepts connections but says nothing for {GREETING_S:g} s: the node there hangs or was suspended "
+            "(check with `ps` on its machine), or the port belongs to another program"
         )
     if said.startswith((b"HTTP/", b"<")):
-        raise Unreached(f"{endpoint} is a web server, not a node: {_shown(said)}; look for the right port")
-    raise Unreached(f"{endpoint} is another program, not a node; it says {_shown(said)}: look for the right port")
+        raise Unreached(f"{endpoint} is a web server, not a node: it says {_shown(said)}; check the port")
+    raise Unreached(f"{endpoint} is another program, not a node: it says {_shown(said)}; check the port")
 
 
 def _greeting(connection: socket.socket) -> bytes:

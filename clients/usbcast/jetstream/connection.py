@@ -72,7 +72,7 @@ class Connection:
                     f"the server {self.server} offers no JetStream to this user: start it with `-js`, "
                     "or put jetstream {} into its configuration"
                 )
-            return NodeUnreachable(f"the servers of {self.server} have no leader for JetStream just now, for {doing}")
+            return NodeUnreachable(f"the servers of {self.server} have no JetStream leader at the moment, for {doing}")
         if isinstance(error, APIError):
             return error
         if isinstance(error, ConnectionClosedError):
@@ -174,7 +174,7 @@ async def _connect_once(url: str, address: Address) -> Connection:
     }
     if address.creds:
         if not Path(address.creds).is_file():
-            raise UsageError(f"the credentials {address.creds!r} are no file")
+            raise UsageError(f"the credentials {address.creds!r} are not a file: give the path of a .creds file")
         options["user_credentials"] = address.creds
     if address.ca:
         options["tls"] = _trusting(address.ca)
@@ -216,10 +216,10 @@ def _explained(error: Exception, url: str, address: Address) -> Exception:
     server = public(url)
     if _is_bad_login(error):
         how = f"the credentials {address.creds!r}" if address.creds else "user and password in the address, or --creds"
-        return ServerRefused(f"the server {server} does not let this user in ({said}): check {how}")
+        return ServerRefused(f"the server {server} rejected the login ({said}): check {how}")
     if isinstance(error, ssl.SSLError):
         return ServerRefused(
-            f"no TLS with the server {server}: {getattr(error, 'verify_message', '') or error.reason}; "
+            f"TLS with the server {server} failed: {getattr(error, 'verify_message', '') or error.reason}; "
             "?ca=FILE in the address names the certificates to trust"
         )
     if isinstance(error, OSError) and not isinstance(error, TimeoutError):

@@ -202,8 +202,8 @@ class Forwarder:
         if new > 0:
             if "foreign messages" not in self.ledger.counters:
                 self._warn(
-                    f"stream {self.stream}: another program publishes to {' or '.join(self._names.stored)}; what is not of "
-                    f"usbcast is stepped over ({standing.why_foreign})"
+                    f"stream {self.stream}: another program publishes to {' or '.join(self._names.stored)}; its messages "
+                    f"are skipped ({standing.why_foreign})"
                 )
             self.ledger.count("foreign messages", new)
 
@@ -281,9 +281,9 @@ class Forwarder:
         most = max(info.batch_bytes, info.packet_size)
         if most + HEADERS_BYTES > self._most_bytes:
             self._tell(
-                f"stream {self.stream}: its batches have up to {most:,} bytes of packets, and the server "
+                f"stream {self.stream}: its batches have up to {most:,} bytes of packets, but the server "
                 f"{connection.server} takes messages up to {self._most_bytes:,} bytes: raise max_payload there, or "
-                "serve with a smaller --batch-size; what is too large is declared as a gap"
+                "serve with a smaller --batch-size; a batch that is too large is declared as a gap"
             )
 
     async def _take(self, publisher: Publisher, receiver: Receiver) -> bool:
@@ -366,8 +366,8 @@ class Forwarder:
             message = self._window.acknowledged(answer.number, duplicate=answer.duplicate)
         if message is None:
             self._failure = self._failure or (
-                f"the server {connection.server} stored a message as {answer.sequence} in {self._names.store}, "
-                f"and it belongs at {answer.number}"
+                f"the server {connection.server} stored a message of {self._names.store} at sequence {answer.sequence}, "
+                f"but it belongs at {answer.number}"
             )
             return
         if message.packets:

@@ -78,8 +78,8 @@ class _Work:
             await self._find(await asyncio.to_thread(self._there))
             if not self._tasks and not self._options.wait:
                 raise UsageError(
-                    f"no stream is called {' or '.join(self._patterns)}: `usbcast list` shows what there is; "
-                    "--wait starts all the same"
+                    f"no stream is called {' or '.join(self._patterns)}: `usbcast list` shows the streams; "
+                    "--wait starts anyway"
                 )
             while not stopped.is_set():
                 await asyncio.wait([asyncio.ensure_future(asyncio.sleep(LOOK_S)), *self._tasks.values()],

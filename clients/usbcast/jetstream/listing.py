@@ -52,7 +52,7 @@ async def _ask(endpoint: str, stream: str) -> list[Stored]:
                     if stream:
                         raise
     except (Error, OSError) as error:
-        raise NodeUnreachable(f"the server at {address} could not be asked: {error}") from None
+        raise NodeUnreachable(f"the request to the server at {address} failed: {error}") from None
     return found
 
 

@@ -49,7 +49,7 @@ class Publisher:
         number = int(message.subject.rpartition(".")[2])
         server = self._connection.server
         if message.headers is not None and message.headers.get("Status") == NO_RESPONDERS:
-            refusal = f"the servers of {server} have no leader for {self._store} just now"
+            refusal = f"the servers of {server} have no leader for {self._store} at the moment"
             self._answered(Answer(number, refusal=refusal))
             return
         said = json.loads(message.data)
@@ -58,10 +58,10 @@ class Publisher:
             self._answered(Answer(number, int(said["seq"]), bool(said.get("duplicate"))))
         elif error.get("err_code") in _NOT_BEHIND_THE_LAST:
             refusal = (
-                f"the server {server} has come further in {self._store} than was known: another forwarder of this stream, "
-                "or a message that was thought lost"
+                f"the server {server} holds more of {self._store} than expected: another forwarder stores this stream too, "
+                "or a message that seemed lost has arrived"
             )
             self._answered(Answer(number, refusal=refusal))
         else:
-            refusal = f"the server {server} does not store in {self._store}: {error.get('description')}"
+            refusal = f"the server {server} refuses to store in {self._store}: {error.get('description')}"
             self._answered(Answer(number, refusal=refusal))

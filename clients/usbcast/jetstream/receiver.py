@@ -129,9 +129,9 @@ class StoreReceiver:
         return books
 
     def unreachable(self, timeout_s: float) -> NodeUnreachable:
-        """The sentence for that nothing was heard within `timeout_s`."""
+        """Return the error to raise when nothing was heard within `timeout_s`."""
         why = self._store_reader.trouble or f"the server at {self._address} does not answer"
-        return NodeUnreachable(f"stream {self.stream!r} cannot be read within {timeout_s:g} s: {why}")
+        return NodeUnreachable(f"stream {self.stream!r} could not be read within {timeout_s:g} s: {why}")
 
     def close(self) -> None:
         """Let go of everything."""
@@ -206,7 +206,7 @@ class StoreReceiver:
         if not self._named_malformed:
             self._named_malformed = True
             log.warning(
-                "stream %s: the server at %s stores or passes on what is not of usbcast; it is stepped over: %s",
+                "stream %s: the server at %s delivered a message that is not usbcast's; it is skipped: %s",
                 self.stream,
                 self._address,
                 error,

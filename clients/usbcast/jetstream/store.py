@@ -95,7 +95,7 @@ class Store:
         there = await self._there_or_made(made)
         self._check(there)
         for sentence in _differences(there, wanted):
-            differs(f"{names.store} is there already and {sentence}; that stays (`nats stream edit` changes it)")
+            differs(f"{names.store} exists already and {sentence}; it is left so (`nats stream edit` changes it)")
         described = StreamConfig(
             name=names.descriptions,
             description="usbcast: the last description of each epoch of every stream",
@@ -120,7 +120,7 @@ class Store:
             known = await self.streams()
             raise StreamUnknown(
                 f"the server {self.connection.server} has no stream {names.stream!r} below {names.prefix!r}: "
-                + (f"there {'is' if len(known) == 1 else 'are'} {', '.join(known)}" if known else "there is none yet")
+                + (f"it has {', '.join(known)}" if known else "it has none yet")
             ) from None
         if not info.state.messages:
             return StoreState(info.state.first_seq, info.state.last_seq, str(info.created), None, ended=False)
@@ -150,8 +150,8 @@ class Store:
             if foreign >= MOST_FOREIGN:
                 names = self.names
                 raise ServerRefused(
-                    f"the last {foreign:,} messages of {names.store} on {self.connection.server} are not of usbcast ({why}): "
-                    f"let no other program publish to {' and '.join(names.stored)}, and purge it"
+                    f"the last {foreign:,} messages of {names.store} on {self.connection.server} are not usbcast's ({why}): "
+                    f"let no other program publish to {' and '.join(names.stored)}, and purge {names.store}"
                 )
             at -= 1
         self._foreign = (at + 1, last)
@@ -246,10 +246,10 @@ class Store:
     def _refused(self, name: str, wanted: StreamConfig, error: APIError) -> ServerRefused:
         hint = ""
         if error.err_code in _STORAGE_EXCEEDED:
-            hint = "; --keep-bytes asks for less"
+            hint = "; ask for less with --keep-bytes"
         elif error.err_code in _NO_PEERS:
             hint = f"; --replicas {wanted.num_replicas} needs as many servers in the cluster"
-        return ServerRefused(f"the server {self.connection.server} does not make {name}: {error.description}{hint}")
+        return ServerRefused(f"the server {self.connection.server} cannot create {name}: {error.description}{hint}")
 
     def _check(self, there: StreamConfig) -> None:
         """Raise ServerRefused if nothing can be stored there in order and kept until it is read."""
@@ -275,10 +275,10 @@ class Store:
 def _differences(there: StreamConfig, wanted: Retention) -> list[str]:
     found = []
     if wanted.keep_s is not None and abs((there.max_age or 0) - wanted.keep_s) > 0.001:
-        keeps = f"{there.max_age:g} s" if there.max_age else "without a limit of age"
-        found.append(f"keeps messages {keeps}, not {wanted.keep_s:g} s")
+        keeps = f"for {there.max_age:g} s" if there.max_age else "for ever"
+        found.append(f"keeps messages {keeps}, not for {wanted.keep_s:g} s")
     if wanted.keep_bytes is not None and there.max_bytes != wanted.keep_bytes:
-        keeps = f"{there.max_bytes:,} bytes" if (there.max_bytes or -1) > 0 else "without a limit of size"
+        keeps = f"{there.max_bytes:,} bytes" if (there.max_bytes or -1) > 0 else "an unlimited size"
         found.append(f"keeps {keeps}, not {wanted.keep_bytes:,} bytes")
     if wanted.replicas is not None and (there.num_replicas or 1) != wanted.replicas:
         found.append(f"has {there.num_replicas} replicas, not {wanted.replicas}")

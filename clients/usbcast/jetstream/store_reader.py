@@ -160,7 +160,7 @@ class StoreReader:
             with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
                 runner.run(self._main())
         except BaseException as error:
-            log.error("what is stored of %s can no longer be read: %s", self._names.stream, error, exc_info=error)
+            log.error("the stored stream %s can no longer be read: %s", self._names.stream, error, exc_info=error)
             self._put(Failed(UsbcastError(f"reading from {self._servers.address} has stopped: {error}")))
 
     async def _main(self) -> None:

@@ -46,8 +46,8 @@ class Commands:
     def _ask(self, request: pb.CommandRequest, timeout_s: float) -> pb.CommandReply:
         if self._endpoint is not None and is_stored(self._endpoint):
             raise UsageError(
-                f"{parse(self._endpoint)} stores what a device has sent and does not reach the device: "
-                "send commands to its node"
+                f"{parse(self._endpoint)} is a server that stores streams, and cannot reach the device: "
+                "send commands to the device's node"
             )
         request.stream = self._stream
         request.timeout_ms = int(timeout_s * 1000)

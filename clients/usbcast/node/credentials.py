@@ -39,14 +39,14 @@ class Credentials:
                 if record.key:
                     return bytes.fromhex(record.key)
                 raise AccessRefused(
-                    f"the node at {endpoint} has no keys, and you gave those in {self.directory}: "
-                    "connect without (no --keys, no USBCAST_KEYS), or start the node with --keys"
+                    f"the node at {endpoint} has no keys, but you gave the keys in {self.directory}: "
+                    "connect without keys (no --keys, no USBCAST_KEYS), or start the node with --keys"
                 )
         if is_local(endpoint):
             return self.own.public  # on the same machine, what is started with the same keys
         raise KeysError(
-            f"the key of the node at {endpoint} is not known, so it could be anybody: have `usbcast keys show` run where "
-            f"the node is, then: usbcast keys trust {endpoint} KEY --keys {self.directory}"
+            f"the key of the node at {endpoint} is not known, so it could be anybody: run `usbcast keys show` on the node's "
+            f"machine, and then here: usbcast keys trust {endpoint} KEY --keys {self.directory}"
         )
 
     def ask_to_be_let_in(self) -> str:

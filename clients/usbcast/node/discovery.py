@@ -97,7 +97,7 @@ class LanBrowser:
         if len(having) > 1:
             raise StreamAmbiguous(
                 f"{len(having)} nodes on the LAN have a stream {stream!r}: {'; '.join(map(str, having))}. "
-                f"Say which one is meant by its address, as endpoint={having[0].endpoint}"
+                f"Choose one by its address, such as endpoint={having[0].endpoint}"
             )
         return having[0] if having else None
 
@@ -143,9 +143,9 @@ def find_on_lan(stream: str, endpoint: str) -> str:
 
 
 def not_found(stream: str, where: str, nodes: Sequence[LanNode]) -> str:
-    """The sentence for a stream that nobody announces."""
-    others = f"; announced are {'; '.join(map(str, nodes))}" if nodes else ""
+    """Return the error message for a stream that no node announces."""
+    others = f"; the announced nodes are {'; '.join(map(str, nodes))}" if nodes else ""
     return (
-        f"no node with a stream {stream!r} is announced on the LAN ({where}){others}: start it with "
+        f"no node with a stream {stream!r} is announced on the LAN ({where}){others}: start the node with "
         "`usbcast serve --announce all`, or give its address, which needs no announcement"
     )

@@ -54,15 +54,15 @@ def parse(endpoint: str) -> Address:
     where, _, query = rest.partition("?")
     hosts, _, prefix = where.partition("/")
     options = dict(parse_qsl(query, keep_blank_values=True))
-    wrong = f"{public(endpoint)!r} is no address of a NATS server"
+    wrong = f"{public(endpoint)!r} is not the address of a NATS server"
     example = "write it like nats://HOST:4222, with several hosts separated by commas"
     if scheme.lower() not in SCHEMES or not hosts:
         raise UsageError(f"{wrong}: {example}")
     for name in options:
         if name not in _OPTIONS:
-            raise UsageError(f"{wrong}: it has the option {name!r}, and there are {', '.join(_OPTIONS)}")
+            raise UsageError(f"{wrong}: the option {name!r} is unknown; the options are {', '.join(_OPTIONS)}")
     if prefix and not _PREFIX.fullmatch(prefix):
-        raise UsageError(f"{wrong}: the prefix {prefix!r} may have letters, digits, '_' and '-', up to 64")
+        raise UsageError(f"{wrong}: the prefix {prefix!r} may have up to 64 letters, digits, '_' and '-'")
     userinfo = hosts.rpartition("@")[0] if hosts.count("@") == 1 else ""
     servers = []
     for part in hosts.split(","):
@@ -71,7 +71,7 @@ def parse(endpoint: str) -> Address:
         try:
             port = server.port or DEFAULT_PORT
         except ValueError:
-            raise UsageError(f"{wrong}: the port in {public(f'{scheme}://{host}')!r} is none; {example}") from None
+            raise UsageError(f"{wrong}: the port in {public(f'{scheme}://{host}')!r} is invalid; {example}") from None
         if not server.hostname:
             raise UsageError(f"{wrong}: a host is missing; {example}")
         name = f"[{server.hostname}]" if ":" in server.hostname else server.hostname

@@ -139,18 +139,18 @@ class Handshakes:
         at = self._reached_by
         if mechanism == "CURVE" and self._keys is None:
             raise AccessRefused(
-                f"the node at {at} lets in only clients with a key, and none was given: give --keys DIR (keys= in Python); "
-                "usbcast keys new --keys DIR makes one"
+                f"the node at {at} lets in only clients with a key, and you gave none: give --keys DIR (keys= in Python); "
+                "usbcast keys new --keys DIR makes a key"
             )
         if mechanism == "NULL" and self._keys is not None:
             raise AccessRefused(
-                f"the node at {at} has no keys, and you want one with the key {short_text(self._node_key)}: "
-                "connect without (no --keys, no USBCAST_KEYS), or start it with --keys"
+                f"the node at {at} has no keys, but you expect the key {short_text(self._node_key)}: "
+                "connect without keys (no --keys, no USBCAST_KEYS), or start the node with --keys"
             )
         if mechanism == "CURVE" and self._keys is not None and self._failures >= _FAILURES:
             raise AccessRefused(
-                f"the node at {at} does not have the key {short_text(self._node_key)} that is expected of it: compare with "
-                "`usbcast keys show` where the node runs. If its owner gave it a new one: "
+                f"the node at {at} does not have the expected key {short_text(self._node_key)}: compare with "
+                "`usbcast keys show` on the node's machine. If its owner gave it a new key: "
                 f"usbcast keys trust {at} KEY --keys {self._keys.directory}"
             )
 
@@ -158,6 +158,6 @@ class Handshakes:
         assert self._keys is not None
         own = self._keys.own
         return (
-            f"the node at {self._reached_by} does not let in your key {short_text(own.public, own.name)}: it was never allowed "
-            f"there, or was revoked; ask the owner of the node to run: {self._keys.ask_to_be_let_in()}"
+            f"the node at {self._reached_by} does not let in your key {short_text(own.public, own.name)}: the key was never "
+            f"allowed there, or was revoked; ask the owner of the node to run: {self._keys.ask_to_be_let_in()}"
         )

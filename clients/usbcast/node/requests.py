@@ -38,8 +38,8 @@ def dealer(endpoint: str, keys: Credentials | None) -> tuple[zmq.Socket[bytes], 
     """A socket connected to a node's request address, and what watches its handshakes. Raises UsageError, KeysError."""
     if is_stored(endpoint):
         raise UsageError(
-            f"{parse(endpoint)} stores streams and is no node: subscribe, watch, record, list and info read from it; "
-            "what asks a node or its device needs the node's own endpoint"
+            f"{parse(endpoint)} is a server that stores streams, not a node: subscribe, watch, record, list and info read "
+            "from it; whatever asks a node or its device needs the node's own endpoint"
         )
     split_tcp(endpoint)
     socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
@@ -136,7 +136,7 @@ class NodeClient:
         if self._pid != os.getpid():
             raise UsageError(
                 f"this client of {self.endpoint} belongs to process {self._pid}, and process {os.getpid()} was forked from it: "
-                "make one here"
+                "create a new client in this process"
             )
         self._last_id += 1
         request.contract = CONTRACT

@@ -70,7 +70,7 @@ class Lifetime:
         """Raise SubscriptionClosed if it was closed, UsageError in a process that was forked from its own."""
         if self.over == CLOSED:
             raise SubscriptionClosed(
-                f"this subscription to {self._stream!r} is closed: make a new one to go on receiving"
+                f"this subscription to {self._stream!r} is closed: subscribe again to go on receiving"
             )
         self.check_process()
 
@@ -79,7 +79,7 @@ class Lifetime:
         if self.over == FORKED:
             raise UsageError(
                 f"this subscription to {self._stream!r} belongs to process {self._pid}, and process {os.getpid()} was forked "
-                "from it: subscribe anew here, or start processes by the method 'spawn'"
+                "from it: subscribe again here, or start processes with the method 'spawn'"
             )
 
     def forked(self) -> None:

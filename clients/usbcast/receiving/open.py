@@ -74,11 +74,11 @@ def receive(
     if endpoint is None or not is_stored(endpoint):
         return NodeReceiver(stream, endpoint, start, deliver, via, keys, copy=copy)
     if keys is not None:
-        raise UsageError(f"keys are for nodes, and {parse(endpoint)} is a server: leave them out")
+        raise UsageError(f"keys are for nodes, but {parse(endpoint)} is a NATS server: leave the keys out")
     address = parse(endpoint)
     check_wish(stream, start, deliver, via)
     if via != "auto":
-        raise UsageError(f"via is {via!r}: from {address} there is one way only, so leave it at 'auto'")
+        raise UsageError(f"via is {via!r}: {address} can be read in one way only, so leave via at 'auto'")
     from usbcast.jetstream import require_nats
 
     require_nats()

@@ -319,7 +319,7 @@ class NodeReceiver:
         books.count("malformed")
         if books.counters["malformed"] == 1:
             log.warning(
-                "stream %s: the node at %s sent what is no message: %s", self.stream, self._link.reached_by, error
+                "stream %s: the node at %s sent an invalid message: %s", self.stream, self._link.reached_by, error
             )
 
     @property
@@ -354,7 +354,7 @@ class NodeReceiver:
         elif not self._silent:
             self._silent = True
             if self.info is None:  # whoever only iterates over batches would wait without a word
-                log.warning("%s; looking for it goes on", self.unreachable(SILENCE_S))
+                log.warning("%s; still looking for it", self.unreachable(SILENCE_S))
             self._event_builder.say(Silence(now_ns - self._heard_ns()))
             self._describe_soon(now_ns)
         if self._channel is None:

@@ -84,7 +84,7 @@ class PublishedChannel:
         except UsageError as error:
             self._handshakes.close()
             self._socket.close()
-            raise WireError(f"the node at {reached_by} publishes where nobody can listen: {error}") from None
+            raise WireError(f"the node at {reached_by} publishes at an unusable address: {error}") from None
         self._waiter.add(self._socket.fileno())
         self._waiter.add(self._handshakes.fileno())
 
@@ -157,7 +157,7 @@ def data_endpoint(info: pb.StreamInfo, reached_by: str) -> str:
             if split_tcp(endpoint):
                 return as_reached(endpoint, reached_by)
     except UsageError as error:
-        raise WireError(f"the node at {reached_by} publishes where nobody can listen: {error}") from None
+        raise WireError(f"the node at {reached_by} publishes at an unusable address: {error}") from None
     if not info.data_endpoints:
         raise WireError(f"the node at {reached_by} describes stream {info.stream!r} without an address for its data")
     return info.data_endpoints[0]
