@@ -3,138 +3,120 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.live import Live
 from rich.table import Table
 
-from usbcast.cli.health import show_stream, stream_as_plain
+from usbcast.cli.node_options import (
+    Announce,
+    Bind,
+    Config,
+    Insecure,
+    Linger,
+    MaxConnections,
+    NodeKeys,
+    Publish,
+    RingSize,
+    RingSlots,
+    ShowConfig,
+    node_flags,
+)
+from usbcast.cli.node_run import attend, emit_serving, say_farewell
 from usbcast.cli.nonwaiting import nonwaiting
 from usbcast.cli.options import AsJson
-from usbcast.cli.output import complain, console, emit, show_settings, styled, table
+from usbcast.cli.output import console, show_settings, styled, table
 from usbcast.cli.rates import Rate
 from usbcast.cli.signals import stop_signals
-from usbcast.cli.storing import StoringOptions, check_alone, store
+from usbcast.cli.storing import Creds, Keep, KeepBytes, Replicas, StoringOptions, To, check_alone, store
 from usbcast.cli.watchdog import WatchdogReporter
 
 if TYPE_CHECKING:
     from usbcast.bridge.bridge import Bridge
+    from usbcast.bridge.options import BridgeOptions
     from usbcast_broker.node import Node
+    from usbcast_broker.settings import NodeSettings
 
-REFRESH_S = 0.25
+UpstreamKeys = Annotated[
+    str | None,
+    typer.Option("--upstream-keys", metavar="DIR", help="Keys for upstreams that ask for them; default: USBCAST_KEYS."),
+]
+Upstreams = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[NAME=]ENDPOINT...", help="Nodes to receive from; NAME- is put before their streams' names."
+    ),
+]
+Streams = Annotated[
+    list[str] | None,
+    typer.Option("--streams", metavar="PATTERN", help="Which streams, like 'imu*'; may be repeated."),
+]
+Start = Annotated[str, typer.Option("--start", help="oldest: all that the upstream's ring holds; or now.")]
+Via = Annotated[str, typer.Option("--via", help="auto, ring, push or notify.")]
+Every = Annotated[int | None, typer.Option("--every", min=1, help="Carry one packet out of this many.")]
+Latest = Annotated[
+    float | None,
+    typer.Option("--latest", metavar="HZ", help="Carry only the newest batch, this many times per second."),
+]
+Limit = Annotated[
+    str | None, typer.Option("--limit", metavar="SIZE", help="Carry at most this many bytes per second, like 50kB.")
+]
+OnDemand = Annotated[bool, typer.Option("--on-demand", help="Carry only while somebody subscribes.")]
+Commands = Annotated[
+    bool, typer.Option("--commands/--no-commands", help="Pass subscribers' commands on to the device.")
+]
+Wait = Annotated[bool, typer.Option("--wait", help="Start even if an upstream or a stream is not there yet.")]
 
 
 def bridge(
-    upstreams: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[NAME=]ENDPOINT...", help="Nodes to have streams from; NAME- is put before their names."
-        ),
-    ] = None,
-    streams: Annotated[
-        list[str] | None, typer.Option("--streams", metavar="PATTERN", help="Which, as 'imu*'; may be repeated.")
-    ] = None,
-    start: Annotated[
-        str, typer.Option("--start", help="oldest: all that the upstream's ring holds; or now.")
-    ] = "oldest",
-    via: Annotated[str, typer.Option("--via", help="auto, ring, push or notify.")] = "auto",
-    every: Annotated[int | None, typer.Option("--every", min=1, help="Carry one of so many packets.")] = None,
-    latest: Annotated[
-        float | None, typer.Option("--latest", metavar="HZ", help="Carry the newest batch, so many times a second.")
-    ] = None,
-    limit: Annotated[
-        str | None, typer.Option("--limit", metavar="SIZE", help="Carry so many bytes a second at the most, as 50kB.")
-    ] = None,
-    on_demand: Annotated[bool, typer.Option("--on-demand", help="Carry only while somebody subscribes.")] = False,
-    commands: Annotated[
-        bool, typer.Option("--commands/--no-commands", help="Pass commands of subscribers on to the device.")
-    ] = True,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Start though an upstream or a stream is not there yet.")
-    ] = False,
-    bind: Annotated[str | None, typer.Option("--bind", metavar="ENDPOINT", help="Address for requests.")] = None,
-    publish: Annotated[str | None, typer.Option("--publish", metavar="ENDPOINT", help="Address of the data.")] = None,
-    announce: Annotated[
-        str | None,
-        typer.Option(
-            "--announce", metavar="IFACE,…", help="Be found on the LAN by mDNS: interfaces, addresses, or all."
-        ),
-    ] = None,
-    insecure: Annotated[
-        bool | None, typer.Option("--insecure", help="May be reached from other machines, by anybody.")
-    ] = None,
-    keys: Annotated[
-        str | None, typer.Option("--keys", metavar="DIR", help="Let in only clients with a key that DIR allows.")
-    ] = None,
-    upstream_keys: Annotated[
-        str | None,
-        typer.Option(
-            "--upstream-keys", metavar="DIR", help="Keys for upstreams that ask for them; default: USBCAST_KEYS."
-        ),
-    ] = None,
-    max_connections: Annotated[
-        int | None, typer.Option("--max-connections", help="Of all clients; half of them for one address.")
-    ] = None,
-    ring_size: Annotated[
-        str | None, typer.Option("--ring-size", metavar="SIZE", help="Bytes a ring holds, as 64MiB.")
-    ] = None,
-    ring_slots: Annotated[
-        int | None, typer.Option("--ring-slots", help="Batches that a ring holds at the most.")
-    ] = None,
-    linger_s: Annotated[
-        float | None, typer.Option("--linger-s", help="Seconds an ended bridge goes on answering.")
-    ] = None,
-    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Settings in TOML.")] = None,
-    show_config: Annotated[
-        bool, typer.Option("--show-config", help="Say each setting and where it came from; exit.")
-    ] = False,
-    to: Annotated[
-        str | None,
-        typer.Option("--to", metavar="nats://HOST", help="Serve nothing here: store the streams on a NATS server."),
-    ] = None,
-    keep: Annotated[
-        str | None, typer.Option("--keep", metavar="DURATION", help="With --to: how long, as 12h; 7d if made anew.")
-    ] = None,
-    keep_bytes: Annotated[
-        str | None, typer.Option("--keep-bytes", metavar="SIZE", help="With --to: how much; 10GiB if made anew.")
-    ] = None,
-    replicas: Annotated[
-        int | None, typer.Option("--replicas", min=1, max=5, help="With --to: on so many servers of the cluster.")
-    ] = None,
-    creds: Annotated[
-        str | None, typer.Option("--creds", metavar="FILE", help="With --to: a user's credentials of NATS.")
-    ] = None,
+    upstreams: Upstreams = None,
+    streams: Streams = None,
+    start: Start = "oldest",
+    via: Via = "auto",
+    every: Every = None,
+    latest: Latest = None,
+    limit: Limit = None,
+    on_demand: OnDemand = False,
+    commands: Commands = True,
+    wait: Wait = False,
+    bind: Bind = None,
+    publish: Publish = None,
+    announce: Announce = None,
+    insecure: Insecure = None,
+    keys: NodeKeys = None,
+    upstream_keys: UpstreamKeys = None,
+    max_connections: MaxConnections = None,
+    ring_size: RingSize = None,
+    ring_slots: RingSlots = None,
+    linger_s: Linger = None,
+    config: Config = None,
+    show_config: ShowConfig = False,
+    to: To = None,
+    keep: Keep = None,
+    keep_bytes: KeepBytes = None,
+    replicas: Replicas = None,
+    creds: Creds = None,
     as_json: AsJson = False,
 ) -> None:
     """Serve the streams of the nodes at ENDPOINT... here: same packets, sequences and events, each received once."""
+    flags = node_flags(locals())
     storing = {"--keep": keep, "--keep-bytes": keep_bytes, "--replicas": replicas, "--creds": creds}
-    serving = {
-        "--bind": bind, "--publish": publish, "--insecure": insecure, "--keys": keys, "--config": config,
-        "--max-connections": max_connections, "--ring-size": ring_size, "--ring-slots": ring_slots,
-        "--linger-s": linger_s,
-    }  # fmt: skip
-    check_alone(to, storing, serving)
+    serving = {f"--{name.replace('_', '-')}": value for name, value in flags.items()}
+    check_alone(to, storing, {**serving, "--config": config})
     if to is not None:
-        wish = StoringOptions(
-            to, tuple(upstreams or ()), tuple(streams or ("*",)), start, via, wait, keep, keep_bytes, replicas, creds,
-            upstream_keys,
+        store(
+            StoringOptions(
+                to, tuple(upstreams or ()), tuple(streams or ("*",)), start, via, wait, keep, keep_bytes, replicas,
+                creds, upstream_keys,
+            ),
+            as_json,
         )  # fmt: skip
-        store(wish, as_json)
         return
-    from usbcast.bridge.bridge import Bridge
     from usbcast.bridge.choice import Choice, read_choices, read_limit
     from usbcast.bridge.options import BridgeOptions, parse_upstream
-    from usbcast_broker.node import Node
     from usbcast_broker.settings import load_settings, read_toml
 
-    flags = {
-        "bind": bind, "publish": publish, "insecure": insecure, "keys": keys, "max_connections": max_connections,
-        "announce": announce, "ring_size": ring_size, "ring_slots": ring_slots, "linger_s": linger_s,
-    }  # fmt: skip
     settings, sourced = load_settings(config, flags, tables=("streams",))
     if show_config:
         show_settings(sourced, as_json)
@@ -150,6 +132,14 @@ def bridge(
         read_choices(tables, choice, str(config)),
         upstream_keys,
     )
+    _run(settings, options, wait=wait, as_json=as_json)
+
+
+def _run(settings: NodeSettings, options: BridgeOptions, *, wait: bool, as_json: bool) -> None:
+    """Carry streams until Ctrl-C or SIGTERM; then show the books."""
+    from usbcast.bridge.bridge import Bridge
+    from usbcast_broker.node import Node
+
     with nonwaiting("stdout"), stop_signals() as stopped, Node(settings) as node:
         bridged = Bridge(node, options, stopped)
         with contextlib.closing(_Stopping(bridged)):
@@ -157,11 +147,12 @@ def bridge(
             node.start()
             bridged.watch()
             watchdog = WatchdogReporter(node)
-            reason = _run(node, bridged, stopped, watchdog, as_json)
-            problem = node.problem
+            _say_serving(node, bridged, as_json)
+            problem = attend(node, watchdog, stopped, _Rows(node).table, as_json=as_json)
             watchdog.stopping()
+        reason = problem or "the bridge was stopped"
         node.stop(reason, linger_s=settings.linger_s, hurry=stopped)
-        _say_farewell(node, reason, as_json)
+        say_farewell(node, reason, as_json=as_json)
     if problem:
         raise typer.Exit(1)
 
@@ -173,39 +164,20 @@ class _Stopping:
         self.close = bridged.stop
 
 
-def _run(node: Node, bridged: Bridge, stopped: threading.Event, watchdog: WatchdogReporter, as_json: bool) -> str:
-    """Stay until told to stop; return why it ended."""
+def _say_serving(node: Node, bridged: Bridge, as_json: bool) -> None:
     if as_json:
-        emit(
-            {
-                "event": "serving",
-                "endpoint": node.endpoint,
-                "data": node.data_endpoints,
-                "streams": list(bridged.streams),
-                "upstreams": {name: stream.upstream.endpoint for name, stream in bridged.streams.items()},
-            }
-        )
+        upstreams = {name: stream.upstream.endpoint for name, stream in bridged.streams.items()}
+        emit_serving(node, list(bridged.streams), upstreams=upstreams)
     else:
         names = ", ".join(bridged.streams) or "nothing yet"
         console.print(styled("bridging ", (names, "bold"), f" at {node.endpoint}  (Ctrl-C stops)"))
-    view = _View(node, bridged) if console.is_terminal and not as_json else None
-    with Live(view.table(), console=console, auto_refresh=False) if view else contextlib.nullcontext() as live:
-        while not stopped.wait(REFRESH_S):
-            if node.problem:
-                complain(node.problem)
-                return node.problem
-            watchdog.look()
-            if view and live:
-                live.update(view.table(), refresh=True)
-    return "the bridge was stopped"
 
 
-class _View:
-    """The live table of a bridge."""
+class _Rows:
+    """What the live view of a bridge shows."""
 
-    def __init__(self, node: Node, bridged: Bridge) -> None:
+    def __init__(self, node: Node) -> None:
         self._node = node
-        self._bridged = bridged
         self._rates: dict[str, Rate] = {}
 
     def table(self) -> Table:
@@ -233,13 +205,3 @@ class _View:
             "balanced", "problem",
         )  # fmt: skip
         return table("", columns, rows)
-
-
-def _say_farewell(node: Node, reason: str, as_json: bool) -> None:
-    if as_json:
-        streams = {found.stream: stream_as_plain(found) for found in node.last_health}
-        emit({"event": "ended", "reason": reason, "streams": streams})
-        return
-    console.print(reason)
-    for found in node.last_health:
-        show_stream(found)

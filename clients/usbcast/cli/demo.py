@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from typing import Annotated, Any
 
 import typer
 from rich.console import Group
-from rich.live import Live
 
+from usbcast.cli.live import LiveView
 from usbcast.cli.options import AsJson
 from usbcast.cli.output import console, emit, styled, table
 from usbcast.cli.rates import Rate
@@ -69,12 +68,12 @@ class _Demo:
         for via in VIAS:
             slow = ["--slow-stream", FAST, "--slow-hz", str(SLOW_HZ), "--slow-s", str(self._seconds * SLOW_SHARE)]
             children.start(via, "usbcast.demo.subscriber", endpoint, via, *RATES_HZ, *(slow if via == SLOW_VIA else ()))
-        view = Live(self._screen(), console=console, auto_refresh=False) if live and console.is_terminal else None
-        with view or contextlib.nullcontext() as screen:
-            self._follow(screen)
+        with LiveView(as_json=not live) as view:
+            view.draw(self._screen)
+            self._follow(view)
         return self._result()
 
-    def _follow(self, screen: Live | None) -> None:
+    def _follow(self, view: LiveView) -> None:
         deadline = time.monotonic() + self._seconds + START_TIMEOUT_S + STRAGGLE_S
         told = False
         while self._books is None or len(self._results) < len(VIAS):
@@ -93,8 +92,8 @@ class _Demo:
             heard = self._children.hear(0.05)
             if heard:
                 self._take(*heard)
-            if screen and (heard is None or heard[0] == "node"):
-                screen.update(self._screen(), refresh=True)
+            if heard is None or heard[0] == "node":
+                view.draw(self._screen)
 
     def _take(self, name: str, said: dict[str, Any]) -> None:
         match said["event"], name:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-import time
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.live import Live
 from rich.table import Table
 
+from usbcast.cli.node_options import Bind, Linger, NodeKeys, RingSize, node_flags
+from usbcast.cli.node_run import attend, emit_serving
 from usbcast.cli.nonwaiting import nonwaiting
 from usbcast.cli.options import AsJson
 from usbcast.cli.output import console, emit, styled, table
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from usbcast.recording.player import Player
     from usbcast.recording.reader import Recording
     from usbcast_broker.node import Node
-
-REFRESH_S = 0.5
 
 
 def play(
@@ -46,17 +45,14 @@ def play(
     original_times: Annotated[
         bool, typer.Option("--original-times", help="Keep the arrival times of the recording instead of today's.")
     ] = False,
-    bind: Annotated[str | None, typer.Option("--bind", metavar="ENDPOINT", help="Address for requests.")] = None,
-    keys: Annotated[
-        str | None, typer.Option("--keys", metavar="DIR", help="Let in only clients with a key that DIR allows.")
-    ] = None,
-    ring_size: Annotated[str | None, typer.Option("--ring-size", metavar="SIZE", help="Bytes a ring holds.")] = None,
-    linger_s: Annotated[
-        float | None, typer.Option("--linger-s", help="Seconds after the end in which it goes on answering.")
-    ] = None,
+    bind: Bind = None,
+    keys: NodeKeys = None,
+    ring_size: RingSize = None,
+    linger_s: Linger = None,
     as_json: AsJson = False,
 ) -> None:
     """Serve what FILE... holds as if the devices were here: same packets, fields, events and gaps, at the original pace."""
+    flags = node_flags(locals())
     from usbcast.recording.player import Player, PlayOptions
     from usbcast.recording.reader import open_recording
     from usbcast_broker.node import Node
@@ -66,15 +62,17 @@ def play(
     options = PlayOptions(
         speed, loop, _moment("--from", start, recording), _moment("--to", until, recording), original_times, step
     )
-    settings, _ = load_settings(None, {"bind": bind, "keys": keys, "ring_size": ring_size, "linger_s": linger_s})
+    settings, _ = load_settings(None, flags)
     with nonwaiting("stdout"):
         with overdue() as alarm, stop_signals(alarm) as stopped, Node(settings) as node:
             player = Player(node, recording, options, tuple(stream or ()))
             node.start()
             if step:
                 threading.Thread(target=_step_by_lines, args=(player,), name="usbcast-steps", daemon=True).start()
-            _follow(node, player, recording, stopped, as_json)
-            reason = "playing was stopped" if stopped.is_set() else "the recording is over"
+            _say_serving(node, as_json)
+            screen = partial(_screen, node, player, recording)
+            problem = attend(node, WatchdogReporter(node), stopped, screen, as_json=as_json, exhausted=player.finished)
+            reason = problem or ("playing was stopped" if stopped.is_set() else "the recording is over")
             node.stop(reason, linger_s=0.1 if stopped.is_set() else settings.linger_s)
         if player.error is not None:
             raise RecordingError(f"playing has stopped: {player.error}")
@@ -82,23 +80,16 @@ def play(
             emit({"event": "ended", "reason": reason, "passes": player.passes})
         else:
             console.print(reason)
+    if problem:
+        raise typer.Exit(1)
 
 
-def _follow(node: Node, player: Player, recording: Recording, stopped: threading.Event, as_json: bool) -> None:
+def _say_serving(node: Node, as_json: bool) -> None:
     streams = [line.outlet.stream for line in node.pipelines]
     if as_json:
-        emit({"event": "serving", "endpoint": node.endpoint, "data": node.data_endpoints, "streams": streams})
+        emit_serving(node, streams)
     else:
         console.print(styled("playing ", (", ".join(streams), "bold"), f" at {node.endpoint}  (Ctrl-C stops)"))
-    live = Live(console=console, auto_refresh=False) if console.is_terminal and not as_json else None
-    with live or contextlib.nullcontext():
-        due_s = 0.0
-        watchdog = WatchdogReporter(node)
-        while not stopped.is_set() and not player.finished.wait(0.05):
-            watchdog.look()
-            if live and time.monotonic() >= due_s:
-                due_s = time.monotonic() + REFRESH_S
-                live.update(_screen(node, player, recording), refresh=True)
 
 
 def _screen(node: Node, player: Player, recording: Recording) -> Table:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group
-from rich.live import Live
 
+from usbcast.cli.live import LiveView
 from usbcast.cli.nonwaiting import nonwaiting
 from usbcast.cli.options import AsJson, Endpoint, Keys
-from usbcast.cli.output import console, emit, errors, table
+from usbcast.cli.output import complain, console, emit, table
 from usbcast.cli.rates import Rate
 from usbcast.cli.signals import Overdue, overdue
 from usbcast_schemas.errors import UsageError
@@ -122,79 +122,59 @@ def record(
         keys,
     )
     begin = resumed(base, compression) if resume else fresh(base)
-    view = _View(as_json)
-    recorder = Recorder(options, begin, view.tell)
+    progress = _Progress(as_json)
+    recorder = Recorder(options, begin, progress.say)
     # Only one that waits for triggers is to be found by them: to another, the signal would say nothing.
     found_by_triggers = contextlib.closing(Registered(base)) if options.armed else contextlib.nullcontext()
     advice = f"; `usbcast recover {base}` makes its last file whole"
     with nonwaiting("stdout"):
-        with overdue(advice) as alarm, _signals(recorder, alarm), found_by_triggers, view.showing(recorder):
-            recorder.run(view.look)
-        view.farewell(recorder)
+        with overdue(advice) as alarm, _signals(recorder, alarm), found_by_triggers, progress.view:
+            recorder.run(lambda: progress.look(recorder))
+        progress.say_farewell(recorder)
     if recorder.store.paused or recorder.refused:
         raise typer.Exit(1)
 
 
-class _View:
-    """Progress, for a person or a program."""
+class _Progress:
+    """Shows what has been recorded, to a person or a program."""
 
     def __init__(self, as_json: bool) -> None:
+        self.view = LiveView(FIGURES_S, as_json=as_json)
         self._as_json = as_json
         self._rates: dict[str, Rate] = {}
-        self._live: Live | None = None
-        self._recorder: Recorder | None = None
-        self._due_s = 0.0
 
-    @contextlib.contextmanager
-    def showing(self, recorder: Recorder) -> Iterator[None]:
-        self._recorder = recorder
-        if self._as_json or not console.is_terminal:
-            yield
-            return
-        with Live(console=console, auto_refresh=False) as self._live:
-            yield
-
-    def tell(self, kind: str, fields: dict[str, Any]) -> None:
+    def say(self, kind: str, fields: dict[str, Any]) -> None:
         if self._as_json:
             emit({"event": kind, **fields})
         elif kind == "warning":
-            errors.print(f"usbcast: {fields['message']}", style="bold yellow", markup=False, soft_wrap=True)
+            complain(fields["message"], "bold yellow")
         elif kind == "segment":
-            console.print(f"recording to {fields['file']}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"recording to {fields['file']}", soft_wrap=True)
         elif kind == "trigger":
             console.print("triggered")
 
-    def look(self) -> None:
-        now_s = time.monotonic()
-        if now_s < self._due_s:
+    def look(self, recorder: Recorder) -> None:
+        if not self.view.due():
             return
-        self._due_s = now_s + FIGURES_S
-        figures = self._figures(now_s)
-        if self._recorder is not None and self._recorder.manager.present:
-            self._recorder.manager.status(_status(figures))
+        figures = self._figures(recorder)
+        if recorder.manager.present:
+            recorder.manager.status(_status(figures))
         if self._as_json:
             emit({"event": "figures", **figures})
-        elif self._live:
-            self._live.update(_screen(figures), refresh=True)
+        self.view.draw(lambda: _screen(figures))
 
-    def farewell(self, recorder: Recorder) -> None:
+    def say_farewell(self, recorder: Recorder) -> None:
         files = [str(path) for path in recorder.store.files]
-        figures = self._figures(time.monotonic())
         if self._as_json:
-            emit({"event": "ended", "reason": recorder.reason, "files": files, **figures})
+            emit({"event": "ended", "reason": recorder.reason, "files": files, **self._figures(recorder)})
             return
-        console.print(
-            f"{recorder.reason}; {recorder.packets:,} packets in {', '.join(files) or 'no file'}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        in_files = ", ".join(files) or "no file"
+        console.print(f"{recorder.reason}; {recorder.packets:,} packets in {in_files}", soft_wrap=True)
         if recorder.store.paused:
-            errors.print(f"usbcast: the end is missing: {recorder.store.paused}", style="red", markup=False)
+            complain(f"the end is missing: {recorder.store.paused}")
 
-    def _figures(self, now_s: float) -> dict[str, Any]:
-        recorder = self._recorder
-        assert recorder is not None
+    def _figures(self, recorder: Recorder) -> dict[str, Any]:
+        now_s = time.monotonic()
         streams = {}
         for name, tap in recorder.taps.items():
             rate = self._rates.setdefault(name, Rate()).at(tap.packets, now_s)
@@ -295,4 +275,4 @@ def _say_triggered(pids: list[int], as_json: bool) -> None:
     if as_json:
         emit({"triggered": pids})
     else:
-        console.print(f"triggered the recorder of process {', '.join(map(str, pids))}", highlight=False)
+        console.print(f"triggered the recorder of process {', '.join(map(str, pids))}")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.live import Live
 from rich.table import Table
 
+from usbcast.cli.live import LiveView
 from usbcast.cli.nonwaiting import nonwaiting
 from usbcast.cli.output import complain, console, emit, styled, table
 from usbcast.cli.rates import Rate
@@ -25,6 +24,24 @@ if TYPE_CHECKING:
     from usbcast.jetstream.forwarding import Forwarding
 
 FIGURES_S = 1.0
+
+To = Annotated[
+    str | None,
+    typer.Option("--to", metavar="nats://HOST", help="Serve nothing here: store the streams on a NATS server."),
+]
+Keep = Annotated[
+    str | None, typer.Option("--keep", metavar="DURATION", help="With --to: for how long, like 12h; a new store: 7d.")
+]
+KeepBytes = Annotated[
+    str | None, typer.Option("--keep-bytes", metavar="SIZE", help="With --to: how much; a new store: 10GiB.")
+]
+Replicas = Annotated[
+    int | None, typer.Option("--replicas", min=1, max=5, help="With --to: on this many servers of the cluster.")
+]
+Creds = Annotated[
+    str | None, typer.Option("--creds", metavar="FILE", help="With --to: file of a NATS user's credentials.")
+]
+
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
@@ -55,31 +72,31 @@ def check_alone(to: str | None, storing: Mapping[str, object], serving: Mapping[
         raise UsageError(f"{given[0]} is for a bridge that serves, and --to serves nothing: leave out one of the two")
 
 
-def store(wish: StoringOptions, as_json: bool) -> None:
+def store(wanted: StoringOptions, as_json: bool) -> None:
     """Forward until Ctrl-C or SIGTERM; then show the books. Exit code 1 if they do not balance."""
     from usbcast.jetstream import require_nats
     from usbcast.node.endpoints import is_stored, parse
 
-    if wish.start not in ("now", "oldest"):
-        raise UsageError(f"--start is {wish.start!r}: now or oldest is allowed")
-    if not is_stored(wish.to):
-        raise UsageError(f"--to is {wish.to!r}: write the address of a NATS server, like nats://HOST:4222")
-    if len(wish.upstreams) > 1 or any("=" in upstream for upstream in wish.upstreams):
+    if wanted.start not in ("now", "oldest"):
+        raise UsageError(f"--start is {wanted.start!r}: now or oldest is allowed")
+    if not is_stored(wanted.to):
+        raise UsageError(f"--to is {wanted.to!r}: write the address of a NATS server, like nats://HOST:4222")
+    if len(wanted.upstreams) > 1 or any("=" in upstream for upstream in wanted.upstreams):
         raise UsageError("--to stores the streams of one node, under their own names: run one bridge for each")
     require_nats()
     from usbcast.jetstream.forwarding import ForwardOptions, forward
     from usbcast.jetstream.store import Retention
 
-    keep_bytes = None if wish.keep_bytes is None else _size(wish.keep_bytes)
-    retention = Retention(None if wish.keep is None else seconds(wish.keep), keep_bytes, wish.replicas)
-    address = parse(wish.to).with_creds(wish.creds or "")
-    upstream = wish.upstreams[0] if wish.upstreams else None
-    options = ForwardOptions(address, upstream, wish.start, wish.via, retention, wish.wait, wish.upstream_keys)
-    view = _View(str(address), as_json)
+    keep_bytes = None if wanted.keep_bytes is None else _size(wanted.keep_bytes)
+    retention = Retention(None if wanted.keep is None else seconds(wanted.keep), keep_bytes, wanted.replicas)
+    address = parse(wanted.to).with_creds(wanted.creds or "")
+    upstream = wanted.upstreams[0] if wanted.upstreams else None
+    options = ForwardOptions(address, upstream, wanted.start, wanted.via, retention, wanted.wait, wanted.upstream_keys)
+    progress = _Progress(str(address), as_json)
     with nonwaiting("stdout"):
-        with stop_signals() as stopped, view.showing():
-            done = forward(wish.streams, options, stopped, warn=view.warn, look=view.look)
-        view.farewell(done)
+        with stop_signals() as stopped, progress.view:
+            done = forward(wanted.streams, options, stopped, warn=progress.warn, look=progress.look)
+        progress.say_farewell(done)
     if any(one.ledger.discrepancy() for one in done.forwarders.values()):
         raise typer.Exit(1)
 
@@ -99,25 +116,17 @@ def _size(text: str) -> int:
         raise UsageError(f"--keep-bytes is {text!r}: write a size like 10GiB") from None
 
 
-class _View:
-    """Progress, for a person or a program."""
+class _Progress:
+    """Shows what has been stored, to a person or a program."""
 
     def __init__(self, to: str, as_json: bool) -> None:
         self._to = to
         self._as_json = as_json
         self._rates: dict[str, Rate] = {}
-        self._live: Live | None = None
+        self.view = LiveView(FIGURES_S, as_json=as_json)
         self._manager = ServiceManager()
         self._begun = False
-        self._due_s = 0.0
-
-    @contextlib.contextmanager
-    def showing(self) -> Any:
-        if self._as_json or not console.is_terminal:
-            yield
-            return
-        with Live(console=console, auto_refresh=False) as self._live:
-            yield
+        self._ready = False
 
     def warn(self, sentence: str) -> None:
         if self._as_json:
@@ -133,19 +142,17 @@ class _View:
             else:
                 names = ", ".join(work.forwarders)
                 console.print(styled("storing ", (names, "bold"), f" at {self._to}  (Ctrl-C stops)"))
-        if not self._due_s:
+        if not self._ready:
+            self._ready = True
             self._manager.ready()
         self._manager.alive(time.monotonic_ns())
-        now_s = time.monotonic()
-        if now_s < self._due_s:
+        if not self.view.due():
             return
-        self._due_s = now_s + FIGURES_S
         if self._as_json:
             emit({"event": "figures", "streams": work.figures()})
-        elif self._live:
-            self._live.update(self._table(work), refresh=True)
+        self.view.draw(lambda: self._table(work))
 
-    def farewell(self, work: Forwarding) -> None:
+    def say_farewell(self, work: Forwarding) -> None:
         if self._as_json:
             emit({"event": "books", "streams": work.figures()})
         else:

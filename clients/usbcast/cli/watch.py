@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from typing import Annotated, Any
 
 import typer
 from rich.console import Group
-from rich.live import Live
 
 from usbcast import Batch, DeviceEvent, End, Event, Gap, Restart, Silence, Subscription, subscribe
+from usbcast.cli.live import LiveView
 from usbcast.cli.options import AsJson, Endpoint, Keys
 from usbcast.cli.output import console, emit, ledger_table, table
 from usbcast.cli.rates import Rate
@@ -101,24 +100,23 @@ def _follow(
 ) -> None:
     until = None if seconds is None else time.monotonic() + seconds
     due = time.monotonic()
-    drawn = console.is_terminal and not as_json
-    with Live(console=console, auto_refresh=False) if drawn else contextlib.nullcontext() as live:
+    with LiveView(REFRESH_S, as_json=as_json) as view:
+        plain = not view.drawn and not as_json
         while not stopped.is_set() and (until is None or time.monotonic() < until):
             event = subscription.receive(max(0.0, due - time.monotonic()))
             if event is not None:
                 watched.take(event)
                 if as_json and not isinstance(event, Batch):
                     emit({"event": type(event).__name__.lower(), **_plain(event)})
-                elif not drawn and not isinstance(event, Batch):
+                elif plain and not isinstance(event, Batch):
                     console.print(f"{subscription.info.stream}: {describe(event)}", soft_wrap=True)
             if time.monotonic() >= due or isinstance(event, End):
-                due = time.monotonic() + (REFRESH_S if drawn or as_json else LINE_S)
+                due = time.monotonic() + (LINE_S if plain else REFRESH_S)
                 if as_json:
                     emit({"event": "figures", **watched.figures(), "fields": watched.values()})
-                elif live:
-                    live.update(_screen(subscription, watched), refresh=True)
-                else:
+                elif plain:
                     console.print(_line(subscription.info.stream, watched.figures()), soft_wrap=True)
+                view.draw(lambda: _screen(subscription, watched))
             if isinstance(event, End):
                 return
 
