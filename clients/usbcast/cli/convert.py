@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from usbcast.cli.options import AsJson
-from usbcast.cli.output import console, emit, errors
+from usbcast.cli.output import complain, console, emit
 from usbcast.cli.verify import progress_bar
 
 
@@ -44,16 +44,12 @@ def convert(
         options = ConvertOptions(form, times, force)
         made = run(recording, base, chosen, options, lambda size_bytes: bar.advance(task, size_bytes))
     for path, damage in dict.fromkeys(recording.damages):
-        errors.print(
-            f"usbcast: {path}, at byte {damage.offset:,}: {damage.what}", style="red", markup=False, soft_wrap=True
-        )
+        complain(f"{path}, at byte {damage.offset:,}: {damage.what}")
     for done in made:
         if as_json:
             emit(done.to_json())
         else:
             missing = f"; {done.lost:,} lost in {done.gaps} gaps" if done.gaps else "; nothing is missing between them"
-            console.print(
-                f"{done.path}: {done.packets:,} packets{missing}", markup=False, highlight=False, soft_wrap=True
-            )
+            console.print(f"{done.path}: {done.packets:,} packets{missing}", soft_wrap=True)
     if recording.damages:
         raise typer.Exit(1)

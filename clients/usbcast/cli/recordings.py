@@ -66,7 +66,7 @@ def show_recording(path: Path, as_json: bool) -> None:
                 soft_wrap=True,
             )
     for stream, known in sorted(books.clocks.items()):
-        console.print(f"  {stream}: {_clock_text(known)}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"  {stream}: {_clock_text(known)}", soft_wrap=True)
 
 
 def _plain(recording: Recording) -> dict[str, Any]:

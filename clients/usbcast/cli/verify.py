@@ -12,7 +12,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from usbcast.cli.options import AsJson
-from usbcast.cli.output import console, emit, errors, table
+from usbcast.cli.output import complain, console, emit, errors, table
 
 if TYPE_CHECKING:
     from usbcast.recording.verify import Verified
@@ -74,19 +74,14 @@ def recover(
         if as_json:
             emit(made.to_json())
         elif made.was_whole:
-            console.print(f"{path} is whole: nothing to do", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"{path} is whole: nothing to do", soft_wrap=True)
         else:
-            console.print(
-                f"{made.path}: {made.packets:,} packets in {made.batches:,} batches saved, {made.lost:,} declared lost",
-                markup=False, highlight=False, soft_wrap=True,
-            )  # fmt: skip
+            saved = f"{made.packets:,} packets in {made.batches:,} batches saved"
+            console.print(f"{made.path}: {saved}, {made.lost:,} declared lost", soft_wrap=True)
         for sentence in made.unknown if not as_json else ():
-            errors.print(f"usbcast: {sentence}", style="red", markup=False, highlight=False, soft_wrap=True)
+            complain(sentence)
         if made.in_vain and not as_json:
-            errors.print(
-                f"usbcast: nothing that was recorded could be saved of {path}",
-                style="red", markup=False, highlight=False, soft_wrap=True,
-            )  # fmt: skip
+            complain(f"nothing that was recorded could be saved of {path}")
     if in_vain:
         raise typer.Exit(1)
 
@@ -124,28 +119,19 @@ def _show(verified: Verified) -> None:
     columns = ("stream", "epoch", "from (UTC)", "packets", "recorded", "declared lost", "missing", "balanced")
     console.print(table(f"recording {verified.recording}: {len(verified.files)} files", columns, rows))
     for epoch in books.epochs.values():
-        for reason, count in sorted(epoch.lost.items()):
-            console.print(
-                f"  {epoch.stream}: {count:,} lost at {reason}", markup=False, highlight=False, soft_wrap=True
-            )
-        for reason, count in sorted(epoch.left_out.items()):
-            console.print(
-                f"  {epoch.stream}: {count:,} not carried, by choice: {reason}",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
-            )
-        for reason, count in sorted(epoch.lost_earlier.items()):
-            console.print(
-                f"  {epoch.stream}: {count:,} lost before they were numbered, at {reason}",
-                markup=False, highlight=False, soft_wrap=True,
-            )  # fmt: skip
+        for what, counts in (
+            ("lost at", epoch.lost),
+            ("not carried, by choice:", epoch.left_out),
+            ("lost before they were numbered, at", epoch.lost_earlier),
+        ):
+            for reason, count in sorted(counts.items()):
+                console.print(f"  {epoch.stream}: {count:,} {what} {reason}", soft_wrap=True)
     for note in books.notes[:SHOWN]:
-        console.print(f"  {note}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"  {note}", soft_wrap=True)
     if len(books.notes) > SHOWN:
         console.print(f"  and {len(books.notes) - SHOWN} more (--json has all)")
     for problem in books.problems[:SHOWN]:
-        console.print(f"  NOT BALANCED: {problem}", style="red", markup=False, soft_wrap=True)
+        console.print(f"  NOT BALANCED: {problem}", style="red", soft_wrap=True)
     if books.problem_count > SHOWN:
         console.print(f"  and {books.problem_count - SHOWN} more", style="red")
     if verified.balanced:
