@@ -63,46 +63,56 @@ ONLY_IN = {
     "subprocess": ("usbcast.demo.children",),
 }
 
-PURE = (
-    "usbcast_schemas.batch",
-    "usbcast_schemas.contract",
-    "usbcast_schemas.errors",
-    "usbcast_schemas.keys",
-    "usbcast_schemas.lan",
-    "usbcast_schemas.ledger",
-    "usbcast_schemas.printable",
-    "usbcast_schemas.profile",
-    "usbcast_schemas.wire",
-    "usbcast_broker.access.admission",
-    "usbcast_broker.stream.batcher",
-    "usbcast_broker.access.rate_limit",
-    "usbcast_broker.flow",
-    "usbcast_broker.framing",
-    "usbcast_broker.stream.notification_schedule",
-    "usbcast_broker.serving.replay",
-    "usbcast_broker.sources.simulator.config",
-    "usbcast_broker.sources.simulator.faults",
-    "usbcast_broker.sources.simulator.packets",
-    "usbcast_broker.sources.simulator.source",
-    "usbcast_broker.sources.simulator.store",
-    "usbcast_broker.sources.simulator.timetable",
-    "usbcast_broker.sources.usb.recovery",
-    "usbcast.clock.offset",
-    "usbcast.receiving.continuity",
-    "usbcast.clock.dejitter",
-    "usbcast.events",
-    "usbcast.receiving.fetching",
-    "usbcast.node.endpoints",
-    "usbcast.jetstream.messages",
-    "usbcast.jetstream.names",
-    "usbcast.jetstream.window",
-    "usbcast.layout",
-)
-"""No socket, thread or clock, also not through what they import."""
+MAY_IMPORT = {
+    "usbcast_broker.flow": (),
+    "usbcast_broker.doorbell": (),
+    "usbcast_broker.profiles": (),
+    "usbcast_broker.announcing": (),
+    "usbcast_broker.framing": ("flow",),
+    "usbcast_broker.stream": ("flow", "framing"),
+    "usbcast_broker.settings": ("stream",),
+    "usbcast_broker.access": ("doorbell",),
+    "usbcast_broker.serving": ("doorbell", "stream", "access"),
+    "usbcast_broker.node": ("flow", "announcing", "framing", "stream", "settings", "access", "serving"),
+    "usbcast_broker.sources": ("flow", "stream", "node"),
+    "usbcast.events": (),
+    "usbcast.layout": (),
+    "usbcast.service_manager": (),
+    "usbcast.node": (),
+    "usbcast.clock": ("node",),
+    "usbcast.batch": ("events", "layout", "clock"),
+    "usbcast.receiving": ("events", "layout", "node", "clock", "batch"),
+    "usbcast.receiving.open": ("node", "clock", "batch", "receiving", "jetstream"),
+    "usbcast.subscription": ("events", "node", "clock", "batch", "receiving", "receiving.open"),
+    "usbcast.aio": ("events", "node", "clock", "batch", "receiving", "receiving.open", "subscription"),
+    "usbcast.jetstream": ("events", "node", "clock", "receiving", "receiving.open"),
+    "usbcast.recording": (
+        *("events", "layout", "service_manager", "node", "clock", "batch", "receiving", "receiving.open"),
+        "jetstream",
+    ),
+    "usbcast": ("events", "node", "clock", "batch", "receiving", "receiving.open", "subscription", "recording"),
+    "usbcast.bridge": ("events", "node", "receiving"),
+    "usbcast.doctor": ("node", "clock", "receiving", "subscription"),
+    "usbcast.demo": ("", "cli"),
+    "usbcast.cli": (
+        *("service_manager", "node", "clock", "subscription", "jetstream", "recording", ""),
+        *("bridge", "doctor", "demo"),
+    ),
+    "usbcast.__main__": ("cli",),
+}
+"""What a folder, or a module beside the folders, imports of its own package; "" is the package itself. What a package before it
+has is open to all."""
+
+IMPORT_EACH_OTHER = {("usbcast.receiving.open", "usbcast.jetstream"), ("usbcast.demo", "usbcast.cli")}
+"""`open` chooses between a node and a store, which itself subscribes by `open`; the demo is a verb, and prints as the others do.
+Everything else imports only what stands above it in the table."""
+
+PURE = "Pure: no socket, thread or clock."
+"""The last line of a module's docstring, of which this is true: also of what it imports."""
 
 IMPURE = {"asyncio", "multiprocessing", "queue", "select", "socket", "subprocess", "threading", "time", "usb", "zmq"}
 
-READ_BY_PURE = {"usbcast_schemas.ring", "usbcast_schemas.profile.loading"}
+READ_BY_PURE = {"usbcast_schemas.ring", "usbcast_schemas.profile.loading", "usbcast_broker.settings"}
 """Handed in by, or called at, the edge: replay reads a ring that was opened for it, as any other reader does."""
 
 
@@ -132,6 +142,19 @@ def imports(name: str) -> frozenset[str]:
             module = node.module or ""
             found |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
     return frozenset(found)
+
+
+@cache
+def imported_modules(name: str) -> frozenset[str]:
+    """The modules of the product that a module imports; a package counts only where a name of its own is imported."""
+    found = set()
+    for node in ast.walk(modules()[name]):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            whole = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= whole if whole <= modules().keys() else {*(whole & modules().keys()), node.module or ""}
+    return frozenset(found & modules().keys())
 
 
 def within(name: str, prefixes: tuple[str, ...]) -> bool:
@@ -165,6 +188,63 @@ def test_imports_point_one_way() -> None:
         assert users, f"{place} does not use the broker any more: take it out of the table"
 
 
+def folder(name: str) -> str | None:
+    """The row of the table that a module belongs to: the longest one, and the package's own row only for itself."""
+    rows = [row for row in MAY_IMPORT if name == row or (row not in LAYERS and name.startswith(f"{row}."))]
+    return max(rows, key=len, default=None)
+
+
+@pytest.mark.parametrize("row", MAY_IMPORT)
+def test_a_folder_imports_what_the_table_says(row: str) -> None:
+    members = [name for name in modules() if folder(name) == row]
+    assert members, f"there is no {row} any more: take it out of the table"
+    used = {
+        (folder(imported), name)
+        for name in members
+        for imported in imported_modules(name)
+        if top(imported) == top(row) and folder(imported) != row
+    }
+    allowed = {f"{top(row)}.{one}".removesuffix(".") for one in MAY_IMPORT[row]}
+    assert [f"{name} imports {to}" for to, name in used if to not in allowed] == []
+    assert allowed - {to for to, _ in used} == set(), f"{row} does not import this any more: take it out of the table"
+
+
+def test_every_module_of_broker_and_client_belongs_to_a_row_of_the_table() -> None:
+    bare = {"usbcast_broker"}  # the package itself: empty
+    assert {name for name in modules() if top(name) != "usbcast_schemas" and folder(name) is None} == bare
+
+
+def test_folders_import_downwards() -> None:
+    rows = list(MAY_IMPORT)
+    upwards = {
+        (row, to)
+        for row in rows
+        for to in (f"{top(row)}.{one}".removesuffix(".") for one in MAY_IMPORT[row])
+        if rows.index(to) > rows.index(row)
+    }
+    assert upwards == IMPORT_EACH_OTHER
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports inside functions are counted: they only put off what a circle costs."""
+    left = {name: imported_modules(name) - {name} for name in modules()}
+    while ends := {name for name, needed in left.items() if not needed & left.keys()}:
+        left = {name: needed for name, needed in left.items() if name not in ends}
+    assert left == {}, "these are in a circle, or import one that is"
+
+
+def test_shared_helpers_of_tests_are_imported_by_their_whole_name() -> None:
+    helpers = {path.stem for path in (ROOT / "tests/support").glob("*.py")}
+    wrong = []
+    for place in ("tests", "benchmarks", "examples"):
+        for path in sorted((ROOT / place).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                wrong += [f"{path.relative_to(ROOT)} imports {name}" for name in names if top(name) in helpers]
+    assert wrong == [], "write: from tests.support.NAME import …"
+
+
 @pytest.mark.parametrize("library", ONLY_IN)
 def test_a_library_is_used_where_the_table_says(library: str) -> None:
     used = {name for name in modules() if any(top(imported) == library for imported in imports(name))}
@@ -188,9 +268,20 @@ def impure(name: str) -> list[str]:
     return found
 
 
-def test_the_core_is_pure() -> None:
-    assert [one for name in sorted(set(expand(PURE)) - READ_BY_PURE) for one in impure(name)] == []
+def docstring(name: str) -> str:
+    return ast.get_docstring(modules()[name]) or ""
+
+
+def test_what_calls_itself_pure_is_pure() -> None:
+    pure = [name for name in modules() if docstring(name).endswith(f"\n\n{PURE}")]
+    assert [one for name in pure for one in impure(name)] == []
+    assert {"usbcast_broker.stream.batcher", "usbcast.receiving.continuity", "usbcast_schemas.ledger"} <= {*pure}
     assert impure("usbcast_broker.node"), "what is not pure is seen"
+
+
+def test_a_module_calls_itself_pure_in_one_way_only() -> None:
+    said = {name: docstring(name).removesuffix(f"\n\n{PURE}") for name in modules()}
+    assert [name for name, text in said.items() if "pure" in text.lower().split()] == []
 
 
 def test_every_module_says_what_it_is_responsible_for() -> None:

@@ -2,6 +2,8 @@
 
 Nothing here has a clock, a socket or a thread; times are handed in by the edge that saw them. None of it is changed once
 it is made; what is made for every transfer is not frozen all the same, because freezing trebles the cost of making one.
+
+Pure: no socket, thread or clock.
 """
 
 from __future__ import annotations

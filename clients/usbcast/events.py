@@ -1,4 +1,7 @@
-"""What a subscription yields beside batches. All frozen; sequences are of packets, times are nanoseconds."""
+"""What a subscription yields beside batches. All frozen; sequences are of packets, times are nanoseconds.
+
+Pure: no socket, thread or clock.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The field layout of a stream: names and types inside a packet, as numpy structured views."""
+"""The field layout of a stream: names and types inside a packet, as numpy structured views.
+
+Pure: no socket, thread or clock.
+"""
 
 from __future__ import annotations
 

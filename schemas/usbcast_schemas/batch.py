@@ -2,6 +2,8 @@
 
 The layout is fixed by field order (docs/wire.md). What was written here equals what the protobuf library writes, and what
 has another layout, say from another implementation, is read by the library.
+
+Pure: no socket, thread or clock.
 """
 
 from __future__ import annotations

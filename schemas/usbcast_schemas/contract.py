@@ -1,4 +1,7 @@
-"""The contract's version and names: what two processes must agree on before the first byte."""
+"""The contract's version and names: what two processes must agree on before the first byte.
+
+Pure: no socket, thread or clock.
+"""
 
 from __future__ import annotations
 

@@ -34,6 +34,8 @@
         └── ServerRefused     a server that stores streams: rights, configuration, no such service
 
 Every message is one sentence for a person: it names the value and the next step.
+
+Pure: no socket, thread or clock.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Keys: what a key pair is, how a public key is written and named, and which rights a client's key can have."""
+"""Keys: what a key pair is, how a public key is written and named, and which rights a client's key can have.
+
+Pure: no socket, thread or clock.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""What a node says of itself on the LAN by mDNS: the service's name, and the TXT record to and from bytes. Pure.
+"""What a node says of itself on the LAN by mDNS: the service's name, and the TXT record to and from bytes.
 
 A TXT record (RFC 6763, section 6) is a list of `key=value` of at most 255 bytes each, and 1300 bytes in all are as much as fits
 one packet. It is a hint: anybody on the network may send one, so nothing is believed but by asking the node itself.
+
+Pure: no socket, thread or clock.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """The books of one stage: what came in, what went out, and what was lost, by reason.
 
 The rule: entered = left + overhead + held + the sum of lost. `audit` computes it; nothing assumes it.
+
+Pure: no socket, thread or clock.
 """
 
 from __future__ import annotations

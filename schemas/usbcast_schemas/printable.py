@@ -1,6 +1,8 @@
 """Text from outside, made safe to show: what a terminal, a spreadsheet or a file system would obey is escaped.
 
 So is what would hide or reorder text on a screen.
+
+Pure: no socket, thread or clock.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """The multipart messages on the sockets: how they are framed, and the exact checks of a receiver.
 
 Every `decode_*` returns, or raises WireError or VersionMismatch, and never anything else: h11's rule.
+
+Pure: no socket, thread or clock.
 """
 
 from __future__ import annotations

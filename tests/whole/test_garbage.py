@@ -17,7 +17,7 @@ import usbcast
 from tests.support.fake_node import EPOCH, STREAM, FakeNode
 from tests.support.nodes import WAYS, Account, Served, check_packets, eventually, serving, take_to_end, take_until
 from usbcast import NodeClient
-from usbcast_broker.serving.memory import resident_bytes
+from usbcast_broker.access.memory import resident_bytes
 from usbcast_schemas.contract import CONTRACT, data_topic, notify_topic
 from usbcast_schemas.errors import NodeUnreachable, RemoteError, StreamUnknown, VersionMismatch, WireError
 from usbcast_schemas.v1 import usbcast_pb2 as pb

@@ -1,7 +1,9 @@
 """Admission: which keys a node lets in and what for, and its answer to libzmq's question about each connection (ZAP).
 
 ZAP (https://rfc.zeromq.org/spec/27/): before a handshake is over, libzmq asks `inproc://zeromq.zap.01` about the peer, and
-believes the answer. What is here is pure; the authenticator has the socket.
+believes the answer. The authenticator has the socket.
+
+Pure: no socket, thread or clock.
 """
 
 from __future__ import annotations

@@ -20,10 +20,10 @@ import zmq
 from usbcast_broker.access import admission
 from usbcast_broker.access.admission import Admission
 from usbcast_broker.access.connections import GONE_AT_ONCE, LOCAL, Connections, EndedBy, make_room
+from usbcast_broker.access.memory import give_back, resident_bytes
 from usbcast_broker.access.peers import peer_named
 from usbcast_broker.access.refusals import Refusals
 from usbcast_broker.doorbell import PollableDoorbell
-from usbcast_broker.serving.memory import give_back, resident_bytes
 from usbcast_schemas.errors import KeysError, WireError
 from usbcast_schemas.fanout import Said
 from usbcast_schemas.keyring import Keyring

@@ -4,6 +4,8 @@ Requests and bytes are a token bucket. A client that goes on after it was told t
 some seconds new connections of the same party then begin with little, so that connecting again is no way around it.
 
 Processor time delays and does not refuse: a connection that has used more than its share is answered later (`turns.py`).
+
+Pure: no socket, thread or clock.
 """
 
 from __future__ import annotations

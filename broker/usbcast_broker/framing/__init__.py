@@ -1,4 +1,7 @@
-"""From the bytes of USB transfers to whole packets, with every byte that was none accounted for. Pure: times are handed in."""
+"""From the bytes of USB transfers to whole packets, with every byte that was none accounted for.
+
+Pure: no socket, thread or clock.
+"""
 
 from usbcast_broker.framing.assembler import Assembler
 from usbcast_broker.framing.counter import CounterTracker

@@ -4,6 +4,8 @@ Bytes thrown away become one Lost per reason and one event, when the next packet
 then shows packets missing, as many are put down to those bytes as had room in them; the rest was lost in the device. Where
 no counter can show it (there is none, or the stream begins or ends there) and packets are of one size, the host lost as many
 as had room in what it lost and the pieces around that.
+
+Pure: no socket, thread or clock.
 """
 
 from __future__ import annotations

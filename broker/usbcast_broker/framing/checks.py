@@ -1,4 +1,7 @@
-"""Checksums of packets, by the names that profiles use."""
+"""Checksums of packets, by the names that profiles use.
+
+Pure: no socket, thread or clock.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Follows the counter that a device puts into its packets, and tells where packets are missing, and how many."""
+"""Follows the counter that a device puts into its packets, and tells where packets are missing, and how many.
+
+Pure: no socket, thread or clock.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Packets that end in a pattern: as they stand, or encoded so that the pattern cannot occur in them (COBS)."""
+"""Packets that end in a pattern: as they stand, or encoded so that the pattern cannot occur in them (COBS).
+
+Pure: no socket, thread or clock.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Packets of one size, with or without a pattern at their head, with or without a checksum."""
+"""Packets of one size, with or without a pattern at their head, with or without a checksum.
+
+Pure: no socket, thread or clock.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What every framer is, and what those share that cut packets where they stand: held bytes, runs of thrown-away bytes."""
+"""What every framer is, and what those share that cut packets where they stand: held bytes, runs of thrown-away bytes.
+
+Pure: no socket, thread or clock.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Packets that say how long they are, with or without a pattern at their head, with or without a checksum."""
+"""Packets that say how long they are, with or without a pattern at their head, with or without a checksum.
+
+Pure: no socket, thread or clock.
+"""
 
 from __future__ import annotations
 

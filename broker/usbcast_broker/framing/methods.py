@@ -1,4 +1,7 @@
-"""Which framer serves which framing method of a profile."""
+"""Which framer serves which framing method of a profile.
+
+Pure: no socket, thread or clock.
+"""
 
 from __future__ import annotations
 

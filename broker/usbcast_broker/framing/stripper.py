@@ -1,4 +1,7 @@
-"""Takes off the status bytes that some devices put before their data, once per transfer or at fixed distances in it."""
+"""Takes off the status bytes that some devices put before their data, once per transfer or at fixed distances in it.
+
+Pure: no socket, thread or clock.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a fetch gets: batches out of a ring, read as any other reader reads them, and what of the range is gone."""
+"""What a fetch gets: batches out of a ring, read as any other reader reads them, and what of the range is gone.
+
+Pure: no socket, thread or clock.
+"""
 
 from __future__ import annotations
 

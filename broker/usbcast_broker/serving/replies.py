@@ -15,12 +15,12 @@ import zmq
 
 from usbcast_broker.access.authenticator import REQUESTS, TOO_SLOW, Authenticator
 from usbcast_broker.access.binding import bind
+from usbcast_broker.access.memory import resident_bytes
 from usbcast_broker.access.peers import peer_of
 from usbcast_broker.access.rate_limit import RateLimiter, Verdict
 from usbcast_broker.access.refusals import Refusals
 from usbcast_broker.doorbell import PollableDoorbell
 from usbcast_broker.serving import replay
-from usbcast_broker.serving.memory import resident_bytes
 from usbcast_broker.serving.outbox import Outbox
 from usbcast_broker.serving.reports import MAX_NAME, Reports
 from usbcast_broker.serving.turns import Turns

@@ -1,8 +1,10 @@
 """The batcher: numbers packets and batches, and encodes each batch once.
 
 An idle stream sends at once; under load, what has accumulated goes as one batch. What happened to the device, and what was
-lost, stands before the first packet of a batch, so a batch is cut there. Pure: times are handed in,
-and so is the ring that `write_run` fills.
+lost, stands before the first packet of a batch, so a batch is cut there. Times are handed in, and so is the ring that
+`write_run` fills.
+
+Pure: no socket, thread or clock.
 """
 
 from __future__ import annotations

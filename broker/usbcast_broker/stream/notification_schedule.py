@@ -1,6 +1,8 @@
 """When notifications go: the first at once, then at most one per interval, the last one always, and a heartbeat.
 
 And when those go that are for subscribers who get the data anyway: once it has come to rest, and a heartbeat.
+
+Pure: no socket, thread or clock.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""What a bridge passes on, pure: the batches of its upstream as they are, and in the place of what it cannot have, why.
+"""What a bridge passes on: the batches of its upstream as they are, and in the place of what it cannot have, why.
 
 A hole is told in a batch without packets that takes the numbers of the batches which are gone. So it stands in the ring, is
 sent and fetched like any other, and every subscriber learns the same of it, whenever it joins.
+
+Pure: no socket, thread or clock.
 """
 
 from __future__ import annotations

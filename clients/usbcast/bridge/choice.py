@@ -1,4 +1,7 @@
-"""How much of a stream a bridge carries: everything, or a part that somebody chose; read from flags and from TOML. Pure."""
+"""How much of a stream a bridge carries: everything, or a part that somebody chose; read from flags and from TOML.
+
+Pure: no socket, thread or clock.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
-"""Carrying one of n packets, pure: each in a batch of its own, under the sequence it has, with a hole before it.
+"""Carrying one of n packets: each in a batch of its own, under the sequence it has, with a hole before it.
 
 What comes out is a stream of its own: its batches are not those of the upstream, so it has another epoch, made of the
 upstream's and of n. All of it follows from what came in, and from where it stands: two bridges that carry one of n of the same
 stream make the same batches, and so does one that was started anew.
+
+Pure: no socket, thread or clock.
 """
 
 from __future__ import annotations

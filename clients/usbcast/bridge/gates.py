@@ -1,4 +1,7 @@
-"""When a bridge that carries a part may ask for more, and how much. Pure: monotonic nanoseconds are handed in."""
+"""When a bridge that carries a part may ask for more, and how much. Times are monotonic nanoseconds.
+
+Pure: no socket, thread or clock.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 The method of Lab Streaming Layer's `postproc_dejitter`: packets leave the device at an almost constant rate, so arrival times
 scatter around a line whose slope drifts slowly. Textbook: S. Haykin, Adaptive Filter Theory, ch. "Recursive least squares".
+
+Pure: no socket, thread or clock.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How far another host's clock is ahead of this one's: from probes to an offset with its uncertainty and drift. Pure.
+"""How far another host's clock is ahead of this one's: from probes to an offset with its uncertainty and drift.
 
 A probe is a question and its answer, each stamped by both hosts, as in NTP (RFC 5905, section 8). Nothing is assumed of the
 way but that an answer comes after its question; so the offset lies in an interval as wide as the round trip, and the middle
@@ -7,6 +7,8 @@ clock filter). Intervals of different times are carried on to now, each widened 
 the truth lies where all overlap (K. Marzullo, S. Owicki, "Maintaining the time in a distributed system", 1983). The drift is
 bounded by the lines that pass through all intervals (S. Moon, P. Skelly, D. Towsley, "Estimation and removal of clock skew
 from network delay measurements", 1999).
+
+Pure: no socket, thread or clock.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What an examination finds: one line for each hop. Pure."""
+"""What an examination finds: one line for each hop.
+
+Pure: no socket, thread or clock.
+"""
 
 from __future__ import annotations
 

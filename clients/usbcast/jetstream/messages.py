@@ -1,4 +1,7 @@
-"""What is stored: records of a subscription as messages, and messages read back. Pure; bodies of batches stay as they are."""
+"""What is stored: records of a subscription as messages, and messages read back. Bodies of batches stay as they are.
+
+Pure: no socket, thread or clock.
+"""
 
 from __future__ import annotations
 

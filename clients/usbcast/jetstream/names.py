@@ -1,4 +1,7 @@
-"""What things are called on the server: the streams of JetStream, their subjects, and the headers of messages. Pure."""
+"""What things are called on the server: the streams of JetStream, their subjects, and the headers of messages.
+
+Pure: no socket, thread or clock.
+"""
 
 from __future__ import annotations
 

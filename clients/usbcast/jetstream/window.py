@@ -1,7 +1,9 @@
-"""What has been sent and not yet been acknowledged: bounded, in order, with the books of the forwarder. Pure.
+"""What has been sent and not yet been acknowledged: bounded, in order, with the books of the forwarder.
 
 Each message says which sequence of the JetStream stream it expects to come behind. So if one is lost on the way, those
 behind it are refused and nothing is ever stored out of order, however many are under way.
+
+Pure: no socket, thread or clock.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Endpoints: tell a NATS server from a node, and take the address of a server apart.
 
 The address of a server is `nats://[USER:PASSWORD@]HOST[:PORT][,HOST…][/PREFIX][?creds=FILE&ca=FILE]`.
+
+Pure: no socket, thread or clock.
 """
 
 from __future__ import annotations

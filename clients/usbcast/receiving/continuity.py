@@ -1,8 +1,10 @@
 """Continuity: turns batches that may be doubled, missing or late into a sequence without holes but for declared gaps.
 
-Pure: batches, replies and notifications come in, deliveries and the wish for a fetch come out. One object serves one
+Batches, replies and notifications come in, deliveries and the wish for a fetch come out. One object serves one
 subscription, over all epochs. The rule for a batch, by its number: below the cursor it is a duplicate, at the cursor it is
 delivered, above it waits while what is missing is fetched; what cannot be had any more is a Gap.
+
+Pure: no socket, thread or clock.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 Continuity says what is missing. It may be under way already, many clients may miss the same at one moment, somebody may not want
 it yet, and the link may be slow: so it is put off, spread, let through a gate, and paced.
+
+Pure: no socket, thread or clock.
 """
 
 from __future__ import annotations

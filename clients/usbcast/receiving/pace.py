@@ -1,8 +1,10 @@
-"""How much is asked for at once and how long an answer is waited for, learnt from how the link fares. Pure.
+"""How much is asked for at once and how long an answer is waited for, learnt from how the link fares.
 
 An answer to a fetch comes whole or not at all. On a link of 1 Mbit/s the 4 MiB that a fetch may bring take half a minute, in
 which nobody can tell a slow answer from none; asked for again, it would come twice and be late both times. So a fetch asks for
 what the link carries in about a second, and who was not answered waits longer the next time.
+
+Pure: no socket, thread or clock.
 """
 
 from __future__ import annotations

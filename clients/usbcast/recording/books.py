@@ -1,7 +1,9 @@
-"""The books of a recording, pure: for each stream and epoch, recorded + declared lost = the range; and whatever is against it.
+"""The books of a recording: for each stream and epoch, recorded + declared lost = the range; and whatever is against it.
 
 Segments are handed in one after another, each with its items in the order of the file. The rule for a batch: it begins
 where the last entry ended, and its number is the next one. A hole that no gap declares is missing, and a problem.
+
+Pure: no socket, thread or clock.
 """
 
 from __future__ import annotations

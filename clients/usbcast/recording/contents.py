@@ -1,7 +1,9 @@
-"""What a file of a recording covers, pure: for each stream the runs of sequences that stand in it or are declared lost in it.
+"""What a file of a recording covers: for each stream the runs of sequences that stand in it or are declared lost in it.
 
 Every chunk ends with this list, for the whole file up to there. So when damage takes a chunk, the next one still says
 exactly what stood in it.
+
+Pure: no socket, thread or clock.
 """
 
 from __future__ import annotations

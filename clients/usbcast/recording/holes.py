@@ -1,7 +1,9 @@
-"""What is missing between the entries of a recording, pure: the gaps and restarts that damage took, or left undeclared.
+"""What is missing between the entries of a recording: the gaps and restarts that damage took, or left undeclared.
 
 Entries are handed in, in the order of the files. Between two of them that do not join, remarks are made that say what is gone.
 Where a stream began, and what followed its last entry, is known by the contents that the file itself tells.
+
+Pure: no socket, thread or clock.
 """
 
 from __future__ import annotations

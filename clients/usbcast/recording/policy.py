@@ -1,4 +1,7 @@
-"""The decisions of a recorder, each pure: when a new segment begins, which old ones go, when to stop, whether a rate is right."""
+"""The decisions of a recorder: when a new segment begins, which old ones go, when to stop, whether a rate is right.
+
+Pure: no socket, thread or clock.
+"""
 
 from __future__ import annotations
 

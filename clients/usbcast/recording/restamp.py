@@ -1,6 +1,8 @@
-"""What a played batch becomes, pure: the packets of the recording under the epoch, numbers and times of a stream of today.
+"""What a played batch becomes: the packets of the recording under the epoch, numbers and times of a stream of today.
 
 Holes stay holes. Epochs of the recording, and the passes of a loop, are joined: a device that is read for so long has one.
+
+Pure: no socket, thread or clock.
 """
 
 from __future__ import annotations

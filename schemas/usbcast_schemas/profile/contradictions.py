@@ -1,4 +1,7 @@
-"""What the keys of a profile must be to one another, once each is right on its own."""
+"""What the keys of a profile must be to one another, once each is right on its own.
+
+Pure: no socket, thread or clock.
+"""
 
 from __future__ import annotations
 

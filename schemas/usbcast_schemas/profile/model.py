@@ -1,6 +1,8 @@
 """The shape of a profile: its tables, their keys, and the values that each key allows on its own.
 
 What the keys must be to one another is checked in `contradictions`.
+
+Pure: no socket, thread or clock.
 """
 
 from __future__ import annotations

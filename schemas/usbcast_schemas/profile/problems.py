@@ -1,4 +1,7 @@
-"""Sentences about what is wrong with a key of a profile: its path, the bad value, what is allowed."""
+"""Sentences about what is wrong with a key of a profile: its path, the bad value, what is allowed.
+
+Pure: no socket, thread or clock.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a simulated device is like: every option, its default and what it may be."""
+"""What a simulated device is like: every option, its default and what it may be.
+
+Pure: no socket, thread or clock.
+"""
 
 from __future__ import annotations
 

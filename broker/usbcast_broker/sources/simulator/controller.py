@@ -1,7 +1,9 @@
-"""The host controller of a simulated device: fills a read with what the device sends, and ends it. Pure: times are handed in.
+"""The host controller of a simulated device: fills a read with what the device sends, and ends it.
 
 As in the USB 2.0 specification, 5.8.3: a read ends when it is full or a short packet comes, one of no length included. A
 transfer of whole packets goes on in the same read; what that read holds when it is cancelled or its time is up is kept.
+
+Pure: no socket, thread or clock.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Scripted faults of a simulated device, and the TOML file that lists them; docs/simulator.md is its reference."""
+"""Scripted faults of a simulated device, and the TOML file that lists them; docs/simulator.md is its reference.
+
+Pure: no socket, thread or clock.
+"""
 
 from __future__ import annotations
 

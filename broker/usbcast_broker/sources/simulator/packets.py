@@ -2,6 +2,8 @@
 
 Layout, little-endian: u32 counter, u64 device time in µs, float32 channels, zeros up to a multiple of four, u32 CRC-32
 of all that precedes it.
+
+Pure: no socket, thread or clock.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What a simulated device sends when, faults included. Pure: times, in ns of a monotonic clock, are handed in."""
+"""What a simulated device sends when, faults included. Times, in ns of a monotonic clock, are handed in.
+
+Pure: no socket, thread or clock.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a simulated device has waiting for the host: packets, garbage, and marks where a transfer goes wrong. Pure."""
+"""What a simulated device has waiting for the host: packets, garbage, and marks where a transfer goes wrong.
+
+Pure: no socket, thread or clock.
+"""
 
 from __future__ import annotations
 

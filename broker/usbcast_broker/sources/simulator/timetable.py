@@ -1,4 +1,7 @@
-"""When each packet of a simulated device is ready. Pure: times are handed in."""
+"""When each packet of a simulated device is ready.
+
+Pure: no socket, thread or clock.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Sizes of input reports, from the report descriptor of a HID interface (Device Class Definition for HID 1.11, 6.2.2). Pure."""
+"""Sizes of input reports, from the report descriptor of a HID interface (Device Class Definition for HID 1.11, 6.2.2).
+
+Pure: no socket, thread or clock.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How large reads are, so that no byte waits in one for long. Pure: times are handed in.
+"""How large reads are, so that no byte waits in one for long.
 
 A bulk or interrupt read ends when it is full or a short packet comes (USB 2.0 specification, 5.8.3), and nothing tells
 how far it has come. A read of one packet holds nothing back, a larger one may: it has to be full soon, or be ended.
@@ -6,6 +6,8 @@ how far it has come. A read of one packet holds nothing back, a larger one may: 
 Rule: a read is half as large as what came during the last `latency_ns`, in whole packets, so that a device that goes on
 as before fills it in half of that time. What is still larger, because the device has slowed down, is ended by whoever
 reads when it has been the oldest for `latency_ns`.
+
+Pure: no socket, thread or clock.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
-"""Keeps reads of one endpoint queued, and hands out what became of them in the order in which they were submitted. Pure.
+"""Keeps reads of one endpoint queued, and hands out what became of them in the order in which they were submitted.
 
 Rules: one read that fails stops the queueing until whoever reads has been told, at its place in the order, and reads again.
 A read that has been the oldest for too long is cancelled, and what it holds is taken over as if it had ended by itself:
 data comes into the oldest read only, so what follows goes into the next one, in order.
+
+Pure: no socket, thread or clock.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What to do about a read that failed, by how often it failed before. Pure."""
+"""What to do about a read that failed, by how often it failed before.
+
+Pure: no socket, thread or clock.
+"""
 
 from __future__ import annotations
 

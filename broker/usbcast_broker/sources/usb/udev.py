@@ -1,4 +1,7 @@
-"""udev rules from a profile: who may open its device on Linux, and which unit is started when it is plugged in. Pure."""
+"""udev rules from a profile: who may open its device on Linux, and which unit is started when it is plugged in.
+
+Pure: no socket, thread or clock.
+"""
 
 from __future__ import annotations
 
