@@ -342,7 +342,7 @@ class Continuity:
     def _take(self, batch: EncodedBatch) -> None:
         """Deliver `batch`; of the newest alone, packets that wait for the application are skipped for its packets."""
         if not self._latest:
-            self._accept(batch, *self._gone_for())
+            self._accept(batch, *(self._gone if self._unreadable_at < 0 else self._gone_for()))
             return
         if batch.packet_count:
             self._skip_waiting()

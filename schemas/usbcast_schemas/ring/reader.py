@@ -137,12 +137,24 @@ class RingReader:
             taken = self._native.take(WORTH_BYTES, MAJOR, EncodedBatch, Arrivals, slot)
             if taken is not None:
                 return taken if isinstance(taken, EncodedBatch) else decode_batch(taken)
-        for _ in range(SETTLING_READS if self._checksums else 1):
+        if self._checksums:
+            return self._settled(slot)
+        found = self.slot(slot)
+        if found is None:
+            return None
+        try:
+            return decode_batch(self.read(found))
+        except RingTorn:
+            return None
+
+    def _settled(self, slot: int) -> EncodedBatch | None:
+        """The batch in `slot` of a ring whose words may be visible late, once all of it is; None if it is not held."""
+        for _ in range(SETTLING_READS):
             found = self.slot(slot)
             if found is not None:
                 with contextlib.suppress(RingTorn):
                     batch = decode_batch(self.read(found, looks=1))
-                    if not self._checksums or self._is_new(slot, batch.number):
+                    if self._is_new(slot, batch.number):
                         return batch
             elif not self._words[TAIL] <= slot < self._words[HEAD]:
                 return None
