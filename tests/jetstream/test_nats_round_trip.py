@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 
 import pytest
@@ -216,3 +217,13 @@ def test_a_reader_whose_subscription_is_closed_ends_at_once_and_cleanly(server: 
         forwarder.wait_stored(100)
         told = close_often(server.url, "nats", form, 8)
     assert (told.ended, told.wrong) == (8, [])
+
+
+def test_a_reader_that_is_closed_while_it_connects_hangs_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(DEADLINE_S)
+        with usbcast.subscribe("sim", f"nats://127.0.0.1:{listening.getsockname()[1]}"):
+            taken, _ = listening.accept()  # and says nothing
+        with taken:
+            taken.settimeout(DEADLINE_S)
+            assert taken.recv(1) == b""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import random
@@ -155,6 +156,7 @@ def close_often(endpoint: str, way: str, form: str, runs: int) -> Runs:
                     tell.ended += 1
                 except Exception as error:  # noqa: BLE001 - as above
                     tell.wrong.append(f"{type(error).__name__}: {error}")
+        gc.collect()  # says what was left open
     finally:
         sys.unraisablehook, threading.excepthook = hooks
     return tell

@@ -117,8 +117,7 @@ class Servers:
             try:
                 yield made
             finally:
-                with contextlib.suppress(Error, OSError, asyncio.TimeoutError):
-                    await asyncio.wait_for(made.client.close(), CONNECT_TIMEOUT_S)
+                await _hang_up(made.client)
             return
         raise (
             failed[self._known[self._next % len(self._known)]]
@@ -190,14 +189,37 @@ async def _connect_once(url: str, address: Address) -> Connection:
             max_outstanding_pings=2,
             **options,
         )
+    except asyncio.CancelledError:
+        await _hang_up(client)
+        raise
     except (TimeoutError, Error, OSError, ValueError) as error:
-        with contextlib.suppress(Error, OSError, asyncio.TimeoutError):
-            await client.close()
+        await _hang_up(client)
         # That a login is refused explains more than how the connection ended then.
         refused = [said for said in (*heard, error) if _is_bad_login(said)]
         raise _explained((refused or heard or [error])[-1], url, address) from None
     connections.append(Connection(client, url))
     return connections[0]
+
+
+async def _hang_up(client: Client) -> None:
+    """Close the connection, within CONNECT_TIMEOUT_S, even if this task is cancelled meanwhile.
+
+    The library closes nothing when it is cancelled: the socket would stay open until the garbage collector comes by.
+    """
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + CONNECT_TIMEOUT_S
+    closing = asyncio.ensure_future(client.close())
+    cancelled: asyncio.CancelledError | None = None
+    while not closing.done() and loop.time() < deadline_s:
+        try:
+            await asyncio.wait({closing}, timeout=deadline_s - loop.time())
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if not closing.cancel():
+        with contextlib.suppress(Error, OSError, asyncio.CancelledError):
+            closing.result()
+    if cancelled is not None:
+        raise cancelled
 
 
 def _trusting(ca: str) -> ssl.SSLContext:
