@@ -1,4 +1,18 @@
-"""The store reader: a thread with an event loop that brings what is stored to a subscription, over outages of the servers."""
+"""The store reader: a thread with an event loop that brings a stored stream to a subscription, over outages of the servers.
+
+The NATS library needs an event loop; the subscription lives in the application's thread and must not wait for either. Between
+them stands one deque, `_items`: the loop appends, the application's thread pops, and both are atomic, so no lock is needed.
+
+Waking. The application's thread sets `_sleeping` and then looks at the deque once more (`may_sleep`); the loop appends and then
+looks at `_sleeping` (`_put`). Each writes before it reads, so a message that comes while the reader falls asleep is either seen
+by the reader or wakes it by a byte in the pipe `wake_fd`. While the reader is awake no byte is written.
+
+Flow. At MOST_WAITING_BYTES the consumer stops acknowledging flow control, so the server stops sending. The thread that pops the
+deque below that limit asks the loop to go on (`_room`); should it miss the moment, the loop looks again every _LOOK_S.
+
+Outages. `_bring` connects again for ever, with back-off. `_where` decides where to go on: behind the last message if the
+JetStream stream is still the same one, otherwise at the position that was delivered last.
+"""
 
 from __future__ import annotations
 
@@ -33,21 +47,21 @@ from usbcast_schemas.wire import decode_notification
 log = logging.getLogger(__name__)
 
 MOST_WAITING_ITEMS = 10_000
-"""Beyond so many, signs of life and complaints are not kept: the next one says the same."""
+"""With so many items waiting, signs of life and complaints are dropped: the next one says the same."""
 
 MOST_WAITING_BYTES = 8 * 1024 * 1024
-"""So much may wait for the subscription before the server is no longer asked for more; it may send 32 MiB beyond that."""
+"""With so many bytes waiting for the subscription, the server is not asked for more; it may send 32 MiB beyond that."""
 
 _LOOK_S = 0.25
 _IDLE_S = 2.5
-"""After so long without a message, the server is asked whether there is one."""
+"""After this time without a message, ask the server whether there is one."""
 
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.05, 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """It is live. With an epoch: that of the first packet to come, its sequence, and the number of its batch, if known."""
+    """Reading has begun. With an epoch: epoch and sequence of the first packet to come, and its batch number, if known."""
 
     epoch: int | None = None
     sequence: int | None = None
@@ -56,14 +70,14 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """It cannot be; nothing follows."""
+    """Reading has failed for good; nothing follows."""
 
     error: UsbcastError
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A stored message; one that is not of usbcast is told by what is wrong with it."""
+    """A stored message; in place of one that is not usbcast's, the error that says why."""
 
     received: Received
     item: EncodedBatch | StoredGap | PeerError
@@ -73,11 +87,11 @@ Item = Begun | Failed | Stored | pb.StreamInfo | pb.Notification | PeerError
 
 
 class StoreReader:
-    """Started by `start`; what it brings is taken by one other thread. `wake_fd` becomes readable when that one sleeps."""
+    """Reader of one stored stream. One other thread calls `take`; `wake_fd` becomes readable if that thread sleeps."""
 
     def __init__(self, address: Address, names: Names, start: str | int | Position, *, latest: bool) -> None:
         self.heard_ns = time.monotonic_ns()
-        """When there last was a sign of life of whoever forwards the stream."""
+        """Monotonic time of the last sign of life from the forwarder of the stream."""
         self.trouble = ""
         """Why nothing comes, as far as is known."""
         self.made_anew = 0
@@ -108,7 +122,7 @@ class StoreReader:
         self._thread.start()
 
     def take(self) -> Item | None:
-        """What came next, if anything."""
+        """Return the next item, None if there is none."""
         if not self._items:
             return None
         item = self._items.popleft()
@@ -232,7 +246,7 @@ class StoreReader:
             sequence, _ = await self._where(store, standing)
 
     async def _where(self, store: Store, standing: StoreState) -> tuple[int, Begun | None]:
-        """The sequence on the server to go on at; and for the first time, where that is in the stream."""
+        """Return the sequence on the server to go on at; the first time also where that is in the stream."""
         if self._created is not None:
             if (standing.created, True) == (self._created, standing.last_sequence >= self._next_sequence - 1):
                 return self._next_sequence, None
@@ -257,7 +271,7 @@ class StoreReader:
         return sequence, Begun(at.epoch, start, None if start else 0)
 
     async def _listen(self, connection: Connection) -> None:
-        """To what is not stored, or stored elsewhere: signs of life, and new descriptions."""
+        """Subscribe to what is not stored in this stream: signs of life, and new descriptions."""
 
         async def notified(message: Msg) -> None:
             try:
@@ -294,7 +308,7 @@ class StoreReader:
         return self._waiting_bytes < MOST_WAITING_BYTES
 
     async def _describe(self, store: Store, epoch: str) -> None:
-        """Tell what was said of the stream in `epoch`."""
+        """Fetch the description of the stream in `epoch` and pass it on."""
         try:
             info = await store.description(int(epoch, 16))
             if info is not None:
@@ -302,7 +316,7 @@ class StoreReader:
         except PeerError as error:
             self._hear(error)
         except ValueError:
-            pass  # it bears no epoch: what is wrong with it is told when it is read
+            pass  # the message id bears no epoch: reading the message says what is wrong with it
         self._described = epoch
 
     async def _room(self) -> None:
@@ -311,7 +325,7 @@ class StoreReader:
                 await self._consumer.room()
 
     def _hear(self, item: Item) -> None:
-        """Bring what can be done without while much else waits."""
+        """Pass on an item that may be dropped while many others wait."""
         if len(self._items) < MOST_WAITING_ITEMS:
             self._put(item)
 

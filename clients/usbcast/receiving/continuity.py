@@ -1,8 +1,23 @@
-"""Continuity: turns batches that may be doubled, missing or late into a sequence without holes but for declared gaps.
+"""Continuity: turns batches that may be doubled, missing or late into a sequence whose only holes are declared gaps.
 
-Batches, replies and notifications come in, deliveries and the wish for a fetch come out. One object serves one
-subscription, over all epochs. The rule for a batch, by its number: below the cursor it is a duplicate, at the cursor it is
-delivered, above it waits while what is missing is fetched; what cannot be had any more is a Gap.
+Batches, replies and notifications come in; deliveries, gaps, restarts and the range to fetch come out. One object
+serves one subscription, over all epochs.
+
+The cursor is the pair (`_next_number`, `next_sequence`): the batch and the packet that come next. Batches have numbers of
+their own because a batch may hold no packet (only device events or losses), and a missing one must be noticed too. The rule for
+a batch of the current epoch, by its number:
+
+- below the cursor: a duplicate, counted and dropped;
+- at the cursor: delivered, and the cursor moves behind it;
+- above the cursor: held, while `wanted` asks for the range before it. When the reply says `complete`, whatever is still
+  missing does not exist any more, and becomes a Gap in front of the held batch.
+
+Held batches are bounded in bytes. One that finds no room is dropped without harm: `known_until` and `_known_number` say that
+it exists, so it is fetched later like any other. A channel that already reads everything a fetch would (a ring) sets
+`can_fetch` to False: then nothing is held, and a hole becomes a Gap at once.
+
+Epochs only go forward. A batch of an unknown epoch ends the current one: what was known of it but never came is a Gap, then
+comes a Restart. Batches of former epochs are counted as stale and dropped.
 
 Pure: no socket, thread or clock.
 """
@@ -25,18 +40,18 @@ HOLD_BYTES = 64 * 1024 * 1024
 
 @dataclass(slots=True)
 class Delivery:
-    """A batch to hand on, from its packet `skip` on, and the gaps before it."""
+    """A batch to deliver from its packet `skip` on, and the gaps before it."""
 
     batch: EncodedBatch
     gaps: tuple[Gap, ...] = ()
     skip: int = 0
     told: tuple[Gap, ...] = ()
-    """Those of the gaps that the batch itself tells of; whoever passes it on need not."""
+    """The gaps that the batch itself declares; a bridge that forwards the batch need not declare them again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a consumer stood: all before `next_sequence` and below batch `next_number` of `epoch` has been dealt with."""
+    """The place a consumer has reached: it has dealt with all before `next_sequence` and batch `next_number` of `epoch`."""
 
     epoch: int
     next_sequence: int
@@ -81,28 +96,28 @@ class Continuity:
         self._can_fetch = can_fetch
         self._hold_limit = hold_bytes
         self._gone = gone
-        """Reason and stage of what was published and cannot be had any more."""
+        """Reason and stage of a gap of batches that were published but are no longer available."""
         self._next_number: int | None = None
         self._known_number = 0
         self._passed_number: int | None = None
-        """One past the last batch that was passed over."""
+        """One past the last batch that `pass_over` skipped."""
         self._held: deque[EncodedBatch] = deque()
         self._held_bytes = 0
         self._former: deque[int] = deque(maxlen=16)
         self._fetching: Wanted | None = None
         self._unreadable_at = -1
-        """The batch that was to come next when something came that could not be read."""
+        """The batch that was to come next when an unreadable message came."""
         self._joined_at: int | None = None
-        """Where the stream stood when an unknown start was joined: what came since is delivered or declared."""
+        """Where the stream stood when joining at an unknown start: everything since is delivered or declared."""
 
     @property
     def span(self) -> int:
-        """Packets that were delivered or declared lost so far, or wait in `out`."""
+        """Number of packets delivered or declared lost so far, including those that wait in `out`."""
         return self.span_before + (0 if self.first_sequence is None else self.next_sequence - self.first_sequence)
 
     @property
     def position(self) -> Position | None:
-        """Where this subscription stands; None until a batch or its start has said so."""
+        """Position of the cursor; None until a batch or the start has set it."""
         if self.epoch is None or self._next_number is None:
             return None
         return Position(self.epoch, self.next_sequence, self._next_number)
@@ -119,14 +134,14 @@ class Continuity:
         self._joined_at = joined_at
 
     def set_can_fetch(self, can_fetch: bool) -> None:
-        """Whether what is missing can be fetched on the way in use."""
+        """Say whether the channel in use allows fetching; if not, drop what is held."""
         self._can_fetch = can_fetch
         if not can_fetch:
             self._held.clear()
             self._held_bytes = 0
 
     def expected(self) -> tuple[int, int, int] | None:
-        """Epoch, number and first sequence of the batch that is simply the next one; None while more is to be considered."""
+        """Return epoch, number and first sequence of the batch that the fast path may deliver next; None if it may not."""
         if self.first_sequence is None or self._fetching is not None or self._held or self._latest:
             return None
         if self.epoch is None or self._next_number is None:
@@ -134,18 +149,18 @@ class Continuity:
         return self.epoch, self._next_number, self.next_sequence
 
     def unreadable(self) -> None:
-        """Something came that could not be read: what is missing before the next batch is gone for that reason."""
+        """Note that an unreadable message came: what is missing before the next batch is lost for that reason."""
         self._unreadable_at = -1 if self._next_number is None else self._next_number
 
     def passed(self, batches: int, packets: int) -> None:
-        """So many batches went to the application by themselves, which went on as `expected`: with packets and nothing else."""
+        """Move the cursor over batches that the fast path delivered, each as `expected` and with nothing but packets."""
         assert self._next_number is not None
         self.next_sequence += packets
         self._next_number += batches
         self._know(self.next_sequence, self._next_number)
 
     def live(self, batch: EncodedBatch) -> None:
-        """A batch came by the data topic or from the ring."""
+        """Take a batch from the data topic or the ring."""
         if self._is_next(batch):
             self.out.append(Delivery(batch))
             self.next_sequence = end = batch.first_sequence + batch.packet_count
@@ -156,7 +171,9 @@ class Continuity:
         if not self._is_current(batch.epoch):
             return
         self._know(batch.end_sequence, batch.number + 1)
-        begins = self._latest and self.first_sequence is None  # what came before it is not wanted
+        begins = (
+            self._latest and self.first_sequence is None
+        )  # the newest batch is the start; nothing before it is wanted
         follows = not self._held and not self._fetching and self._follows(batch)
         if begins or follows or not self._can_fetch:
             self._take(batch)
@@ -165,10 +182,10 @@ class Continuity:
         elif self._held_bytes + len(batch.raw) <= self._hold_limit:
             self._held.append(batch)
             self._held_bytes += len(batch.raw)
-        # else: it will be fetched, as what is known to exist and has not come.
+        # else: drop it; it is known to exist, so `wanted` asks for it later.
 
     def _is_next(self, batch: EncodedBatch) -> bool:
-        """Whether nothing can be said of `batch` but that it is the next one: so are nearly all."""
+        """Return True if `batch` is simply the next one, with nothing else to consider: nearly all are."""
         return (
             batch.number == self._next_number
             and batch.first_sequence == self.next_sequence
@@ -179,7 +196,7 @@ class Continuity:
         )
 
     def declared(self, epoch: int, gap: Gap, next_number: int | None) -> None:
-        """Who passed the stream on declares, in its place, what it could not have; the batch behind it is `next_number`."""
+        """Take a gap that a forwarder declared in the stream; the batch behind it is `next_number`, None if unknown."""
         if not self._is_current(epoch):
             return
         self._know(gap.last + 1, next_number or 0)
@@ -195,12 +212,12 @@ class Continuity:
         elif self._next_number is not None and gap.count == 0 and gap.first == self.next_sequence:
             self.out.append(gap)
         else:
-            return  # wholly before the start that was asked for
+            return  # wholly before the requested start
         if next_number is not None:
             self._next_number = next_number
 
     def known(self, epoch: int, next_sequence: int, next_number: int, *, ended: bool = False) -> None:
-        """The stream is known to have come so far, whether or not the batches have come."""
+        """Note how far the stream has come, whether or not its batches have come here."""
         if not self._is_current(epoch):
             return
         self._know(next_sequence, next_number)
@@ -212,12 +229,12 @@ class Continuity:
             and self.first_sequence is not None
             and next_sequence < self.next_sequence
         ):
-            # It is over before the start that was asked for: its last batch, the end, is all there is to have.
+            # The stream ended before the requested start: only its last batch, the end, can be delivered.
             self.first_sequence = self.next_sequence = next_sequence
             self._next_number = next_number - 1
 
     def wanted(self) -> Wanted | None:
-        """What is to be fetched now, if anything; `fetching` is to be called when the request is sent."""
+        """Return the range to fetch now, None if nothing is missing. Call `fetching` when the request is sent."""
         if self.epoch is None or self._fetching or not self._can_fetch:
             return None
         self._release()
@@ -225,11 +242,11 @@ class Continuity:
         if self._held and not self._latest:
             return Wanted(self.epoch, self.next_sequence, self._held[0].first_sequence, number)
         if self._next_number is None and self.first_sequence is not None:
-            exists = self.known_until > self.next_sequence  # the start asked for may lie in the future
+            exists = self.known_until > self.next_sequence  # the requested start may lie in the future
         else:
             exists = self._known_number > number
         if exists:
-            # Before the newest it begins with, nothing is wanted; behind that, what happened to the device.
+            # Nothing before the first newest batch is wanted; behind it, device events are.
             begin = self.known_until if self._latest and self.first_sequence is None else self.next_sequence
             return Wanted(self.epoch, begin, None, number, newest_only=self._latest)
         return None
@@ -239,15 +256,15 @@ class Continuity:
 
     @property
     def under_way(self) -> Wanted | None:
-        """What is being fetched."""
+        """The range that is being fetched; None if none is."""
         return self._fetching
 
     def fetch_failed(self) -> None:
-        """No reply came, or an error: the wish stands."""
+        """Forget the request: no reply came, or an error. `wanted` asks for the range again."""
         self._fetching = None
 
     def fetched(self, epoch: int, batches: Sequence[EncodedBatch], *, complete: bool, unreadable: bool = False) -> None:
-        """The reply to the range that was wanted last; some of its batches could not be read, if it says so."""
+        """Take the reply to the last request. `complete`: the node holds nothing more of the range."""
         asked, self._fetching = self._fetching, None
         if asked is None or not epoch == self.epoch == asked.epoch:
             return
@@ -259,16 +276,16 @@ class Continuity:
                 self.unreadable()
             self._take(batch)
         if complete and self._held and asked.until_sequence is not None:
-            # All there is before it has come; what still misses is gone.
+            # Everything that still exists before the held batch has come; the rest is lost.
             first = self._held[0]
             if first.first_sequence <= asked.until_sequence:
                 self._take(self._unhold())
         self._release()
 
     def pass_over(self, stage: str, reason: str) -> Gap | None:
-        """Leave out on purpose what is known and has not come; the gap that this makes, if it makes one.
+        """Skip on purpose what is known but has not come; return the resulting gap, None if there is none.
 
-        Should the last of it turn out to be the end of the stream, that comes all the same.
+        If the last skipped batch turns out to be the end of the stream, it is delivered anyway.
         """
         if self.epoch is None or self.out:
             return None
@@ -286,13 +303,13 @@ class Continuity:
         return replace(self._missing(first, self.next_sequence, stage, reason), on_purpose=True)
 
     def restart(self, epoch: int) -> None:
-        """The stream has begun a new epoch."""
+        """Begin a new epoch; declare what is missing of the old one."""
         if self.epoch is None or epoch == self.epoch:
             return
         old, known = self.epoch, self.known_until
         if self.first_sequence is None and self._joined_at is not None and not self._held:
             self._begin(self._joined_at)
-        for batch in self._held:  # what came but could not be joined up: the missing before it is a gap now
+        for batch in self._held:  # deliver it, with a gap for what is missing before it
             self._accept(batch, NODE_GONE, "ring")
         if self.first_sequence is not None and known > self.next_sequence:
             self.out.append(self._missing(self.next_sequence, known, "ring", NODE_GONE))
@@ -307,11 +324,11 @@ class Continuity:
         self.out.append(Restart(old, epoch, delivered, known))
 
     def is_former(self, epoch: int) -> bool:
-        """Whether the stream has gone on from `epoch` to another one: it never comes back."""
+        """Return True if the stream has left `epoch` for another one; it never comes back."""
         return epoch in self._former
 
     def _is_current(self, epoch: int) -> bool:
-        """Whether `epoch` is the one we are in, after moving on to it if it is new; False for a former one."""
+        """Move on to `epoch` if it is new; return False if it is a former one."""
         if self.epoch is None or self.is_former(epoch):
             self.stale += 1
             return False
@@ -325,12 +342,12 @@ class Continuity:
 
     def _follows(self, batch: EncodedBatch) -> bool:
         if self._next_number is None:
-            # Not joined yet: the first batch may be cut by the start; for "oldest" a fetch says what is the first.
+            # Not joined yet: the start may lie inside the first batch; for "oldest" a fetch tells which batch is first.
             return self.first_sequence is not None and batch.first_sequence <= self.next_sequence
         return batch.number <= self._next_number or (bool(batch.holes) and batch.first_number <= self._next_number)
 
     def _release(self) -> None:
-        """Accept the held batches as far as they follow."""
+        """Deliver the held batches that now follow without a hole."""
         while self._held and self._follows(self._held[0]):
             self._take(self._unhold())
 
@@ -340,7 +357,7 @@ class Continuity:
         return batch
 
     def _take(self, batch: EncodedBatch) -> None:
-        """Deliver `batch`; of the newest alone, packets that wait for the application are skipped for its packets."""
+        """Deliver `batch`; with deliver="latest", packets of it replace those that wait for the application."""
         if not self._latest:
             self._accept(batch, *(self._gone if self._unreadable_at < 0 else self._gone_for()))
             return
@@ -349,14 +366,14 @@ class Continuity:
         self._accept(batch, SKIPPED, "subscription")
 
     def _accept(self, batch: EncodedBatch, reason: str, stage: str) -> None:
-        """Deliver `batch`; what is missing before it is gone."""
+        """Deliver `batch`; what is missing before it is lost, for `reason` at `stage`."""
         if self._next_number is not None and batch.number < self._next_number:
             self.duplicates += batch.packet_count
             return
         if self.first_sequence is None:
             self._begin(batch.first_sequence)
         if batch.end_sequence < self.next_sequence or (batch.packet_count and batch.end_sequence == self.next_sequence):
-            # Wholly before the start that was asked for; but if that never comes, the end is to be told.
+            # Wholly before the requested start; but if the stream ends before that start, deliver the end.
             if self._next_number is not None:
                 self.duplicates += batch.packet_count
             elif batch.end is not None:
@@ -370,11 +387,11 @@ class Continuity:
         self._next_number = batch.number + 1
 
     def _gone_for(self) -> tuple[str, str]:
-        """Reason and stage of what is missing before what comes now."""
+        """Return reason and stage of what is missing before the batch that comes now."""
         return (UNREADABLE, self._gone[1]) if self._unreadable_at == self._next_number else self._gone
 
     def _begin(self, sequence: int) -> None:
-        """The first thing that there is to tell of stands at `sequence`."""
+        """Begin at `sequence`, or at the sequence where the stream stood at joining if that is lower."""
         if self._joined_at is not None:
             sequence = min(sequence, self._joined_at)
         self.first_sequence = self.next_sequence = sequence
@@ -384,12 +401,12 @@ class Continuity:
         self.out.append(self._missing(first, sequence, stage, reason))
 
     def _missing(self, first: int, until: int, stage: str, reason: str) -> Gap:
-        """The gap of this epoch from `first` up to `until`, which is not in it."""
+        """Return the gap of this epoch from `first` up to, but without, `until`."""
         assert self.epoch is not None
         return Gap(first, until - 1, until - first, stage, reason, epoch=self.epoch)
 
     def _told_by(self, batch: EncodedBatch) -> tuple[Gap, ...]:
-        """What of the holes that `batch` tells of lies before us."""
+        """Return the gaps that `batch` declares, as far as they lie at or behind the cursor."""
         here, joined = self.next_sequence, self._next_number is not None
         return tuple(
             gap_of_hole(hole, max(here, hole.first_sequence), batch.epoch)
@@ -399,7 +416,7 @@ class Continuity:
         )
 
     def _gaps_before(self, batch: EncodedBatch, told: tuple[Gap, ...], reason: str, stage: str) -> tuple[Gap, ...]:
-        """All that is missing between the cursor and `batch`, in order: what is told of, and the rest for `reason`."""
+        """Return all gaps between the cursor and `batch`, in order: those in `told`, and the rest for `reason`."""
         gaps: list[Gap] = []
         here = self.next_sequence
         for gap in told:
@@ -415,12 +432,12 @@ class Continuity:
             and len(gaps) == len(told)
             and batch.first_sequence == here
         ):
-            # Only batches without packets are missing: no packet is lost, but something that was said of the device is.
+            # Only batches without packets are missing: no packet is lost, but device events are.
             gaps.append(self._missing(here, here, stage, f"device events {reason}"))
         return tuple(gaps)
 
     def _skip_waiting(self) -> None:
-        """Drop what waits in `out` for something newer; what it carried beside packets stays."""
+        """Replace the packets that wait in `out` by gaps, since newer ones have come; keep everything else they carry."""
         kept: list[Delivery | Restart | Gap] = []
         for item in self.out:
             if not isinstance(item, Delivery):
@@ -441,7 +458,7 @@ class Continuity:
 
 
 def _merged(items: list[Delivery | Restart | Gap]) -> list[Delivery | Restart | Gap]:
-    """`items` with adjoining gaps of one stage and reason made one."""
+    """Return `items` with adjoining gaps of the same stage, reason and epoch merged."""
     merged: list[Delivery | Restart | Gap] = []
     for item in items:
         before = merged[-1] if merged else None

@@ -1,15 +1,16 @@
-"""The end of a subscription: any thread may close it, and the last one to use its receiver frees that.
+"""Lifetime of a subscription: any thread may close it, and the last thread out frees the receiver.
 
-A descriptor's number belongs to another file as soon as it is closed, so nothing may be freed under a thread that waits on
-it. Two flags see to that, without a lock on the way of the data:
+The kernel reuses the number of a closed descriptor at once. If a closer freed the receiver under a thread that waits in it,
+that thread would wait on somebody else's file. Two flags prevent this, and the data path takes no lock:
 
-- A reader raises `inside` before it touches the receiver, then looks at `over`. When it is through it lowers `inside`, then
-  looks at `over` again, and leaves if that is raised.
-- A closer raises `over`, then looks at `inside`. If nobody is inside it frees the receiver; else it wakes the reader,
-  which frees it on leaving.
+- The reader sets `inside` before it touches the receiver, then reads `over`. When it has finished, it clears `inside`, then
+  reads `over` again; if that is set, it calls `leave`, which frees the receiver.
+- The closer sets `over`, then reads `inside`. If no reader is inside, the closer frees the receiver; otherwise it wakes the
+  reader, which frees the receiver on its way out.
 
-Each writes its own flag before it reads the other's, so at least one of the two sees the other; freeing itself is done once,
-under a lock, and the lock is also held while a reader is woken, so that there is still something to wake.
+Each side writes its own flag before it reads the other's. So whatever the interleaving, at least one of them sees the other:
+the receiver cannot be left unfreed. Both may see each other; therefore a lock and `freed` make the freeing happen once. The
+closer also holds that lock while it wakes the reader, so the reader cannot free the waiter during the call that wakes it.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ _open: weakref.WeakSet[Lifetime] = weakref.WeakSet()
 
 
 class Lifetime:
-    """Of one receiver, which `waiter` waits for and `free` closes. It ends with its owner, closed or not."""
+    """The open or closed state of one receiver. `waiter` wakes its reader, `free` closes it. Ends with `owner`, closed or not."""
 
     def __init__(self, owner: object, stream: str, waiter: Waiter, free: Callable[[], None]) -> None:
         self.over = ""
-        """Why the receiver is not to be used any more; empty while it is."""
+        """Why the receiver must no longer be used: CLOSED or FORKED; empty while it may."""
         self.inside = False
         """Whether a thread is using the receiver."""
         self.freed = False
@@ -48,7 +49,7 @@ class Lifetime:
         weakref.finalize(owner, self._drop, type(owner).__name__).atexit = False
 
     def close(self) -> None:
-        """End it, from any thread; idempotent. Returns at once: a reader that is inside frees the receiver."""
+        """Close the receiver, from any thread; idempotent. Return at once: a reader that is inside frees the receiver later."""
         if self.over:
             return
         with self._lock:
@@ -61,13 +62,13 @@ class Lifetime:
                 self._free_once()
 
     def leave(self) -> None:
-        """The reader is out, and has seen that it is over."""
+        """Free the receiver. The reader calls this after it has cleared `inside` and seen `over` set."""
         if self.over != FORKED:
             with self._lock:
                 self._free_once()
 
     def check(self) -> None:
-        """Raise SubscriptionClosed if it was closed, UsageError in a process that was forked from its own."""
+        """Raise SubscriptionClosed after `close`, UsageError in a process forked from the one that subscribed."""
         if self.over == CLOSED:
             raise SubscriptionClosed(
                 f"this subscription to {self._stream!r} is closed: subscribe again to go on receiving"
@@ -75,7 +76,7 @@ class Lifetime:
         self.check_process()
 
     def check_process(self) -> None:
-        """Raise UsageError in a process that was forked from its own."""
+        """Raise UsageError in a process forked from the one that subscribed."""
         if self.over == FORKED:
             raise UsageError(
                 f"this subscription to {self._stream!r} belongs to process {self._pid}, and process {os.getpid()} was forked "
@@ -83,7 +84,7 @@ class Lifetime:
             )
 
     def forked(self) -> None:
-        """This is a copy of the process. Sockets, threads and the waiter's memory are the parent's: nothing is touched."""
+        """Mark the receiver as the parent's: this process is a fork. Touch no socket, thread or waiter; they are the parent's."""
         self.over = FORKED
 
     def _free_once(self) -> None:

@@ -1,7 +1,19 @@
-"""The receiver: finds the node, keeps one way to receive alive over restarts, and fetches what is missing. It never waits.
+"""The receiver of one stream: finds the node, keeps one channel alive over restarts, and fetches what is missing.
 
-`pump` does what can be done now and `take` gives the events that came of it. The shells around it wait: `subscription` in the
-calling thread, `aio` in an event loop.
+It never waits and has no thread. A shell drives it: `subscription` in the calling thread, `aio` in an event loop. The shell's
+loop, with the receiver's part in it:
+
+1. `take` returns the next event. While nothing is due it reads from the channel by itself (the fast path, `fast_path.py`).
+2. When `take` returns None, `pump` does everything that can be done now: it reads the channel into continuity, takes replies
+   from the link, notices silence, and sends the requests and reports that are due. Then `take` is asked again.
+3. When both have nothing, the shell sleeps, for `rest_s` at most. Before that it calls `may_sleep`, which tells the writer of
+   a ring that this reader sleeps and then checks once more: a batch that came in between would otherwise wake nobody.
+
+Steps 2 and 3 cost far more than a batch. So `housekeeping.py` decides how often `pump` goes beyond the channel: at once when
+something other than data may have come (`called`), otherwise a few times a second. `park_s` and `wait` are shortcuts for a
+reader on the fast path: they sleep without any of this as long as nothing but data can be due.
+
+The fast path keeps a tally of its own. Whoever looks at continuity or the ledger closes it first, which brings them up to date.
 """
 
 from __future__ import annotations
@@ -45,21 +57,21 @@ log = logging.getLogger(__name__)
 VIAS = ("auto", "push", "notify", "ring")
 DELIVERS = ("all", "latest")
 OUT_BATCHES = 64
-"""How many batches may wait for the application before no more are taken from the way."""
+"""How many batches may wait for the application before the receiver takes no more from the channel."""
 
 TURN_REPLIES = 100
-"""Whatever a node sends without being asked, whoever waits looks at the time again after so many."""
+"""Replies taken in one turn: a node that sends replies without end cannot keep the caller from its deadline."""
 
 _SILENCE_NS = int(SILENCE_S * 1e9)
 _DESCRIBE_NS = 1_500_000_000, 4_000_000_000
-"""How long an answer is waited for, at first and at the most."""
+"""How long to wait for a description, at first and at most."""
 
 _REPORT_NS = 1_000_000_000
 _JOINING_NS = 2_000_000
-"""After the first report by which it asks to be notified; then after twice that, and so on."""
+"""Time from the first report of a joining subscription to the second; doubled for each one after that."""
 
 _MOST_LAG_NS = 2**63 - 1
-"""What is told of a lag has 64 bits, and the arrival that a node tells may lie anywhere."""
+"""A report has 64 bits for the lag, and a node may claim any arrival time."""
 
 _RETRY_FIRST_NS, _RETRY_MOST_NS = 50_000_000, 2_000_000_000
 _LOOK_AGAIN_NS = 50_000_000
@@ -68,7 +80,7 @@ _numbers = count(1)
 
 
 def check_wish(stream: str, start: str | int | Position, deliver: str, via: str) -> None:
-    """Raise UsageError unless a subscription can be so."""
+    """Raise UsageError unless these arguments of `subscribe` are valid."""
     check_stream_name(stream)
     if via not in VIAS:
         raise UsageError(f"via is {via!r}: one of {', '.join(VIAS)} is allowed")
@@ -118,7 +130,7 @@ class NodeReceiver:
         self._clock = ClockWatch(stream, self.keys)
         self._event_builder = EventBuilder(self._core, self._clock)
         self._fast_path = FastPath(self._core, self._event_builder, self.waiter)
-        # Of these the receiver has nothing to add; each is called for every batch or nearly so.
+        # The receiver adds nothing to these, and each is called for nearly every batch.
         self.take = self._fast_path.take
         self.take_record = self._fast_path.take_record
         self.wait = self._fast_path.wait
@@ -150,7 +162,7 @@ class NodeReceiver:
         if channel is not None:
             if self._fast_path.close():
                 self._house.called = False  # that is what woke
-            self._event_builder.return_loan()  # who asks for more is through with it
+            self._event_builder.return_loan()  # a caller that asks for more has finished with the last batch
             if self._fast_path.was_woken:
                 self._house.called = True
             goes_on = self._fast_path.goes_on
@@ -178,7 +190,7 @@ class NodeReceiver:
         return self._fast_path.is_open
 
     def _follow_on(self) -> bool:
-        """Let `take` go on by itself until something is due; whether it has something that way."""
+        """Open the fast path until something is due; return whether it has a batch."""
         house = self._house
         return self._fast_path.open(house.due_ns, house.calm_until_ns if self._link_is_quiet else 0)
 
@@ -195,27 +207,27 @@ class NodeReceiver:
 
     @property
     def clock(self) -> ClockOffset | None:
-        """What is known of the reading host's clock."""
+        """Offset of the reading host's clock; None while unknown."""
         return self._clock.offset()
 
     @property
     def joined(self) -> bool:
-        """Whether all that comes from now on will be delivered or declared."""
+        """True once everything that comes from now on will be delivered or declared lost."""
         return self._core.epoch is not None
 
     @property
     def silent(self) -> bool:
-        """Whether the node has given no sign of life for so long that it was told as Silence."""
+        """True while the node has given no sign of life for SILENCE_S; the application was told by a Silence."""
         return self._silent
 
     @property
     def position(self) -> Position | None:
-        """Where this subscription stands, with all that waits to be taken behind it; None before it has joined."""
+        """Position behind everything received so far, including what waits to be taken; None before joining."""
         self._fast_path.close()
         return self._core.position
 
     def pass_over(self, stage: str, reason: str) -> Gap | None:
-        """Leave out on purpose what has not come; the gap that this makes. Nothing may wait to be taken."""
+        """Skip on purpose what has not come; return the resulting gap. Nothing may wait to be taken."""
         self._fetching.given_up()
         self._fast_path.close()
         gap = self._core.pass_over(stage, reason)
@@ -225,31 +237,31 @@ class NodeReceiver:
 
     @property
     def behind(self) -> int:
-        """How many packets are known to exist and have not come."""
+        """Number of packets that are known to exist but have not come."""
         self._fast_path.close()
         return max(0, self._core.known_until - self._core.next_sequence)
 
     @property
     def silent_ns(self) -> int:
-        """For how long the node, or the one behind it, has been silent; 0 while all is well."""
+        """Nanoseconds for which the node, or its upstream, has been silent; 0 while all is well."""
         if self._silent:
             return time.monotonic_ns() - self._heard_ns()
         return self._channel.source_silent_ns if self._channel else 0
 
     @property
     def via(self) -> str:
-        """The way in use; the one asked for until there is one."""
+        """Name of the channel in use; of the one asked for until connected."""
         return self._channel.via if self._channel else self._via
 
     def may_sleep(self) -> bool:
-        """Whether nothing has come meanwhile, so that waiting on `waiter` is safe."""
-        self._house.called = True  # what ends the waiting may be anything
+        """Ask to be woken; return True if nothing has come meanwhile, so that waiting on `waiter` is safe."""
+        self._house.called = True  # anything may end the wait
         if not self._link_is_quiet:
             self._link_is_quiet = self._link.may_sleep()
         return self._link_is_quiet and (self._channel is None or self._channel.may_sleep())
 
     def rest_s(self) -> float:
-        """How long nothing is due, if nothing comes."""
+        """Seconds until something is due, if nothing comes."""
         if self._house.rest_ns > 0:
             return self._house.rest_ns / 1e9
         due = [self._report_at_ns] if self._channel else []
@@ -268,11 +280,11 @@ class NodeReceiver:
         return 0.0
 
     def _check_rest_s(self) -> float:
-        """How long nobody's `check` has anything to do."""
+        """Seconds until the `check` of the link or the channel has something to do."""
         return min(self._link.rest_s, self._channel.rest_s if self._channel is not None else math.inf)
 
     def ledger(self) -> Ledger:
-        """The books of this subscription as of now."""
+        """The ledger of this subscription as of now, in packets."""
         self._fast_path.close()
         books = self._event_builder.ledger()
         books.counters["fetched" if self.via == "notify" else "refilled"] = self._core.fetched_packets
@@ -290,7 +302,7 @@ class NodeReceiver:
         )
 
     def close(self) -> None:
-        """Say to the node how it ended, and let go of everything."""
+        """Send the node a last report and free everything."""
         self._fast_path.close()
         self._event_builder.return_loan()
         if self._channel is not None:
@@ -301,7 +313,7 @@ class NodeReceiver:
         self._link.close(linger_ms=200)
         self.waiter.close()
 
-    # What a way uses: this is its Sink
+    # What a channel uses: this is its Sink
 
     def live(self, batch: EncodedBatch) -> None:
         if self._core.epoch is None:
@@ -333,7 +345,7 @@ class NodeReceiver:
         if self._start == "now" and not self._latest:
             self._core.start(epoch, next_sequence, next_number)
         elif isinstance(self._start, int):
-            # From the first packet on means from the first batch on: what happened to the device before it belongs to it.
+            # From packet 0 on means from batch 0 on, which may hold device events from before that packet.
             self._core.start(epoch, self._start, None if self._start else 0)
         else:
             self._core.start(epoch, None, joined_at=None if self._latest else next_sequence)
@@ -353,7 +365,7 @@ class NodeReceiver:
                 self._describe_soon(now_ns)
         elif not self._silent:
             self._silent = True
-            if self.info is None:  # whoever only iterates over batches would wait without a word
+            if self.info is None:  # an application that only iterates over batches would wait without any message
                 log.warning("%s; still looking for it", self.unreachable(SILENCE_S))
             self._event_builder.say(Silence(now_ns - self._heard_ns()))
             self._describe_soon(now_ns)
@@ -378,7 +390,7 @@ class NodeReceiver:
             self._describe_patience.unanswered()
             self._drop_link(now_ns)
         if self._fetching.is_overdue(now_ns):
-            self._drop_link(now_ns)  # so that the node lets go of the answer, should it be under way
+            self._drop_link(now_ns)  # so that the node drops the answer if it is still sending it
         if self._describing is None and self._describe_at_ns is not None and now_ns >= self._describe_at_ns:
             self._drop_link(now_ns)  # the node may be at another address now
             if not self._link.find():
@@ -395,14 +407,14 @@ class NodeReceiver:
                 self._fetching.sent(self._link.send(pb.Request(fetch=request)), now_ns)
         if now_ns >= self._report_at_ns:
             self._report_at_ns = now_ns + self._report_every_ns
-            # Until something comes, that it is there has perhaps not reached the publisher yet.
+            # Until something comes, the publisher may not know of this subscription yet.
             self._report_every_ns = min(2 * self._report_every_ns, _REPORT_NS) if not self.joined else _REPORT_NS
-            # A report keeps the node sending, where that sends to subscribers only.
+            # A node that sends to its subscribers only goes on sending because of the report.
             if self._fetching.counts(now_ns):
                 self._send_report()
 
     def _drop_link(self, now_ns: int) -> None:
-        """Ask anew, over another connection: what was asked over this one is not answered any more."""
+        """Drop the connection and repeat the pending requests over a new one."""
         self._link.drop()
         if self._describing:
             self._describing = None
@@ -448,13 +460,13 @@ class NodeReceiver:
     def _take_reply(self, reply: pb.Reply, batches: list[EncodedBatch], unreadable: int, now_ns: int) -> None:
         kind = reply.WhichOneof("body")
         if kind == "error" and reply.error.code == pb.ErrorReply.CODE_FORBIDDEN:
-            raise_error(reply.error)  # also to a report: by the ring way, that may be all there is to be refused
+            raise_error(reply.error)  # also as the answer to a report: a reader of a ring may send nothing else
         if self._describing and reply.request_id == self._describing[0]:
             self._describing = None
-            self._describe_at_ns = now_ns + self._back_off()  # again, if this one is not to be made sense of
+            self._describe_at_ns = now_ns + self._back_off()  # ask again if this answer is unusable
             if kind == "error":
                 if self.info is not None and reply.error.code == pb.ErrorReply.CODE_STREAM_UNKNOWN:
-                    return  # it was there: a node that waits for its device, or for another node, has it not yet
+                    return  # the stream existed: the node restarted and still waits for its device or upstream
                 raise_error(reply.error)
             if not reply.described.streams:
                 raise WireError(
@@ -475,9 +487,9 @@ class NodeReceiver:
             self._fetching.answered(reply.fetched, batches, now_ns, pushed=pushed, unreadable=unreadable)
 
     def _take_description(self, info: pb.StreamInfo) -> None:
-        """Connect, or connect again if the node is another one or was silent."""
+        """Connect; connect again if the node has changed or was silent."""
         if self._core.is_former(info.epoch):
-            return  # the data was quicker than what was said before it; `_watch` asks again
+            return  # the data of a newer epoch overtook this description; `_watch` asks again
         before, self.info = self.info, info
         self._event_builder.describe(info)
         self._clock.follow(self._link.reached_by, info.reader_host_id or info.host_id)
@@ -513,7 +525,7 @@ class NodeReceiver:
             channel.begin_at(self._core.next_sequence)
             return channel
         if isinstance(self._start, int):
-            # A stream that ended before it came so far still has its end to tell.
+            # A stream that ended before it reached the start still has its End to deliver.
             channel.begin_at(min(self._start, info.next_sequence) if info.ended else self._start)
         elif self._latest:
             channel.begin_newest()

@@ -1,7 +1,14 @@
-"""Waiting for several descriptors at once, some of them fifos that many processes watch and nobody reads.
+"""Waiting for several descriptors at once: sockets, an event that ends the wait, and a ring's fifo.
 
-A fifo is watched edge-triggered: one byte written to it wakes every watcher, without any of them taking it away from the
-others. Linux has epoll for that, macOS and the BSDs kqueue. Elsewhere rings are not used.
+A ring has one fifo, which the writer writes to and any number of processes watch. If a reader read the byte, it would take it
+from the others; if nobody read it, a level-triggered watch would report the fifo as readable for ever and never sleep again.
+So the fifo is watched edge-triggered: each write wakes every watcher once, and nobody reads. A writer writes only when a reader
+has announced that it is about to sleep. So a reader announces it first and then looks at the ring's head once more (the
+channel's `may_sleep`): a batch that was written before the announcement is seen, one written after it wakes. Sockets are watched
+level-triggered.
+
+`wake` makes the wait of another thread end, and every later wait too: it only serves closing (`lifetime`), after which nobody
+waits again. Linux has epoll, macOS and the BSDs have kqueue. On other systems rings are not used.
 """
 
 from __future__ import annotations
