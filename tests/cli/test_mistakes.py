@@ -213,8 +213,8 @@ def test_a_setting_in_the_environment_that_is_wrong() -> None:
         (("bridge", "tcp://*:6594", "--bind", "tcp://127.0.0.1:0"), "'tcp://*:6594' is where a node listens"),
         (("command", "x"), "say either --type, for a control transfer, or --out, for data to an OUT endpoint"),
         (("command", "x", "--type", "1", "--out", "2"), "say either --type"),
-        (("command", "x", "--type", "many"), "'many' is no whole number: write it like 129 or 0x81"),
-        (("command", "x", "--type", "1", "--data", "xyz"), "'xyz' are no bytes in hex"),
+        (("command", "x", "--type", "many"), "'many' is not a whole number: write 129 or 0x81"),
+        (("command", "x", "--type", "1", "--data", "xyz"), "'xyz' is not bytes in hex"),
     ],
 )
 def test_bad_usage_in_a_sentence(arguments: tuple[str, ...], sentence: str, said_here: Say) -> None:

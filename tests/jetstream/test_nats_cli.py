@@ -69,6 +69,7 @@ def test_store_and_read_back(server: Server, tmp_path: Path) -> None:
             "--to is 'http://x': write the address of a NATS server, like nats://HOST:4222",
         ),
         (("bridge", "--to", "nats://x", "--bind", "tcp://127.0.0.1:1"), 2, "--bind is for a bridge that serves"),
+        (("bridge", "--to", "nats://x", "--announce", "all"), 2, "--announce is for a bridge that serves"),
         (("bridge", "tcp://127.0.0.1:1", "--keep", "7d"), 2, "--keep is for a bridge that stores on a NATS server"),
         (("bridge", "--to", "nats://x", "--keep", "a week"), 2, "--keep is 'a week': write a duration"),
         (("bridge", "--to", "nats://x", "--keep-bytes", "much"), 2, "--keep-bytes is 'much': write a size"),

@@ -25,7 +25,7 @@ from usbcast.cli.node_options import (
 )
 from usbcast.cli.node_run import attend, emit_serving, say_farewell
 from usbcast.cli.nonwaiting import nonwaiting
-from usbcast.cli.options import AsJson
+from usbcast.cli.options import AsJson, Via
 from usbcast.cli.output import console, show_settings, styled, table
 from usbcast.cli.rates import Rate
 from usbcast.cli.signals import stop_signals
@@ -53,7 +53,6 @@ Streams = Annotated[
     typer.Option("--streams", metavar="PATTERN", help="Which streams, like 'imu*'; may be repeated."),
 ]
 Start = Annotated[str, typer.Option("--start", help="oldest: all that the upstream's ring holds; or now.")]
-Via = Annotated[str, typer.Option("--via", help="auto, ring, push or notify.")]
 Every = Annotated[int | None, typer.Option("--every", min=1, help="Carry one packet out of this many.")]
 Latest = Annotated[
     float | None,

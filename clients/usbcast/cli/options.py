@@ -23,20 +23,21 @@ Keys = Annotated[
         "--keys", metavar="DIR", help="Directory of keys, for nodes that ask for them; default: USBCAST_KEYS, or none."
     ),
 ]
+Via = Annotated[str, typer.Option("--via", help="auto, ring, push or notify.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of tables, one object a line.")]
 
 
 def number(text: str) -> int:
-    """A whole number as people write those of USB: 0x81, 129; raise UsageError."""
+    """Return the whole number that `text` writes, like 0x81 or 129. Raises UsageError."""
     try:
         return int(text, 0)
     except ValueError:
-        raise UsageError(f"{text!r} is no whole number: write it like 129 or 0x81") from None
+        raise UsageError(f"{text!r} is not a whole number: write 129 or 0x81") from None
 
 
 def hex_bytes(text: str) -> bytes:
-    """Bytes from hex digits; raise UsageError."""
+    """Return the bytes that `text` writes in hex. Raises UsageError."""
     try:
         return bytes.fromhex(text)
     except ValueError:
-        raise UsageError(f"{text!r} are no bytes in hex: write pairs of digits like 00ff10") from None
+        raise UsageError(f"{text!r} is not bytes in hex: write pairs of digits like 00ff10") from None

@@ -9,84 +9,77 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Group
 
 from usbcast.cli.live import LiveView
 from usbcast.cli.nonwaiting import nonwaiting
-from usbcast.cli.options import AsJson, Endpoint, Keys
+from usbcast.cli.options import AsJson, Endpoint, Keys, Via
 from usbcast.cli.output import complain, console, emit, table
 from usbcast.cli.rates import Rate
+from usbcast.cli.record_options import (
+    Compression,
+    Duration,
+    KeepFiles,
+    KeepSize,
+    MinFree,
+    Output,
+    Packets,
+    Post,
+    Pre,
+    Resume,
+    SegmentDuration,
+    SegmentSize,
+    Start,
+    Streams,
+    Sync,
+    Trigger,
+    Until,
+    Wait,
+)
 from usbcast.cli.signals import Overdue, overdue
 from usbcast_schemas.errors import UsageError
 
 if TYPE_CHECKING:
     from usbcast.recording.policy import Limits
-    from usbcast.recording.recorder import Recorder
+    from usbcast.recording.recorder import Recorder, RecordOptions
+    from usbcast.recording.recorder import Start as Beginning
 
 FIGURES_S = 1.0
 
 
 def record(
-    streams: Annotated[
-        list[str] | None, typer.Argument(metavar="STREAM...", help="Names of streams, or patterns such as 'imu*'.")
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="BASE",
-            help="Files are BASE-00000.mcap and so on; in a directory, or without it, they are named by stream and time.",
-        ),
-    ] = None,
+    streams: Streams = None,
+    output: Output = None,
     endpoint: Endpoint = None,
-    start: Annotated[str, typer.Option("--start", help="now, or oldest: all that the ring still holds.")] = "now",
-    via: Annotated[str, typer.Option("--via", help="auto, ring, push or notify.")] = "auto",
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on with the recording at BASE, without a hole if the ring still has it."),
-    ] = False,
-    wait: Annotated[bool, typer.Option("--wait", help="Start though a stream is not there yet.")] = False,
-    compression: Annotated[str, typer.Option("--compression", help="zstd, lz4 or none.")] = "zstd",
-    sync_s: Annotated[
-        float, typer.Option("--sync", min=0.01, max=60, help="Seconds after which all is on the disk, confirmed.")
-    ] = 0.5,
-    segment_size: Annotated[str, typer.Option("--segment-size", metavar="SIZE", help="Of one file.")] = "1GiB",
-    segment_s: Annotated[float, typer.Option("--segment-duration", min=0.1, help="Seconds of one file.")] = 3600.0,
-    keep: Annotated[int | None, typer.Option("--keep", min=1, help="Keep so many files; the oldest go.")] = None,
-    keep_size: Annotated[
-        str | None, typer.Option("--keep-size", metavar="SIZE", help="Keep so much; the oldest go.")
-    ] = None,
-    min_free: Annotated[
-        str, typer.Option("--min-free", metavar="SIZE", help="Pause while the disk has less than this left.")
-    ] = "64MiB",
-    packets: Annotated[int | None, typer.Option("--packets", min=1, help="Stop after so many.")] = None,
-    duration_s: Annotated[float | None, typer.Option("--duration", min=0.1, help="Stop after so many seconds.")] = None,
-    until: Annotated[
-        str | None, typer.Option("--until", help="Stop at this time (ISO 8601), or at the `end` of all streams.")
-    ] = None,
-    pre_s: Annotated[
-        float | None, typer.Option("--pre", min=0, help="Wait for a trigger; begin so many seconds before it.")
-    ] = None,
-    post_s: Annotated[
-        float | None, typer.Option("--post", min=0, help="Go on so many seconds after a trigger.")
-    ] = None,
-    trigger: Annotated[
-        bool, typer.Option("--trigger", help="Trigger the recorder that waits (at BASE, if named).")
-    ] = False,
+    start: Start = "now",
+    via: Via = "auto",
+    resume: Resume = False,
+    wait: Wait = False,
+    compression: Compression = "zstd",
+    sync_s: Sync = 0.5,
+    segment_size: SegmentSize = "1GiB",
+    segment_s: SegmentDuration = 3600.0,
+    keep: KeepFiles = None,
+    keep_size: KeepSize = None,
+    min_free: MinFree = "64MiB",
+    packets: Packets = None,
+    duration_s: Duration = None,
+    until: Until = None,
+    pre_s: Pre = None,
+    post_s: Post = None,
+    trigger: Trigger = False,
     keys: Keys = None,
     as_json: AsJson = False,
 ) -> None:
     """Record STREAM... until Ctrl-C, SIGTERM or a limit. The files say themselves what is missing: see `usbcast verify`."""
     from usbcast.recording.policy import Keep, Rotation
-    from usbcast.recording.recorder import Recorder, RecordOptions
+    from usbcast.recording.recorder import RecordOptions
     from usbcast.recording.resume import fresh, resumed
     from usbcast.recording.segment import COMPRESSIONS
     from usbcast.recording.store import StoreOptions
-    from usbcast.recording.supervisor import Registered
     from usbcast.recording.supervisor import trigger as pull
 
     if trigger:
@@ -121,10 +114,18 @@ def record(
         post_s,
         keys,
     )
-    begin = resumed(base, compression) if resume else fresh(base)
+    _run(options, resumed(base, compression) if resume else fresh(base), as_json)
+
+
+def _run(options: RecordOptions, begin: Beginning, as_json: bool) -> None:
+    """Record until a limit or a signal; then say what is in which files."""
+    from usbcast.recording.recorder import Recorder
+    from usbcast.recording.supervisor import Registered
+
     progress = _Progress(as_json)
     recorder = Recorder(options, begin, progress.say)
-    # Only one that waits for triggers is to be found by them: to another, the signal would say nothing.
+    base = options.store.base
+    # Triggers must find only a recorder that waits for them: the signal would mean nothing to another.
     found_by_triggers = contextlib.closing(Registered(base)) if options.armed else contextlib.nullcontext()
     advice = f"; `usbcast recover {base}` makes its last file whole"
     with nonwaiting("stdout"):

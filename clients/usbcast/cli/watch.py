@@ -11,7 +11,7 @@ from rich.console import Group
 
 from usbcast import Batch, DeviceEvent, End, Event, Gap, Restart, Silence, Subscription, subscribe
 from usbcast.cli.live import LiveView
-from usbcast.cli.options import AsJson, Endpoint, Keys
+from usbcast.cli.options import AsJson, Endpoint, Keys, Via
 from usbcast.cli.output import console, emit, ledger_table, table
 from usbcast.cli.rates import Rate
 from usbcast.cli.signals import stop_signals
@@ -27,9 +27,11 @@ def watch(
     stream: Annotated[str, typer.Argument(help="Name of the stream.")],
     endpoint: Endpoint = None,
     start: Annotated[str, typer.Option("--start", help="now, oldest, or a sequence.")] = "now",
-    via: Annotated[str, typer.Option("--via", help="auto, ring, push or notify.")] = "auto",
-    latest: Annotated[bool, typer.Option("--latest", help="Always the newest; what is skipped is counted.")] = False,
-    seconds: Annotated[float | None, typer.Option("--seconds", min=0.1, help="Stop after so long.")] = None,
+    via: Via = "auto",
+    latest: Annotated[
+        bool, typer.Option("--latest", help="Always the newest packets; skipped ones are counted.")
+    ] = False,
+    seconds: Annotated[float | None, typer.Option("--seconds", min=0.1, help="Stop after this many seconds.")] = None,
     keys: Keys = None,
     as_json: AsJson = False,
 ) -> None:
