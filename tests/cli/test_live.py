@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import threading
 from dataclasses import fields
+from types import SimpleNamespace
 
 import pytest
 import typer.main
@@ -12,6 +14,7 @@ from usbcast.cli import live
 from usbcast.cli.app import app
 from usbcast.cli.live import LiveView
 from usbcast.cli.node_options import node_flags
+from usbcast.cli.node_run import attend
 from usbcast.cli.output import SafeConsole
 from usbcast_broker.settings import NodeSettings
 
@@ -64,3 +67,18 @@ def test_an_option_of_a_node_says_the_same_in_each_verb() -> None:
 def test_only_parameters_named_like_a_setting_become_flags() -> None:
     given = {"bind": "tcp://127.0.0.1:1", "ring_size": None, "simulate": True, "config": None}
     assert node_flags(given) == {"bind": "tcp://127.0.0.1:1", "ring_size": None}
+
+
+class Unused:
+    """A watchdog that must not be fed."""
+
+    def look(self) -> None:
+        raise AssertionError("the watchdog was fed for a node that can publish nothing any more")
+
+
+def test_a_verb_ends_when_its_node_can_do_nothing_any_more(capsys: pytest.CaptureFixture[str]) -> None:
+    node = SimpleNamespace(problem="publishing has stopped: no space")
+    never = threading.Event()
+    problem = attend(node, Unused(), never, str, as_json=True, exhausted=threading.Event())  # type: ignore[arg-type]
+    assert problem == node.problem
+    assert capsys.readouterr().err == f"usbcast: {problem}\n"

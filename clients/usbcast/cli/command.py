@@ -15,7 +15,7 @@ from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 
 def command(
-    stream: Annotated[str, typer.Argument(help="The stream whose device is meant.")],
+    stream: Annotated[str, typer.Argument(help="Name of a stream of the device.")],
     request_type: Annotated[
         str | None, typer.Option("--type", metavar="N", help="bmRequestType of a control transfer; bit 7 set reads.")
     ] = None,

@@ -26,7 +26,7 @@ def convert(
     ] = None,
     stream: Annotated[list[str] | None, typer.Option("--stream", help="Only this stream; may be repeated.")] = None,
     times: Annotated[str, typer.Option("--times", help="arrival, or dejittered by the nominal rate.")] = "arrival",
-    force: Annotated[bool, typer.Option("--force", help="Replace files that are there already.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Convert what FILE... holds, one table per stream. Says what is missing between the packets."""

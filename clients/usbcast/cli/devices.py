@@ -35,7 +35,7 @@ def devices(
     release: Annotated[
         bool, typer.Option("--release", help="Give back the kernel drivers of devices whose node was killed.")
     ] = False,
-    hubs: Annotated[bool, typer.Option("--hubs", help="Hubs as well.")] = False,
+    hubs: Annotated[bool, typer.Option("--hubs", help="List hubs too.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List the USB devices of this machine."""

@@ -23,7 +23,7 @@ FAULTS: Final = (
 
 
 def health(
-    stream: Annotated[str | None, typer.Argument(help="Only this stream.")] = None,
+    stream: Annotated[str | None, typer.Argument(help="Show only this stream.")] = None,
     endpoint: Endpoint = None,
     keys: Keys = None,
     as_json: AsJson = False,

@@ -19,13 +19,14 @@ from usbcast_schemas.keyring import Keyring
 from usbcast_schemas.keys import ClientKey, key_text, parse_key, parse_rights, short_text
 
 app = typer.Typer(
-    no_args_is_help=True, help="Keys: who may connect to a node, and by which key to know one. See docs/security.md."
+    no_args_is_help=True,
+    help="Keys: which clients a node admits, and which node a client trusts. See docs/security.md.",
 )
 
 Directory = Annotated[
     str | None, typer.Option("--keys", metavar="DIR", help="Directory of the keys; default: USBCAST_KEYS.")
 ]
-Name = Annotated[str | None, typer.Option("--name", help="What to call it.")]
+Name = Annotated[str | None, typer.Option("--name", help="Name of the key pair.")]
 
 
 @app.command("new", epilog="Example: usbcast keys new --keys ~/.usbcast-keys --name alice")
@@ -64,7 +65,7 @@ def list_keys(directory: Directory = None, as_json: AsJson = False) -> None:
 @app.command("allow", epilog="Example: usbcast keys allow KEY --name alice --keys ~/.usbcast-keys")
 def allow(
     key: Annotated[str, typer.Argument(help="The client's public key: 64 hex digits.")],
-    name: Annotated[str, typer.Option("--name", help="What to call the client.")],
+    name: Annotated[str, typer.Option("--name", help="Name for the client.")],
     rights: Annotated[str, typer.Option("--rights", help="read; or command: read, and command the device.")] = "read",
     directory: Directory = None,
     as_json: AsJson = False,
@@ -100,7 +101,7 @@ def revoke(
 
 @app.command("trust", epilog="Example: usbcast keys trust tcp://lab:5570 KEY --keys ~/.usbcast-keys")
 def trust(
-    endpoint: Annotated[str, typer.Argument(help="The node's request address, as you will give it to --endpoint.")],
+    endpoint: Annotated[str, typer.Argument(help="The node's request address, as given to --endpoint.")],
     key: Annotated[str, typer.Argument(help="The node's public key, as `usbcast keys show` prints it there.")],
     directory: Directory = None,
     as_json: AsJson = False,

@@ -34,14 +34,16 @@ def play(
     ],
     stream: Annotated[list[str] | None, typer.Option("--stream", help="Only this stream; may be repeated.")] = None,
     speed: Annotated[
-        float, typer.Option("--speed", min=0, max=1e6, help="1 is the original; 0 as fast as possible.")
+        float, typer.Option("--speed", min=0, max=1e6, help="1 is the original speed; 0 is as fast as possible.")
     ] = 1.0,
-    loop: Annotated[bool, typer.Option("--loop", help="From the beginning again, without an end.")] = False,
+    loop: Annotated[bool, typer.Option("--loop", help="Start again from the beginning, until stopped.")] = False,
     start: Annotated[
         str | None, typer.Option("--from", help="Seconds from the beginning, or a time (ISO 8601).")
     ] = None,
     until: Annotated[str | None, typer.Option("--to", help="Seconds from the beginning, or a time (ISO 8601).")] = None,
-    step: Annotated[bool, typer.Option("--step", help="One batch for each line on standard input (Enter).")] = False,
+    step: Annotated[
+        bool, typer.Option("--step", help="Play one batch for each line on standard input (Enter).")
+    ] = False,
     original_times: Annotated[
         bool, typer.Option("--original-times", help="Keep the arrival times of the recording instead of today's.")
     ] = False,

@@ -59,9 +59,7 @@ def serve(
         float, typer.Option("--rate", help="Simulated packets per second; 0: as fast as they are read.")
     ] = 100.0,
     packet_size: Annotated[int, typer.Option("--packet-size", help="Bytes of a simulated packet.")] = 112,
-    packets: Annotated[
-        int | None, typer.Option("--packets", help="Simulated packets; the node ends after them.")
-    ] = None,
+    packets: Annotated[int | None, typer.Option("--packets", help="Stop after this many simulated packets.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the simulation.")] = 0,
     faults: Annotated[
         Path | None, typer.Option("--faults", metavar="FILE", help="Script of faults to simulate.")

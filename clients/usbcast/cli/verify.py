@@ -48,7 +48,9 @@ def recover(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Files that were cut off or damaged.")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write here; default: where the file should be."),
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Write to this file; default: the recording's proper name."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
