@@ -37,14 +37,12 @@ def addresses_to_announce(announce: str, endpoint: str) -> list[str]:
     tcp = split_tcp(endpoint)
     if tcp is None:
         raise ConfigError(
-            f"the node listens on {endpoint}, which is this machine's alone, and is to be announced on {announce}: "
-            "listen on tcp, or leave --announce out"
+            f"cannot announce the node on {announce}: it listens on {endpoint}, which only this machine can reach: "
+            "listen on tcp, or omit --announce"
         )
     host = tcp[0]
     if host.startswith("["):
-        raise ConfigError(
-            f"the node listens on {endpoint}, and only IPv4 addresses can be announced: bind to one of these"
-        )
+        raise ConfigError(f"cannot announce {endpoint}: only IPv4 addresses can be announced; bind to one of these")
     chosen = choose(wanted)
     if host in _ANYWHERE:
         return chosen
@@ -54,8 +52,8 @@ def addresses_to_announce(announce: str, endpoint: str) -> list[str]:
     if not reachable:
         listens = f"only on this machine ({endpoint})" if is_loopback(host) else f"at {endpoint} alone"
         raise ConfigError(
-            f"the node listens {listens} and is to be announced on {announce} ({', '.join(chosen)}), where nobody could "
-            f"reach it: listen there with --bind tcp://{chosen[0]}:{tcp[1]}, or leave --announce out"
+            f"cannot announce the node on {announce} ({', '.join(chosen)}): it listens {listens}, so nobody there could "
+            f"reach it; listen there with --bind tcp://{chosen[0]}:{tcp[1]}, or omit --announce"
         )
     return reachable
 
@@ -82,8 +80,8 @@ class Announcement:
         except OSError as error:
             self.close()
             raise ConfigError(
-                f"cannot announce the node on {', '.join(addresses)}: {error.strerror or error}; leave --announce out, "
-                "an explicit endpoint needs none"
+                f"cannot announce the node on {', '.join(addresses)}: {error.strerror or error}; omit --announce, "
+                "clients that know the address need no announcement"
             ) from None
         log.info("announced at %s", ", ".join(addresses))
 

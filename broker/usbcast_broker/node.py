@@ -65,7 +65,7 @@ class Node:
             keyring.own(), keyring.clients()  # what is wrong with them is said before anything is made
         self._rings = ring_directory()
         for path in (*sweep(self._rings), *binding.sweep(runtime_directory())):
-            log.info("removed what a dead node left: %s", path)
+            log.info("removed a file that a dead node left: %s", path)
         self.settings = settings
         self.endpoint = settings.bind
         self.data_endpoints: list[str] = []
@@ -109,9 +109,7 @@ class Node:
         settings = self.settings
         name = stream or profile.name
         if any(line.outlet.stream == name for line in self.pipelines):
-            raise ConfigError(
-                f"two streams are to be called {name!r}: give each profile a name of its own ([stream] name)"
-            )
+            raise ConfigError(f"two streams have the name {name!r}: give each profile its own name ([stream] name)")
         self._check_room(name, profile.largest_packet)
         outlet = self._outlet(
             Description(
@@ -151,7 +149,7 @@ class Node:
         Raises ConfigError, RingUnavailable.
         """
         if any(line.outlet.stream == description.stream for line in self.pipelines):
-            raise ConfigError(f"this node has a stream {description.stream!r} already")
+            raise ConfigError(f"this node already has a stream {description.stream!r}")
         self._check_room(description.stream, description.packet_size)
         queue = RelayQueue(lambda: self._publisher.on_data(relay))
         outlet = self._outlet(description, epoch, source, level)

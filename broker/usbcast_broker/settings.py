@@ -27,18 +27,18 @@ class NodeSettings:
     """Everything about a node that is not about a device. Sizes in bytes, times in the unit of the name."""
 
     bind: str = _setting(DEFAULT_ENDPOINT, "address for requests")
-    publish: str = _setting("", "address of the data; empty: the next port, or a free one")
-    insecure: bool = _setting(False, "may be reached from other machines by anybody")
-    keys: str = _setting("", "directory of keys: only clients that it allows are let in; empty: everybody is")
-    max_requests_per_s: int = _setting(2000, "requests of one connection; beyond it it is told to wait, then cut")
-    max_connections: int = _setting(1024, "connections of all clients; half of them for one address")
-    announce: str = _setting("", "interfaces or addresses on which to be found by mDNS, or all; empty: none")
+    publish: str = _setting("", "address for data; empty: the port after that of bind, or a free one")
+    insecure: bool = _setting(False, "let anybody on other machines connect, without keys")
+    keys: str = _setting("", "directory of keys: only clients that it allows may connect; empty: everybody may")
+    max_requests_per_s: int = _setting(2000, "requests of one connection; more are refused, then it is cut")
+    max_connections: int = _setting(1024, "connections of all clients together; one address may have half of them")
+    announce: str = _setting("", "interfaces or addresses on which mDNS announces the node, or all; empty: none")
     ring_size: int = _setting(DEFAULT_DATA_BYTES, "bytes of batches that a ring holds")
-    ring_slots: int = _setting(DEFAULT_SLOTS, "batches that a ring holds at the most")
-    batch_size: int = _setting(DEFAULT_MAX_BYTES, "bytes at which a batch goes")
-    batch_age_ms: float = _setting(0.0, "how long packets may wait for others; 0: send what is there at once")
-    host_queue_size: int = _setting(HOST_QUEUE_BYTES, "bytes read from a device that may wait")
-    linger_s: float = _setting(2.0, "how long an ended node goes on answering those who catch up")
+    ring_slots: int = _setting(DEFAULT_SLOTS, "batches that a ring holds at most")
+    batch_size: int = _setting(DEFAULT_MAX_BYTES, "bytes of packets at which a batch is published")
+    batch_age_ms: float = _setting(0.0, "how long a packet may wait for others to fill its batch; 0: publish at once")
+    host_queue_size: int = _setting(HOST_QUEUE_BYTES, "bytes read from a device that may wait to be framed")
+    linger_s: float = _setting(2.0, "how long an ended node goes on answering clients that catch up")
 
     def __post_init__(self) -> None:
         for name, least, most in (
@@ -85,7 +85,7 @@ def load_settings(
             if name in tables:
                 continue
             if name not in known:
-                raise ConfigError(f"{file}: {name} is no setting; there are {', '.join(known)}")
+                raise ConfigError(f"{file}: {name} is not a setting; the settings are {', '.join(known)}")
             values[name] = (value, str(file))
     for name in known:
         variable = f"USBCAST_{name.upper()}"

@@ -303,7 +303,7 @@ def _by_library(raw: Buffer) -> EncodedBatch:
     """The batch as the protobuf library reads it, whatever the order of its fields."""
     message = parse(pb.PacketBatch, raw, "a PacketBatch")
     if not message.HasField("contract"):
-        raise WireError(f"a PacketBatch of {len(raw)} bytes bears no contract version")
+        raise WireError(f"a PacketBatch of {len(raw)} bytes has no contract version")
     check_contract(message.contract, "a batch")
     _check_amount(len(message.lost_before) + len(message.events), MAX_REMARKS, _REMARKS)
     _check_amount(len(message.holes), MAX_HOLES, "holes")
@@ -340,8 +340,8 @@ def _checked(batch: EncodedBatch) -> EncodedBatch:
     _check_amount(count, MAX_PACKETS, _AMOUNTS)
     if batch.end_sequence > MAX_COUNT or batch.number >= MAX_COUNT:
         raise WireError(
-            f"batch {batch.number} holds {count} packets from sequence {batch.first_sequence} on: what comes after it has "
-            "no number or no sequence of 64 bits"
+            f"batch {batch.number} holds {count} packets from sequence {batch.first_sequence} on: the next number or "
+            "sequence would exceed 64 bits"
         )
     if size:
         if ends or count * size != len(batch.payload):
@@ -353,14 +353,14 @@ def _checked(batch: EncodedBatch) -> EncodedBatch:
                 f"the last of them {ends[-1] if ends else 0}, and a payload of {len(batch.payload)} bytes"
             )
         if any(a > b for a, b in pairwise(ends)):
-            raise WireError("the end offsets of a batch do not rise")
+            raise WireError("the end offsets of a batch do not increase")
     if not len(arrivals.packets) == len(arrivals.realtime_ns) == len(arrivals.monotonic_ns):
         raise WireError(
             f"the arrival columns of a batch differ in length: {len(arrivals.packets)}, "
             f"{len(arrivals.realtime_ns)} and {len(arrivals.monotonic_ns)}"
         )
     if sum(arrivals.packets) != count:
-        raise WireError(f"the arrivals of a batch speak of {sum(arrivals.packets)} packets and it holds {count}")
+        raise WireError(f"the arrivals of a batch count {sum(arrivals.packets)} packets and it holds {count}")
     if batch.holes:
         _check_holes(batch)
     return batch
@@ -368,7 +368,7 @@ def _checked(batch: EncodedBatch) -> EncodedBatch:
 
 def _check_amount(there: int, most: int, what: str) -> None:
     if there > most:
-        raise WireError(f"a batch has more than {most} {what}: at most so many are allowed")
+        raise WireError(f"a batch has more than {most} {what}, the most that is allowed")
 
 
 def _check_holes(batch: EncodedBatch) -> None:

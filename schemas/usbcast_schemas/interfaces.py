@@ -37,7 +37,9 @@ def choose(wanted: Sequence[str]) -> list[str]:
             chosen.append(name)
         else:
             known = ", ".join(f"{interface} ({', '.join(addresses)})" for interface, addresses in there.items())
-            raise ConfigError(f"{name!r} is no network interface with an IPv4 address here: there is {known or 'none'}")
+            raise ConfigError(
+                f"{name!r} is not a network interface with an IPv4 address here: there is {known or 'none'}"
+            )
     if not chosen:
         raise ConfigError(f"this machine has no network interface with an IPv4 address for {', '.join(wanted)!r}")
     return list(dict.fromkeys(chosen))

@@ -50,7 +50,7 @@ class Keyring:
         with ring._locked():
             if path.exists():
                 raise KeysError(
-                    f"{path} is there already, and whoever knows that key would not know a new one: "
+                    f"{path} exists already, and clients that know its key would not know a new one: "
                     "give another directory with --keys, or move this one away"
                 )
             ring._write(path, [("", {"name": name, "public": key_text(pair.public), "secret": pair.secret.hex()})])
@@ -71,13 +71,13 @@ class Keyring:
         except KeysError:
             # Not the value: it may be the secret.
             raise KeysError(
-                f"{path} is not as `usbcast keys new` writes it (name, public, secret): get it back from where it was saved, "
+                f"{path} is not as `usbcast keys new` writes it (name, public, secret): restore it from a backup, "
                 "or move it away and make a new one"
             ) from None
         if not is_pair(pair):
             raise KeysError(
                 f"in {path} the secret does not belong to the public key {short_text(pair.public)}: "
-                "get the file back from where it was saved, or move it away and make a new one"
+                "restore the file from a backup, or move it away and make a new one"
             )
         return pair
 
@@ -137,7 +137,7 @@ class Keyring:
         """From now on the node at `endpoint` must have this key; return the one that it had to have before."""
         split_tcp(endpoint)
         if not endpoint.isprintable():
-            raise KeysError(f"{endpoint!r} is no endpoint that could be written into a file")
+            raise KeysError(f"{endpoint!r} is not an endpoint that can be written into a file")
         with self._locked():
             nodes = self.nodes()
             before = nodes.get(endpoint)
@@ -163,7 +163,7 @@ class Keyring:
             return []
         entries = self._read(path, forbidden=0o022).get(table, [])
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise KeysError(f"{path}: [[{table}]] is to be a list of tables")
+            raise KeysError(f"{path}: [[{table}]] must be a list of tables")
         return entries
 
     @contextlib.contextmanager
@@ -184,7 +184,7 @@ class Keyring:
         except OSError as error:
             raise KeysError(f"cannot read {path}: {error.strerror}") from None
         if len(content) > MAX_FILE_BYTES:
-            raise KeysError(f"{path} has more than {MAX_FILE_BYTES} bytes: that is no file of keys")
+            raise KeysError(f"{path} has more than {MAX_FILE_BYTES} bytes: that is not a file of keys")
         try:
             return tomllib.loads(content.decode())
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -230,7 +230,7 @@ class Keyring:
 
 def _check_owner(path: Path, status: os.stat_result, forbidden: int) -> None:
     if status.st_uid not in (os.getuid(), 0):
-        raise KeysError(f"{path} belongs to user {status.st_uid}, who is another one: chown {os.getuid()} {path}")
+        raise KeysError(f"{path} belongs to another user, {status.st_uid}: chown {os.getuid()} {path}")
     if status.st_mode & forbidden:
         what = "read" if forbidden & 0o044 else "change"
         mode = "go=" if forbidden & 0o044 else "go-w"
@@ -240,5 +240,5 @@ def _check_owner(path: Path, status: os.stat_result, forbidden: int) -> None:
 def _text(table: Mapping[str, Any], key: str) -> str:
     value = table.get(key)
     if not isinstance(value, str):
-        raise KeysError(f"{key} is missing, or no text")
+        raise KeysError(f"{key} is missing, or not text")
     return value

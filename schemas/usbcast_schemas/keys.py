@@ -74,7 +74,7 @@ def parse_key(text: str) -> bytes:
         public = b""
     if len(public) != KEY_BYTES or len(text) != 2 * KEY_BYTES:
         raise KeysError(
-            f"{text[:100]!r} is no public key: one has {2 * KEY_BYTES} hex digits, as `usbcast keys show` prints it"
+            f"{text[:100]!r} is not a public key: one has {2 * KEY_BYTES} hex digits, as `usbcast keys show` prints it"
         )
     return public
 
@@ -83,7 +83,7 @@ def check_name(name: str) -> str:
     """`name` if a key may be called so; raise KeysError."""
     if not _NAME.fullmatch(name):
         raise KeysError(
-            f"{name[:100]!r} is no name for a key: write up to 64 letters, digits and . _ @ -, beginning with a letter or digit"
+            f"{name[:100]!r} is not a name for a key: write up to 64 letters, digits and . _ @ -, a letter or digit first"
         )
     return name
 
@@ -94,4 +94,4 @@ def parse_rights(text: str) -> Rights:
     try:
         return words[text]
     except KeyError:
-        raise KeysError(f"{text[:100]!r} are no rights: read or command is allowed (command includes read)") from None
+        raise KeysError(f"{text[:100]!r} are not rights: read or command is allowed (command includes read)") from None

@@ -59,11 +59,11 @@ class Announced:
             streams = tuple(check_stream_name(name) for part in names for name in part.split(",") if name)
             contract, version, node = said["contract"], said["version"][:40], said["node"][:40]
         except (KeyError, UnicodeDecodeError, UsageError) as error:
-            raise WireError(f"what is announced is not of a usbcast node: {error!r}") from None
+            raise WireError(f"the announcement is not from a usbcast node: {error!r}") from None
         if not (
             contract.isprintable() and version.isprintable() and node.isalnum() and said.get("key", "").isprintable()
         ):
-            raise WireError(f"what is announced is not of a usbcast node: {said!r:.200}")
+            raise WireError(f"the announcement is not from a usbcast node: {said!r:.200}")
         return cls(node, streams, version, contract[:10], said.get("key", "")[:100], "more" not in said)
 
 

@@ -33,7 +33,7 @@ class _Submessages(dict[int, "_Submessages"]):
 def parse(kind: type[_M], body: bytes | memoryview, what: str, most_fields: int = MAX_FIELDS) -> _M:
     """Read `body` as a message of `kind`; raise WireError if it is not one, or has more fields than `most_fields`."""
     if len(body) > 2 * most_fields and not _has_at_most(most_fields, body, kind.DESCRIPTOR):
-        raise WireError(f"{what} of {len(body)} bytes has more than {most_fields} fields: at most so many are allowed")
+        raise WireError(f"{what} of {len(body)} bytes has more than {most_fields} fields, the most that is allowed")
     try:
         return kind.FromString(bytes(body))
     except DecodeError as error:

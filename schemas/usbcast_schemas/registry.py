@@ -63,7 +63,7 @@ def _read_record(data: bytes) -> NodeRecord:
         fields: Any = json.loads(data) if len(data) <= MAX_RECORD_BYTES else None
         endpoint, pid, streams, key = fields["endpoint"], fields["pid"], fields["streams"], fields.get("key", "")
         if not (isinstance(endpoint, str) and type(pid) is int and isinstance(streams, list) and isinstance(key, str)):
-            raise ValueError("a field is of another type")
+            raise ValueError("a field has the wrong type")
         split_tcp(endpoint)
         return NodeRecord(endpoint, pid, tuple(check_stream_name(name) for name in streams), key)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError) as error:
@@ -73,7 +73,7 @@ def _read_record(data: bytes) -> NodeRecord:
 def _pass_over(path: Path, error: WireError) -> None:
     if path.name not in _named and len(_named) < MOST_NAMED:
         _named.add(path.name)
-        log.warning("%s is passed over: %s", path, error)
+        log.warning("ignoring %s: %s", path, error)
 
 
 def _alive(directory: Path) -> Iterator[tuple[int, NodeRecord]]:

@@ -118,7 +118,7 @@ def connectable(endpoint: str) -> str:
     host, port = tcp
     if host == "*":
         raise UsageError(
-            f"{endpoint!r} is where a node listens, and no host to connect to: write the host's name or address, "
+            f"{endpoint!r} is an address to listen on, not to connect to: write the host's name or address, "
             f"say tcp://127.0.0.1:{port}"
         )
     try:

@@ -19,7 +19,7 @@ def parse_toml(text: str) -> dict[str, Any]:
     except RecursionError:
         raise ValueError("its arrays are nested too deeply") from None
     except ValueError:
-        raise ValueError("it has a number of thousands of digits") from None
+        raise ValueError("it contains a number of thousands of digits") from None
     for key, bits in _long_numbers("", tables):
         raise ValueError(f"{key} is a number of {bits} bits, and at most {MAX_BITS} are allowed")
     return tables

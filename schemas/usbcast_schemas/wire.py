@@ -94,14 +94,14 @@ def decode_reply(frames: Sequence[Buffer]) -> ReceivedReply:
 def check_level(level: pb.Notification | pb.StreamInfo) -> None:
     """Raise WireError if a stream cannot stand as it says: its end is a batch, so one that has ended has a number."""
     if level.ended and not level.next_number:
-        raise WireError("a stream is said to have ended, and to have no batch that could say so")
+        raise WireError("a stream is reported as ended, and has no batch that could carry its end")
 
 
 def decode_message(kind: type[_M], body: Buffer, what: str, most_fields: int = MAX_FIELDS) -> _M:
     """Read a top-level message other than a batch, and check its version."""
     message = parse(kind, body, what, most_fields)
     if not message.HasField("contract"):
-        raise WireError(f"{what} of {len(body)} bytes bears no contract version")
+        raise WireError(f"{what} of {len(body)} bytes has no contract version")
     check_contract(message.contract, what)
     return message
 

@@ -146,7 +146,7 @@ def _abandon(path: Path) -> None:
 def test_what_others_could_reach_needs_to_be_said(endpoint: str, exposed: bool) -> None:
     check_exposure(endpoint, insecure=True)
     if exposed:
-        with pytest.raises(ConfigError, match=r"can be reached from other machines, by anybody: .*--insecure"):
+        with pytest.raises(ConfigError, match=r"can be reached from other machines by anybody: .*--insecure"):
             check_exposure(endpoint, insecure=False)
     else:
         check_exposure(endpoint, insecure=False)

@@ -74,7 +74,5 @@ def test_nothing_is_left_of_a_start_that_failed() -> None:
 def test_the_same_stream_twice() -> None:
     with Node(small()) as node:
         add_simulated(node, SimulatorConfig(), "twin")
-        with pytest.raises(
-            ConfigError, match="two streams are to be called 'twin': give each profile a name of its own"
-        ):
+        with pytest.raises(ConfigError, match="two streams have the name 'twin': give each profile its own name"):
             add_simulated(node, SimulatorConfig(), "twin")

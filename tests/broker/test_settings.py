@@ -89,7 +89,7 @@ def test_a_bad_value_in_the_environment(environment: dict[str, str], sentence: s
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("ring = 5", "{file}: ring is no setting; there are bind, "),
+        ("ring = 5", "{file}: ring is not a setting; the settings are bind, "),
         ("ring_slots = true", "ring_slots is True (from {file}): a whole number, or a size like 64MiB, is allowed"),
         ("ring_slots = 5.5", "ring_slots is 5.5 (from {file}): a whole number"),
         ("insecure = 2", "insecure is 2 (from {file}): true or false"),
@@ -97,7 +97,7 @@ def test_a_bad_value_in_the_environment(environment: dict[str, str], sentence: s
         ("batch_age_ms = true", "batch_age_ms is True (from {file}): a number is allowed"),
         ("bind = 5570", "bind is 5570 (from {file}): a text is allowed"),
         ("bind = ", "{file} is not TOML: "),
-        ("ring_size = " + "1" * 5000, "{file} is not TOML: it has a number of thousands of digits"),
+        ("ring_size = " + "1" * 5000, "{file} is not TOML: it contains a number of thousands of digits"),
         ("ring_size = 0x" + "f" * 5000, "{file} is not TOML: ring_size is a number of 20000 bits"),
     ],
 )

@@ -90,7 +90,7 @@ def test_a_port_that_a_node_with_keys_has(said_here: Say, tmp_path: Path) -> Non
 
 
 def test_an_address_that_others_could_reach(said_here: Say) -> None:
-    assert "say --insecure if everybody" in said_here("serve", "--simulate", "--bind", "tcp://0.0.0.0:0")
+    assert "pass --insecure if everybody" in said_here("serve", "--simulate", "--bind", "tcp://0.0.0.0:0")
     assert "can be reached from other machines" in said_here(*SIMULATE, "--publish", "tcp://*:0")
 
 
@@ -128,7 +128,7 @@ def test_a_profile_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_device_that_is_missing() -> None:
     assert said_of("serve", "first-case", "--bind", "tcp://127.0.0.1:0") == (
-        "no USB device 1209:0001 is plugged in; plug it in, and see what there is with: usbcast devices"
+        "no USB device 1209:0001 is plugged in; plug it in; usbcast devices lists what is plugged in"
     )
 
 
@@ -203,14 +203,14 @@ def test_a_setting_in_the_environment_that_is_wrong() -> None:
         (("watch", "first-case", "--start", "then"), "start is 'then': 'now', 'oldest' or a sequence"),
         (("watch", "first-case", "--via", "mail"), "via is 'mail': one of auto, push, notify, ring is allowed"),
         (("list", "--endpoint", "localhost"), "'localhost' is not an endpoint"),
-        (("list", "--endpoint", "tcp://*:6594"), "'tcp://*:6594' is where a node listens, and no host to connect to"),
-        (("watch", "x", "--endpoint", "tcp://*:6594"), "'tcp://*:6594' is where a node listens"),
-        (("record", "x", "--endpoint", "tcp://*:6594"), "'tcp://*:6594' is where a node listens"),
-        (("doctor", "tcp://*:6594"), "'tcp://*:6594' is where a node listens"),
+        (("list", "--endpoint", "tcp://*:6594"), "'tcp://*:6594' is an address to listen on, not to connect to"),
+        (("watch", "x", "--endpoint", "tcp://*:6594"), "'tcp://*:6594' is an address to listen on"),
+        (("record", "x", "--endpoint", "tcp://*:6594"), "'tcp://*:6594' is an address to listen on"),
+        (("doctor", "tcp://*:6594"), "'tcp://*:6594' is an address to listen on"),
         (("health", "--endpoint", "tcp://" + "é" * 80 + ":1"), "'" + "é" * 80 + "' cannot be the name of a host"),
         (("health", "--endpoint", "tcp://a\udce9:1"), "'tcp://a\\udce9:1' is not an endpoint"),
         (("health", "--endpoint", "ipc://" + "x" * 300), "cannot connect to 'ipc://xxx"),
-        (("bridge", "tcp://*:6594", "--bind", "tcp://127.0.0.1:0"), "'tcp://*:6594' is where a node listens"),
+        (("bridge", "tcp://*:6594", "--bind", "tcp://127.0.0.1:0"), "'tcp://*:6594' is an address to listen on"),
         (("command", "x"), "say either --type, for a control transfer, or --out, for data to an OUT endpoint"),
         (("command", "x", "--type", "1", "--out", "2"), "say either --type"),
         (("command", "x", "--type", "many"), "'many' is not a whole number: write 129 or 0x81"),

@@ -75,9 +75,9 @@ def test_serve_verbose_logs_who_comes_and_goes_and_what_the_device_does(tmp_path
         for sentence in (
             "is being read: simulated device",
             "went away during a read; plug it in again",
-            " has connected, for requests; connections: 1",
+            " has connected to the requests socket; connections: 1",
             "stream first-case: ",
-            " has left requests; connections: ",
+            " has left the requests socket; connections: ",
         ):
             eventually(lambda said=sentence: said in node.stderr or not node.running, f"the log has {sentence!r}")
         assert node.stderr.count("is being read: simulated") == 2, "it was plugged in again"

@@ -184,9 +184,9 @@ def test_udev_finds_nothing_wrong_with_the_rules(profile: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--group", 'x" RUN+="y'], "is no name of a group"),
-        (["--unit", 'a.service", RUN+="y'], "is no unit"),
-        (["--unit", "{nom}.service"], "is no unit"),
+        (["--group", 'x" RUN+="y'], "is not the name of a group"),
+        (["--unit", 'a.service", RUN+="y'], "is not the name of a unit"),
+        (["--unit", "{nom}.service"], "is not the name of a unit"),
     ],
 )
 def test_what_would_break_the_rules_is_refused(options: list[str], said: str, profile: Path) -> None:

@@ -151,9 +151,9 @@ def test_a_node_is_announced_where_it_listens(announce: str, endpoint: str, wher
     ("announce", "endpoint", "sentence"),
     [
         ("all", "tcp://127.0.0.1:5570", r"only on this machine \(tcp://127.0.0.1:5570\).*--bind tcp://"),
-        ("127.0.0.1", "ipc:///tmp/x", "this machine's alone"),
-        ("eth99", "tcp://0.0.0.0:5570", r"'eth99' is no network interface.*lo"),
-        ("192.0.2.7", "tcp://0.0.0.0:5570", r"'192.0.2.7' is no network interface"),
+        ("127.0.0.1", "ipc:///tmp/x", "which only this machine can reach"),
+        ("eth99", "tcp://0.0.0.0:5570", r"'eth99' is not a network interface.*lo"),
+        ("192.0.2.7", "tcp://0.0.0.0:5570", r"'192.0.2.7' is not a network interface"),
         ("127.0.0.1", "tcp://[::1]:5570", "only IPv4"),
         ("127.0.0.1", "tcp://192.0.2.7:5570", r"at tcp://192.0.2.7:5570 alone.*nobody could reach it"),
     ],
@@ -168,7 +168,7 @@ def test_what_nobody_could_reach_is_not_announced(announce: str, endpoint: str, 
 def test_a_node_that_may_not_be_announced_leaves_nothing_behind() -> None:
     refused = run("serve", "--simulate", "--bind", "tcp://127.0.0.1:0", "--announce", "eth99", "--ring-size", "4MiB")
     assert refused.finish() == 1
-    assert "'eth99' is no network interface" in refused.stderr
+    assert "'eth99' is not a network interface" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 

@@ -287,7 +287,7 @@ def test_more_foreign_messages_than_are_stepped_over(server: Server, monkeypatch
     with usbcast.subscribe("sim", server.url) as subscription, pytest.raises(ServerRefused) as raised:
         subscription.ready()
     assert str(raised.value) == (
-        f"the last 3 messages of usbcast-sim on {server.url} are not usbcast's (a gap of 0 bytes bears no contract "
+        f"the last 3 messages of usbcast-sim on {server.url} are not usbcast's (a gap of 0 bytes has no contract "
         "version): let no other program publish to usbcast.sim.batch and usbcast.sim.gap, and purge usbcast-sim"
     )
 

@@ -56,7 +56,7 @@ def test_an_ordinary_user_is_told_the_rule_that_lets_him_in(guest: Guest) -> Non
     assert found["serial"] == FTDI_SERIAL  # read from sysfs, since it cannot be asked of the device
     sentence = refused(serve(guest, PROFILE, user=USER))
     assert "this user may not open device 0403:6001" in sentence
-    assert f"/dev/bus/usb/{found['bus']:03}/{found['address']:03} is not writable" in sentence
+    assert f"write to its device file /dev/bus/usb/{found['bus']:03}/{found['address']:03})" in sentence
     rule = re.search(r"put the line (.+) into /etc/udev/rules.d/", sentence)
     assert rule, sentence
     with rule_in_force(guest, rule[1]), Serving(guest, PROFILE, user=USER) as serving:
@@ -68,7 +68,7 @@ def test_an_ordinary_user_is_told_the_rule_that_lets_him_in(guest: Guest) -> Non
 def test_a_device_that_is_not_there(guest: Guest) -> None:
     sentence = refused(serve(guest, "first-case"))
     assert sentence == (
-        "usbcast: no USB device 1209:0001 is plugged in; plug it in, and see what there is with: usbcast devices"
+        "usbcast: no USB device 1209:0001 is plugged in; plug it in; usbcast devices lists what is plugged in"
     )
 
 

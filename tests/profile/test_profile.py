@@ -339,7 +339,7 @@ def test_all_problems_in_one_message() -> None:
     [
         ("[stream\nname = 1", "not valid TOML: Expected ']' at the end of a table declaration (at line 1, column 8)"),
         ("a = " + "[" * 5000, "not valid TOML: its arrays are nested too deeply"),
-        ("a = " + "1" * 5000, "not valid TOML: it has a number of thousands of digits"),
+        ("a = " + "1" * 5000, "not valid TOML: it contains a number of thousands of digits"),
         (
             "[[b]]\na = [1, 0x" + "f" * 5000 + "]",
             "not valid TOML: b[0].a[1] is a number of 20000 bits, and at most 128 are allowed",

@@ -163,8 +163,8 @@ def good(**changes: object) -> pb.PacketBatch:
         ({"packet_ends": [4, 8]}, "2 packets of 4 bytes"),
         ({"packet_size": 0}, "0 end offsets"),
         ({"packet_size": 0, "packet_ends": [4, 7]}, "the last of them 7"),
-        ({"packet_size": 0, "packet_ends": [9, 8]}, "do not rise"),
-        ({"arrival_packets": [1]}, "speak of 1 packets and it holds 2"),
+        ({"packet_size": 0, "packet_ends": [9, 8]}, "do not increase"),
+        ({"arrival_packets": [1]}, "count 1 packets and it holds 2"),
         ({"arrival_realtime_ns": []}, "differ in length: 1, 0 and 1"),
     ],
 )
@@ -177,7 +177,7 @@ def test_figures_that_disagree_are_named(changes: dict, says: str) -> None:
 def test_another_major_version_names_both() -> None:
     with pytest.raises(VersionMismatch, match=r"a batch is of contract version 2\.7 and this side speaks 1\.0"):
         decode_batch(good(contract=2 << 16 | 7).SerializeToString())
-    with pytest.raises(WireError, match="bears no contract version"):
+    with pytest.raises(WireError, match="has no contract version"):
         decode_batch(b"")
 
 

@@ -70,11 +70,11 @@ BEYOND = {
     "losses": ({"losses": [pb.Loss()] * (MAX_REMARKS + 1)}, "more than 1000 losses and events"),
     "events": ({"events": [pb.DeviceEvent()] * (MAX_REMARKS + 1)}, "more than 1000 losses and events"),
     "losses and events": ({"losses": [pb.Loss()] * 600, "events": [pb.DeviceEvent()] * 401}, "more than 1000 losses"),
-    "number": ({"number": MAX_COUNT}, "no number or no sequence of 64 bits"),
-    "sequence": ({"first_sequence": MAX_COUNT}, "no number or no sequence of 64 bits"),
+    "number": ({"number": MAX_COUNT}, "sequence would exceed 64 bits"),
+    "sequence": ({"first_sequence": MAX_COUNT}, "sequence would exceed 64 bits"),
     "sequence, without a packet": (
         {"first_sequence": MAX_COUNT, "number": MAX_COUNT, "packet_count": 0, "payload": (), "arrivals": Arrivals()},
-        "no number or no sequence of 64 bits",
+        "sequence would exceed 64 bits",
     ),
 }
 

@@ -55,7 +55,7 @@ def test_addresses_as_libzmq_knows_them(endpoint: str, address: str) -> None:
 
 @pytest.mark.parametrize("endpoint", ["tcp://*:1", "tcp://" + "é" * 80 + ":1", "tcp://a..b:1", "tcp://a\udce9:1"])
 def test_addresses_that_nobody_can_connect_to(endpoint: str) -> None:
-    with pytest.raises(UsageError, match=r"is where a node listens|cannot be the name of a host|is not an endpoint"):
+    with pytest.raises(UsageError, match=r"is an address to listen on|cannot be the name of a host|is not an endpoint"):
         connectable(endpoint)
 
 

@@ -32,7 +32,7 @@ def fetched(count: int, epoch: int = 9) -> bytes:
         (wire.decode_request, [], "0 frames, not 1"),
         (wire.decode_request, [b"", DESCRIBE], "2 frames, not 1: use a DEALER socket, without an empty delimiter"),
         (wire.decode_request, [b"\xff\xff"], "2 bytes are not a request"),
-        (wire.decode_request, [b""], "bears no contract version"),
+        (wire.decode_request, [b""], "has no contract version"),
         (
             wire.decode_request,
             [pb.Request(contract=CONTRACT, request_id=5).SerializeToString()],
@@ -46,7 +46,7 @@ def fetched(count: int, epoch: int = 9) -> bytes:
         (wire.decode_reply, [], "no frame"),
         (wire.decode_reply, [fetched(1)], "announces 1 batches and carries 0"),
         (wire.decode_reply, [fetched(1), BATCH, BATCH], "announces 1 batches and carries 2"),
-        (wire.decode_notification, ENDED_WITHOUT_A_BATCH, "said to have ended, and to have no batch"),
+        (wire.decode_notification, ENDED_WITHOUT_A_BATCH, "reported as ended, and has no batch"),
         (wire.decode_notification, b"\x00", "not a notification"),
     ],
 )
@@ -65,7 +65,7 @@ def test_what_is_right_is_read() -> None:
 
 @pytest.mark.parametrize(
     ("epoch", "bad", "says"),
-    [(9, b"junk", "not a PacketBatch"), (9, b"", "bears no contract"), (8, BATCH, "carries batches of another epoch")],
+    [(9, b"junk", "not a PacketBatch"), (9, b"", "has no contract"), (8, BATCH, "carries batches of another epoch")],
 )
 def test_a_batch_that_cannot_be_read_takes_nothing_else_of_its_reply_with_it(epoch: int, bad: bytes, says: str) -> None:
     good = encode_batch(epoch=epoch, number=0, first_sequence=0, packet_count=0, packet_size=0, payload=[])

@@ -126,7 +126,7 @@ def test_who_subscribes_to_what_does_not_exist_is_cut_off_at_the_first(
         data.send(b"\1data/sim/")
         data.send(b"\1data/another/")
         eventually(lambda: refused(served, ring).get("subscribes to what does not exist"), "it is counted", 5)
-    assert "subscribes to b'data/another/', and there is no such topic" in caplog.text
+    assert "subscribed to b'data/another/', and there is no such topic" in caplog.text
 
 
 def test_topics_longer_than_any_are_not_read(node: tuple[Served, Keyring | None]) -> None:

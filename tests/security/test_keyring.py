@@ -88,7 +88,7 @@ def test_whom_to_revoke_must_be_clear(ring: Keyring, who: str, which: str) -> No
 
 def test_a_pair_is_never_overwritten(ring: Keyring) -> None:
     before = ring.own()
-    with pytest.raises(KeysError, match=r"secret\.toml is there already, .* give another directory"):
+    with pytest.raises(KeysError, match=r"secret\.toml exists already, .* give another directory"):
         Keyring.create(ring.directory, "other")
     assert ring.own() == before
 
@@ -133,7 +133,7 @@ def test_a_directory_that_others_can_change_is_refused(ring: Keyring) -> None:
 def test_files_of_another_user_are_refused(ring: Keyring) -> None:
     path = ring.directory / SECRET
     os.chown(path, 12345, -1)
-    with pytest.raises(KeysError, match=f"{path} belongs to user 12345, who is another one: chown 0 {path}"):
+    with pytest.raises(KeysError, match=f"{path} belongs to another user, 12345: chown 0 {path}"):
         ring.own()
 
 
@@ -154,18 +154,18 @@ def test_a_secret_of_another_key_is_refused_without_being_told(ring: Keyring, tm
 @pytest.mark.parametrize(
     ("file", "content", "sentence"),
     [
-        (CLIENTS, "client = 5", r"\[\[client\]\] is to be a list of tables"),
-        (CLIENTS, "client = [5]", r"\[\[client\]\] is to be a list of tables"),
+        (CLIENTS, "client = 5", r"\[\[client\]\] must be a list of tables"),
+        (CLIENTS, "client = [5]", r"\[\[client\]\] must be a list of tables"),
         (CLIENTS, "[[client]\n", "is not TOML"),
-        (CLIENTS, '[[client]]\nname = "a"\nrights = "read"\n', "key is missing, or no text"),
-        (CLIENTS, f'[[client]]\nname = "a"\nrights = "all"\nkey = "{key_text(key(1))}"\n', "'all' are no rights"),
+        (CLIENTS, '[[client]]\nname = "a"\nrights = "read"\n', "key is missing, or not text"),
+        (CLIENTS, f'[[client]]\nname = "a"\nrights = "all"\nkey = "{key_text(key(1))}"\n', "'all' are not rights"),
         (
             CLIENTS,
             f'[[client]]\nname = "a b"\nrights = "read"\nkey = "{key_text(key(1))}"\n',
-            "'a b' is no name for a key",
+            "'a b' is not a name for a key",
         ),
-        (NODES, '[[node]]\nendpoint = "tcp://lab:1"\nkey = "00"\n', "'00' is no public key: one has 64 hex digits"),
-        (NODES, "x" * (4 * 1024 * 1024 + 1), "that is no file of keys"),
+        (NODES, '[[node]]\nendpoint = "tcp://lab:1"\nkey = "00"\n', "'00' is not a public key: one has 64 hex digits"),
+        (NODES, "x" * (4 * 1024 * 1024 + 1), "that is not a file of keys"),
     ],
 )
 def test_what_is_wrong_with_a_file(ring: Keyring, file: str, content: str, sentence: str) -> None:

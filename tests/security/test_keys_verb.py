@@ -72,15 +72,15 @@ def test_keys_are_made_shown_allowed_revoked_and_listed(cli: Cli, tmp_path: Path
 def test_mistakes_are_one_sentence(cli: Cli, tmp_path: Path) -> None:
     there, key = str(tmp_path / "there"), "ab" * 32
     cli("keys", "new", "--keys", there, "--name", "me")
-    assert "is there already" in said(cli("keys", "new", "--keys", there))
+    assert "exists already" in said(cli("keys", "new", "--keys", there))
     absent = str(tmp_path / "absent")
     for verb in (("show",), ("allow", key, "--name", "a"), ("revoke", "a"), ("trust", "tcp://lab:5570", key)):
         assert f"usbcast keys new --keys {absent}" in said(cli("keys", *verb, "--keys", absent))
-    assert "'abc' is no public key: one has 64 hex digits" in said(
+    assert "'abc' is not a public key: one has 64 hex digits" in said(
         cli("keys", "allow", "abc", "--name", "a", "--keys", there)
     )
-    assert "'a b' is no name for a key" in said(cli("keys", "allow", key, "--name", "a b", "--keys", there))
-    assert "'all' are no rights: read or command" in said(
+    assert "'a b' is not a name for a key" in said(cli("keys", "allow", key, "--name", "a b", "--keys", there))
+    assert "'all' are not rights: read or command" in said(
         cli("keys", "allow", key, "--name", "a", "--rights", "all", "--keys", there)
     )
     assert "'bob' names no client; there are none" in said(cli("keys", "revoke", "bob", "--keys", there))
@@ -100,7 +100,7 @@ def test_what_is_asked_for_wrongly_is_bad_usage(cli: Cli, tmp_path: Path) -> Non
 def test_an_address_that_others_can_reach_needs_keys_or_a_word(cli: Cli, tmp_path: Path) -> None:
     sentence = said(cli("serve", "--simulate", "--bind", "tcp://0.0.0.0:0"))
     assert (
-        "let in only those with a key (--keys DIR; usbcast keys new --keys DIR makes one), or say --insecure"
+        "admit only clients with a key (--keys DIR; usbcast keys new --keys DIR makes one), or pass --insecure"
         in sentence
     )
 

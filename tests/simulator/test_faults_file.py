@@ -92,7 +92,7 @@ def test_an_empty_file_has_none() -> None:
         ('[[fault]]\nkind="unplug"\nat_s=1\ncount=2', 'fault[0].count is not a key of a fault of kind "unplug": those'),
         ("[simulator]\nrate=1", "f: simulator is not a key of a faults file"),
         ("fault = [", "f: not valid TOML"),
-        ("fault = " + "1" * 5000, "f: not valid TOML: it has a number of thousands of digits"),
+        ("fault = " + "1" * 5000, "f: not valid TOML: it contains a number of thousands of digits"),
         ("fault = " + "[" * 5000 + "]" * 5000, "its arrays are nested too deeply"),
     ],
 )

@@ -211,7 +211,7 @@ def test_an_unexpected_end_is_told() -> None:
     detached = items[-1]
     assert isinstance(detached, DeviceEvent)
     assert detached.detail == feed.problem
-    assert feed.problem == "device 1234:5678 is not read any more, because of RuntimeError: out of tea"
+    assert feed.problem == "device 1234:5678 is no longer read, because of RuntimeError: out of tea"
     assert scripted.log[-1] == "close"
     with pytest.raises(DeviceDetached, match="out of tea"):
         feed.command(pb.CommandRequest()).result(5)

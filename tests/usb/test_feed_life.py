@@ -86,7 +86,7 @@ class TestStarting:
             feed.start()
 
     def test_once(self) -> None:
-        with Rig(Backend()) as rig, pytest.raises(UsageError, match="was started before"):
+        with Rig(Backend()) as rig, pytest.raises(UsageError, match="was already started"):
             rig.feed.start()
 
 

@@ -133,7 +133,7 @@ def test_linux_knows_the_serial_number_too(tmp_path: Path) -> None:
 def test_a_device_that_tells_no_serial_number() -> None:
     backend = Backend(QUICK)
     backend.refuse("ctrl_transfer", -9, 32)
-    with pytest.raises(DeviceMissing, match="does not tell its serial number; leave serial out"):
+    with pytest.raises(DeviceMissing, match="does not report its serial number; remove serial"):
         transport(backend, serial="SIM0001").open()
     way = transport(backend)
     assert way.open().serial == ""
@@ -153,10 +153,10 @@ def test_gone_while_it_is_looked_at() -> None:
     [
         (("A", "1-1"), ("A", "1-2"), ""),
         (("", "1-1"), ("", "1-1"), ""),
-        (("", "1-1"), ("", "1-2"), "it is at 1-2, the one before was at 1-1, and neither tells a serial number"),
-        (("A", "1-1"), ("B", "1-1"), "it tells serial number B, and the one before had A"),
-        (("A", "1-1"), ("", "1-1"), "it tells no serial number, and the one before had A"),
-        (("", "1-1"), ("B", "1-1"), "it tells serial number B, and the one before told none"),
+        (("", "1-1"), ("", "1-2"), "it is at 1-2, the one before was at 1-1, and neither reports a serial number"),
+        (("A", "1-1"), ("B", "1-1"), "it reports serial number B, and the one before reported A"),
+        (("A", "1-1"), ("", "1-1"), "it reports no serial number, and the one before reported A"),
+        (("", "1-1"), ("B", "1-1"), "it reports serial number B, and the one before reported none"),
     ],
 )
 def test_what_proves_that_it_is_the_same_device(before: tuple[str, str], now: tuple[str, str], why: str) -> None:
@@ -165,7 +165,7 @@ def test_what_proves_that_it_is_the_same_device(before: tuple[str, str], now: tu
 
 
 @pytest.mark.parametrize(
-    ("serials", "said"), [(("", ""), "neither tells a serial"), (("A", "B"), "tells serial number B")]
+    ("serials", "said"), [(("", ""), "neither reports a serial"), (("A", "B"), "reports serial number B")]
 )
 def test_a_strict_profile_takes_no_other_device(serials: tuple[str, str], said: str) -> None:
     backend = Backend(*map(twin, serials))

@@ -85,7 +85,7 @@ HEALTH = pb.Request(contract=CONTRACT, request_id=7, health=pb.HealthRequest()).
 
 BAD_REQUESTS = {
     "random bytes": ([b"\xff\x00garbage"], "malformed", "are not a request"),
-    "nothing": ([b""], "malformed", "bears no contract version"),
+    "nothing": ([b""], "malformed", "has no contract version"),
     "truncated": ([HEALTH[:-1]], "malformed", "are not a request"),
     "two frames": ([HEALTH, HEALTH], "malformed", "has 2 frames, not 1"),
     "as a REQ socket": ([b"", HEALTH], "malformed", "without an empty delimiter"),
@@ -98,7 +98,7 @@ BAD_REQUESTS = {
         "is of contract version 2.0 and this side speaks 1.0",
     ),
     "no question": ([pb.Request(contract=CONTRACT).SerializeToString()], "malformed", "asks for nothing"),
-    "no version": ([pb.Request(health=pb.HealthRequest()).SerializeToString()], "malformed", "bears no contract"),
+    "no version": ([pb.Request(health=pb.HealthRequest()).SerializeToString()], "malformed", "has no contract"),
     "no such stream": (
         [pb.Request(contract=CONTRACT, describe=pb.DescribeRequest(stream="imu2")).SerializeToString()],
         "stream unknown",
@@ -133,7 +133,7 @@ def test_a_bad_request_is_answered_counted_and_named_once(
         assert peer.poll(5000)
         health = pb.Reply.FromString(peer.recv()).health
     assert dict(health.refused) == {reason: 3}
-    named = [record for record in caplog.records if "what it sends is no request" in record.message]
+    named = [record for record in caplog.records if "it sent an invalid request" in record.message]
     assert len(named) == (reason in ("malformed", "another version"))
 
 

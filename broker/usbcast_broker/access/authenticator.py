@@ -74,9 +74,9 @@ DEPARTURES_TOLERATED = 2
 """Without keys: a program that is ended while it connects leaves like that, which is counted, and nothing to warn of."""
 
 _SENTENCES = {
-    GONE: "it leaves before the handshake is over, as a port scan does, or a client that does not agree on encryption",
-    STALLED: "it did not go on with the handshake",
-    BROKEN: "its handshake is none",
+    GONE: "it disconnected before the handshake was complete, as a port scan or a client with other encryption settings does",
+    STALLED: "it did not complete the handshake in time",
+    BROKEN: "it sent an invalid ZMTP handshake",
 }
 
 _ZAP = "inproc://zeromq.zap.01"
@@ -159,7 +159,7 @@ class Authenticator:
         self._thread: threading.Thread | None = None
         self._ready: Future[None] = Future()
         self.problem: BaseException | None = None
-        """Why nobody is let in any more, which should never be."""
+        """Why the authenticator failed, so the node admits no new connections; restart the node, which should never be."""
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="usbcast-authenticator", daemon=True)
@@ -214,11 +214,11 @@ class Authenticator:
 
     def talked(self, which: str, said: Said) -> None:
         """What came up to a socket that only sends is no subscription, or one too many: end the connection that it came by."""
-        self._cut_for(TALKS, which, said, "it says more than a subscriber does to where it can only listen")
+        self._cut_for(TALKS, which, said, "it sent more than subscriptions to the data port")
 
     def asked_for_nothing(self, which: str, said: Said) -> None:
         """A subscription fits no topic: end the connection that it came by."""
-        self._cut_for(ASKS_FOR_NOTHING, which, said, f"it subscribes to {said.what[1:]!r}, and there is no such topic")
+        self._cut_for(ASKS_FOR_NOTHING, which, said, f"it subscribed to {said.what[1:]!r}, and there is no such topic")
 
     def _cut_for(self, reason: str, which: str, said: Said, sentence: str) -> None:
         if self._connections.cut(which, said.descriptor):  # else this had come before it was cut
@@ -237,7 +237,7 @@ class Authenticator:
             if not self._ready.done():
                 self._ready.set_exception(error)
                 return
-            log.exception("nobody is let in any more")
+            log.exception("the authenticator failed, so the node admits no new connections; restart the node")
             raise
         finally:
             zap.close()
@@ -281,7 +281,7 @@ class Authenticator:
             try:
                 zap.send_multipart(self._decide(frames))
             except Exception:
-                log.exception("could not decide about a connection, so it is refused")
+                log.exception("checking a connection failed, so it is refused")
                 request_id = frames[1] if len(frames) > 1 else b""
                 zap.send_multipart([admission.ZAP_VERSION, request_id, admission.FAILED, b"", b"", b""])
 
@@ -289,7 +289,7 @@ class Authenticator:
         try:
             question = admission.parse_question(frames)
         except WireError as error:
-            log.error("libzmq asks what is no question: %s", error)
+            log.error("libzmq sent an invalid ZAP request, which is refused: %s", error)
             request_id = frames[1] if len(frames) > 1 else b""
             return [admission.ZAP_VERSION, request_id, admission.FAILED, b"", b"", b""]
         self._refresh()
@@ -307,7 +307,7 @@ class Authenticator:
         try:
             later = Admission(self.own, self._keyring.clients())
         except KeysError as error:
-            log.error("the list of clients cannot be used, so the former one stays in force: %s", error)
+            log.error("cannot use the changed list of clients, so the previous one stays in force: %s", error)
             return
         lost = self.admission.lost_to(later)
         self.admission = later
@@ -315,7 +315,7 @@ class Authenticator:
         if lost:
             names = ", ".join(short_text(client.public, client.name) for client in lost)
             cut = sum(map(self._connections.cut_all, DATA_SOCKETS))
-            log.warning("revoked %s; all %d subscribers have to show their keys again", names, cut)
+            log.warning("revoked %s; disconnected all %d subscribers, so that they authenticate again", names, cut)
 
     def _stamp(self) -> tuple[int, int, int]:
         """What changes when the list of clients does."""
@@ -350,7 +350,9 @@ class Authenticator:
                     "half of it for one address",
                 )
             else:
-                log.info("%s has connected, for %s; connections: %d", peer, monitor.which, len(self._connections))
+                log.info(
+                    "%s has connected to the %s socket; connections: %d", peer, monitor.which, len(self._connections)
+                )
         elif event == zmq.EVENT_DISCONNECTED:
             self._ended(monitor, value)
         elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
@@ -375,7 +377,7 @@ class Authenticator:
         self._grown.somebody_went()
         # One that was gone before it could be looked at left or was cut in the handshake, where libzmq says the former.
         peer, ended_by = self._connections.remove(monitor.which, fd) or (GONE_AT_ONCE, EndedBy.LIBZMQ)
-        log.info("%s has left %s; connections: %d", peer, monitor.which, len(self._connections))
+        log.info("%s has left the %s socket; connections: %d", peer, monitor.which, len(self._connections))
         if ended_by is EndedBy.CUT:
             return  # counted when it was cut
         if failed is not None:
@@ -387,7 +389,9 @@ class Authenticator:
             if monitor.keys_refused:
                 monitor.keys_refused -= 1
             else:
-                self._refusals.refuse(NOT_ZMTP, peer, "what it sends is not ZMTP 3, or a message that is too long")
+                self._refusals.refuse(
+                    NOT_ZMTP, peer, "it sent something other than ZMTP 3, or a message that is too long"
+                )
 
     def _look(self) -> None:
         self._refresh()

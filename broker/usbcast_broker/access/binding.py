@@ -64,9 +64,9 @@ def check_exposure(endpoint: str, *, insecure: bool, keyed: bool = False) -> Non
     """Raise ConfigError if others could reach `endpoint` without having been let in."""
     if not is_local(endpoint) and not insecure and not keyed:
         raise ConfigError(
-            f"{endpoint} can be reached from other machines, by anybody: listen on tcp://127.0.0.1, "
-            "let in only those with a key (--keys DIR; usbcast keys new --keys DIR makes one), "
-            "or say --insecure if everybody on that network may read the stream and command the device"
+            f"{endpoint} can be reached from other machines by anybody: listen on tcp://127.0.0.1, "
+            "admit only clients with a key (--keys DIR; usbcast keys new --keys DIR makes one), "
+            "or pass --insecure if everybody on that network may read the stream and command the device"
         )
 
 

@@ -89,7 +89,7 @@ class Assembler:
             return ""
         return (
             f"{self._vain_bytes:,} bytes came from the device in {span_ns / 1e9:.0f} s, and not one packet: compare [framing] in "
-            "the profile (sizes, patterns, checksum) with what comes, which `usbcast serve PROFILE --probe` shows"
+            "the profile (sizes, patterns, checksum) with the data, which `usbcast serve PROFILE --probe` shows"
         )
 
     @property

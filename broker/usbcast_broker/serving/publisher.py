@@ -249,7 +249,7 @@ class Publisher:
         self.problem = error
         for pipeline in self._pipelines:
             pipeline.close_short_way()
-        log.error("publishing has stopped", exc_info=error)
+        log.error("the node has stopped publishing", exc_info=error)
 
     def _turn(self, pipeline: Stream) -> int:
         """Publish what has accumulated in `pipeline`, the lock being held; return when it needs a turn though nothing comes."""

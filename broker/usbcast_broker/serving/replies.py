@@ -248,7 +248,7 @@ class ReplayService:
                 self._answer_in_turn()
         except BaseException as error:
             self.problem = error
-            log.exception("answering has stopped")
+            log.exception("the node has stopped answering requests")
             raise
         finally:
             self._authenticator.release(socket)
@@ -276,13 +276,13 @@ class ReplayService:
             request = decode_request([frame.bytes for frame in frames[1:]])
         except PeerError as error:
             reason = "another version" if isinstance(error, VersionMismatch) else "malformed"
-            self._refusals.refuse(reason, peer_of(frames[0]), f"what it sends is no request: {error}")
+            self._refusals.refuse(reason, peer_of(frames[0]), f"it sent an invalid request: {error}")
             code = pb.ErrorReply.CODE_VERSION if isinstance(error, VersionMismatch) else pb.ErrorReply.CODE_MALFORMED
             self._send(client, pb.Reply(error=pb.ErrorReply(code=code, message=str(error))))
             return
         try:
             if verdict is Verdict.WAIT:
-                raise Refused(pb.ErrorReply.CODE_BUSY, "these are too many requests a second: ask again later")
+                raise Refused(pb.ErrorReply.CODE_BUSY, "too many requests per second: ask again later")
             self._check_rights(frames[0], request)
             self._take(client, request)
         except Refused as error:
@@ -301,7 +301,7 @@ class ReplayService:
             if kind == "fetch" or stream:
                 self._stream(stream)
             if not self._turns.add(client.identity, _Asked(client, request)):
-                raise Refused(pb.ErrorReply.CODE_BUSY, "too many requests wait for an answer: ask again later")
+                raise Refused(pb.ErrorReply.CODE_BUSY, "too many requests are waiting for an answer: ask again later")
 
     def _answer_in_turn(self) -> None:
         """Answer requests that wait, for some milliseconds."""
@@ -451,7 +451,7 @@ class ReplayService:
         if self._commands >= MAX_COMMANDS or self._command_bytes + size_bytes > MAX_COMMAND_BYTES:
             raise Refused(
                 pb.ErrorReply.CODE_BUSY,
-                f"{self._commands} commands wait for an answer, with {self._command_bytes} bytes",
+                f"{self._commands} commands of {self._command_bytes} bytes are waiting for an answer: try again later",
             )
         future = line.feed.command(request.command)
         self._commands += 1

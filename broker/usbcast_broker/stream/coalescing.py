@@ -1,4 +1,4 @@
-"""coalescing: whether what has just come is handled at once, or a moment later together with what follows it.
+"""Coalescing: decide whether what has just come is handled at once, or a moment later together with what follows it.
 
 The idea is that of network drivers (interrupt moderation; NAPI, https://docs.kernel.org/networking/napi.html): single
 packets are passed on at once, by the thread that read them; when they come faster than each of them can be handled, what
@@ -28,9 +28,9 @@ INLINE_BYTES = 16 * 1024
 
 
 class Coalescer:
-    """Of one stream. Told when its turns were; monotonic nanoseconds.
+    """The coalescing state of one stream. It is told when its turns were, in monotonic nanoseconds.
 
-    >>> coalescing = coalescing()
+    >>> coalescing = Coalescer()
     >>> coalescing.turned(10**9 - 30_000, 10**9)
     >>> coalescing.next_ns - 10**9, coalescing.is_busy(10**9 + 200_000)
     (90000, True)

@@ -253,7 +253,7 @@ class Relay:
         """What stands in the place of a batch that no ring holds: the rest of what it says, and where its packets were."""
         said = decode_batch(batch.raw)
         log.warning(
-            "stream %s: a batch of %d bytes does not fit into a ring of %d: make it larger with --ring-size",
+            "stream %s: a batch of %d bytes does not fit into a ring of %d: make the ring larger with --ring-size",
             self.outlet.stream, batch.size_bytes, self.outlet.ring.data_bytes,
         )  # fmt: skip
         hole = pb.LostRange(

@@ -132,7 +132,7 @@ def _draft(wanted: str, as_json: bool) -> None:
     found = [one for one in list_devices() if (one.identity.vendor_id, one.identity.product_id) == numbers]
     if not found:
         raise DeviceMissing(
-            f"no USB device {wanted} is plugged in; plug it in, and see what there is with: usbcast devices"
+            f"no USB device {wanted} is plugged in; plug it in; usbcast devices lists what is plugged in"
         )
     chosen = chosen_endpoint(found[0])
     is_hid = chosen.interface_class == HID_CLASS

@@ -73,7 +73,7 @@ class RingWriter:
     ) -> None:
         if data_bytes < 4096 or data_bytes % 8 or slots < 2:
             raise ConfigError(
-                f"a ring of {data_bytes} bytes and {slots} slots cannot be: at least 4096 bytes, in multiples of 8, and 2 slots"
+                f"a ring cannot have {data_bytes} bytes and {slots} slots: use at least 4096 bytes, a multiple of 8, and 2 slots"
             )
         self.nonce = secrets.randbits(64)
         # A bridge on the machine of its upstream has a ring of the same stream and epoch.

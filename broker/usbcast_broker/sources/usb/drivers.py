@@ -75,7 +75,9 @@ def write_note(device: Any, interface: int, interfaces: Iterable[int]) -> None:
         unfinished.write_text(json.dumps(asdict(note)))
         unfinished.replace(path)
     except OSError as error:
-        log.warning("%s cannot be written, so a killed node's device stays without its kernel driver: %s", path, error)
+        log.warning(
+            "cannot write %s, so a node that is killed leaves its device without a kernel driver: %s", path, error
+        )
 
 
 def remove_note(device: Any, interface: int) -> None:

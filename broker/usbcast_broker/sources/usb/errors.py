@@ -96,7 +96,7 @@ def device_error(error: usb.core.USBError, device: str, doing: str) -> DeviceErr
 def forbidden(device: str, vendor_id: int, node: str) -> DeviceForbidden:
     """The sentence for a device that may not be opened, with the rule that allows it. `node` is its device file."""
     rule = f'SUBSYSTEM=="usb", ATTR{{idVendor}}=="{vendor_id:04x}", MODE="0666"'
-    where = f" (its file {node} is not writable for you)" if node else ""
+    where = f" (you may not write to its device file {node})" if node else ""
     return DeviceForbidden(
         f"this user may not open {device}{where}: put the line {rule} into /etc/udev/rules.d/70-usbcast.rules, "
         "run udevadm control --reload and plug the device in again"

@@ -141,7 +141,7 @@ class DeviceFeed:
         cure. A feed is started once.
         """
         if self._thread is not None:
-            raise UsageError(f"the feed of {self._transport.name} was started before; make a new one")
+            raise UsageError(f"the feed of {self._transport.name} was already started; make a new one")
         self._thread = threading.Thread(target=self._run, name=f"usb {self._transport.name}", daemon=True)
         self._thread.start()
         try:
@@ -183,7 +183,7 @@ class DeviceFeed:
         except BaseException as error:
             if self._opened.done():
                 log.exception("the thread of %s ended", self._transport.name)
-                problem = f"{self._transport.name} is not read any more, because of {type(error).__name__}: {error}"
+                problem = f"{self._transport.name} is no longer read, because of {type(error).__name__}: {error}"
             else:
                 problem = str(error)
                 self._opened.set_exception(error)
@@ -193,7 +193,7 @@ class DeviceFeed:
             self._attached = False
             self._problem = problem  # that it was told to stop is none
             self._transport.close()
-            self._commands.close(problem or f"{self._transport.name} is not read any more: its feed was stopped")
+            self._commands.close(problem or f"{self._transport.name} is no longer read: its feed was stopped")
 
     def _open_first(self) -> None:
         """Open the device, or look for it until it is there if that was asked for."""

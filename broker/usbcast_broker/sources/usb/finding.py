@@ -89,19 +89,19 @@ def doubt(before: DeviceIdentity, now: DeviceIdentity) -> str:
         return ""
     if before.serial:
         told = f"serial number {now.serial}" if now.serial else "no serial number"
-        return f"it tells {told}, and the one before had {before.serial}"
+        return f"it reports {told}, and the one before reported {before.serial}"
     if now.serial:
-        return f"it tells serial number {now.serial}, and the one before told none"
+        return f"it reports serial number {now.serial}, and the one before reported none"
     if before.bus_path == now.bus_path:
         return ""
-    return f"it is at {now.bus_path}, the one before was at {before.bus_path}, and neither tells a serial number"
+    return f"it is at {now.bus_path}, the one before was at {before.bus_path}, and neither reports a serial number"
 
 
 def _refused(wanted: DeviceMatch, before: DeviceIdentity, now: DeviceIdentity) -> str:
     """Why a strict profile does not take `now`."""
     return (
         f"the USB device {wanted.vendor_id:04x}:{wanted.product_id:04x} that is plugged in may be another one: "
-        f"{doubt(before, now)}; plug that one in again, or start the node anew for this one (strict is set in the profile)"
+        f"{doubt(before, now)}; plug that one in again, or restart the node for this one (strict is set in the profile)"
     )
 
 
@@ -147,7 +147,7 @@ def _why_unreadable(device: usb.core.Device, system: System) -> DeviceError:
         if cause_of(error) is Cause.FORBIDDEN:
             return forbidden(name, device.idVendor, str(system.node(device.bus, device.address) or ""))
         return device_error(error, name, "reading its serial number")
-    return DeviceMissing(f"{name} does not tell its serial number; leave serial out of the profile, or give bus_path")
+    return DeviceMissing(f"{name} does not report its serial number; remove serial from the profile, or give bus_path")
 
 
 def _missing(
@@ -166,7 +166,7 @@ def _missing(
             instead = f", or another one in its place ({before.bus_path})" if before.bus_path else ""
             return f"{sentence}, only {there}; plug it in again{instead}"
         return f"{sentence}, only {there}; correct the profile, or plug it in"
-    return f"{sentence}; plug it in, and see what there is with: usbcast devices"
+    return f"{sentence}; plug it in; usbcast devices lists what is plugged in"
 
 
 def _ambiguous(wanted: DeviceMatch, found: list[usb.core.Device], system: System) -> str:

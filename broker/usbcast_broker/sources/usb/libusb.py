@@ -29,7 +29,7 @@ def load_backend(queue: int = 1, figures: Figures | None = None) -> usb.backend.
     shared = _shared()
     if shared is None:
         raise LibusbMissing(
-            "libusb is not on this machine: install it (Debian and Ubuntu: apt install libusb-1.0-0, macOS: brew install "
+            "libusb is not installed: install it (Debian and Ubuntu: apt install libusb-1.0-0, macOS: brew install "
             f"libusb), or run {install('node')}"
         )
     try:
@@ -51,7 +51,7 @@ def _warn_unqueued(why: str) -> None:
     if not _warned:
         _warned.append(why)
         log.warning(
-            "reads are not queued, because this pyusb or libusb is of an unknown kind (%s): devices with small buffers may "
+            "reads are not queued, because this version of pyusb or libusb is unknown (%s): devices with small buffers may "
             "lose packets; install pyusb 1.2.1 to 1.3.1",
             why,
         )

@@ -195,7 +195,7 @@ class QueuedBackend(libusb1._LibUSB):  # type: ignore[misc]
             outcome = ahead.take(now_ns)
         if isinstance(outcome, Failure):
             self._check(outcome.code)
-            raise AssertionError(f"{outcome.code} is no failure")
+            raise AssertionError(f"{outcome.code} is not a failure")
         if len(outcome.data) > len(room):
             ahead.put_back(replace(outcome, data=outcome.data[len(room) :]))
             outcome = replace(outcome, data=outcome.data[: len(room)])
@@ -282,7 +282,9 @@ class QueuedBackend(libusb1._LibUSB):  # type: ignore[misc]
         given_up = endpoint.ahead.abandon()
         for slot in endpoint.slots:
             if slot in given_up:
-                log.warning("a cancelled transfer did not end; its buffer of up to %d bytes is given up", endpoint.size)
+                log.warning(
+                    "a cancelled transfer did not end; its buffer of up to %d bytes is never freed", endpoint.size
+                )
                 _given_up.append(slot)
             else:
                 slot.free()

@@ -31,9 +31,9 @@ def udev_rules(profiles: list[Profile], *, group: str = DEFAULT_GROUP, unit: str
     Raises UsageError for a group or unit that udev could not take.
     """
     if not re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", group):
-        raise UsageError(f"{group!r} is no name of a group: give one like {DEFAULT_GROUP} or plugdev")
+        raise UsageError(f"{group!r} is not the name of a group: give one like {DEFAULT_GROUP} or plugdev")
     if unit and (not re.fullmatch(r"[\w@.:{}-]+\.service", unit, re.ASCII) or re.sub(r"\{name\}", "", unit).count("{")):
-        raise UsageError(f"{unit!r} is no unit: give one like usbcast-node@{{name}}.service")
+        raise UsageError(f"{unit!r} is not the name of a unit: give one like usbcast-node@{{name}}.service")
     return _HEAD.format(group=group) + "".join(_rule(profile, group, unit) for profile in profiles)
 
 
