@@ -54,6 +54,22 @@ def short_subscriptions(count: int, seconds: float, ports: Ports) -> None:
             peer.close()
 
 
+def late_subscriptions(count: int, seconds: float, ports: Ports) -> None:
+    """What exists, by each; when all have subscribed to it, 100 short topics that do not, said by all at the same moment."""
+    peers = [one for one in (_shake_hands(ports[1], b"SUB") for _ in range(count)) if one is not None]
+    for peer in peers:
+        with contextlib.suppress(OSError):
+            peer.send(_frame(b"\x01data/" + STREAM.encode() + b"/"))
+    time.sleep(1)
+    said = [b"".join(_frame(b"\x01data/" + random.randbytes(66)) for _ in range(100)) for _ in peers]
+    for peer, what in zip(peers, said, strict=True):
+        with contextlib.suppress(OSError):
+            peer.send(what)
+    time.sleep(seconds)
+    for peer in peers:
+        peer.close()
+
+
 def real_subscriptions(count: int, seconds: float, ports: Ports) -> None:
     """What anybody may subscribe to, by all, who take nothing of what they get; all leave at the same moment, again and again."""
     topics = [kind + STREAM.encode() + b"/" for kind in (b"data/", b"notify/", b"tail/")]
@@ -124,6 +140,7 @@ KINDS: dict[str, Callable[[int, float, Ports], None]] = {
     for one in (
         subscriptions,
         short_subscriptions,
+        late_subscriptions,
         real_subscriptions,
         fetches,
         reports,
