@@ -32,7 +32,7 @@ def stage_of(number: pb.Stage) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Packets that this consumer will never get; at stage "ring" also what was said of the device between them.
+    """Packets that this consumer will never get; at stage "ring" also the device events between them.
 
     From stage "ring" on, `first` to `last` are their sequences, both included. What was lost earlier never had sequences:
     then `first` is that of the packet behind the loss, `last` is `first - 1`, and `count` packets are missing between them
@@ -47,7 +47,7 @@ class Gap:
     size_bytes: int = 0
     at_least: bool = False
     on_purpose: bool = False
-    """A bridge left them out as it was told to: nothing is lost."""
+    """True if a bridge left them out because it was told to: nothing is lost."""
     epoch: int = field(default=0, compare=False)
     """Whose packets and sequences these are; in the `gaps` of the first batch of an epoch also those of the one before it.
 
@@ -84,16 +84,16 @@ class DeviceEvent:
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """No message and no heartbeat for so long: the node is gone or hung, or the way to it is cut. Reconnecting goes on."""
+    """No message and no heartbeat for `duration_ns`: the node or the network is down, or the node hangs. Reconnecting goes on."""
 
     duration_ns: int
     upstream: bool = False
-    """The node is a bridge and answers, but hears nothing itself from where it has the stream."""
+    """True if the node is a bridge that answers, but hears nothing from its own upstream."""
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The stream is over; nothing follows in this epoch."""
+    """End of the stream; nothing follows in this epoch."""
 
     reason: str
     packets: int

@@ -61,13 +61,13 @@ class Subscription:
             self._listening.stop()
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches, until the stream ends or is closed. What lies between them is in their `gaps`."""
+        """Yield the batches until the stream ends or is closed. What is missing between them is in their `gaps`."""
         for event in self.events():
             if isinstance(event, Batch):
                 yield event
 
     def events(self, timeout_s: float | None = None) -> Iterator[Event]:
-        """Batch, Gap, Restart, DeviceEvent, Silence and, as the last one, End.
+        """Yield every event in order: Batch, Gap, Restart, DeviceEvent, Silence and, as the last one, End.
 
         With `timeout_s`, stops when nothing came for so long. Raises StreamUnknown, VersionMismatch, RingUnavailable,
         AccessRefused where the node does not let this client in, or not any more, and SubscriptionClosed if it was closed
@@ -93,7 +93,7 @@ class Subscription:
             yield event
 
     def receive(self, timeout_s: float | None = None) -> Event | None:
-        """The next event; None if none comes within `timeout_s`, or if it is closed meanwhile. Raises as `events` does."""
+        """Return the next event; None if none comes within `timeout_s`, or after `close`. Raises as `events` does."""
         self._check_alone()
         return self._receive(timeout_s)
 
@@ -130,9 +130,10 @@ class Subscription:
         return None
 
     def ready(self, timeout_s: float = CONNECT_TIMEOUT_S) -> bool:
-        """Wait until all that comes from now on is delivered or declared; False if that takes longer than `timeout_s`.
+        """Wait until everything that comes from now on will be delivered or declared lost.
 
-        False too if it is closed meanwhile. Raises StreamUnknown if the node has no such stream, and SubscriptionClosed.
+        Return False if that takes longer than `timeout_s`, or if the subscription is closed meanwhile. Raises StreamUnknown if
+        the node has no such stream, and SubscriptionClosed.
         """
         self._life.check()
         return self._await(lambda: self._receiver.joined, timeout_s)
@@ -186,19 +187,19 @@ class Subscription:
 
     @property
     def via(self) -> str:
-        """How batches come: push, notify or ring; what was asked for until connected."""
+        """Channel by which batches come: push, notify or ring; the one asked for until connected."""
         return self._receiver.via
 
     @property
     def ledger(self) -> Ledger:
-        """The books: what came in, was delivered, and was lost by stage and reason; in packets."""
+        """Ledger in packets: what came in, what was delivered, and what was lost, by stage and reason."""
         return self._receiver.ledger()
 
     @property
     def lag_ns(self) -> int:
-        """From the arrival of the last delivered packet at the host that reads the device to its delivery here.
+        """Nanoseconds from the last delivered packet's arrival at the host that reads the device to its delivery here.
 
-        Between two machines with the offset of their clocks (`clock`) taken off, as soon as it is known.
+        Between two machines, the offset of their clocks (`clock`) is subtracted as soon as it is known.
         """
         return self._receiver.lag_ns
 
@@ -221,9 +222,9 @@ class Subscription:
         length: int = 0,
         timeout_s: float = 1.0,
     ) -> bytes:
-        """A control transfer to the device while it streams; return what it answered.
+        """Make a control transfer to the device while it streams; return the bytes that it answered.
 
-        Bit 7 of `request_type` (bmRequestType) says that up to `length` bytes are read, else `data` is written.
+        If bit 7 of `request_type` (bmRequestType) is set, up to `length` bytes are read; otherwise `data` is written.
         Raises CommandFailed, NodeUnreachable.
         """
         return self._commands.command(
@@ -257,7 +258,7 @@ class Subscription:
 
 
 def described(kind: str, receiver: Receiver, endpoint: str | None, over: str) -> str:
-    """What `repr` says of a subscription: which stream, from where, by which way, and its state."""
+    """Return the `repr` of a subscription: its stream, endpoint, channel and state."""
     state = over or ("joined" if receiver.joined else "not joined yet")
     return f"<{kind} to {receiver.stream!r}{f' at {endpoint}' if endpoint is not None else ''} via {receiver.via}, {state}>"
 

@@ -35,10 +35,10 @@ class EventBuilder:
         self._clock = clock
         self._events: deque[Event] = deque()
         self._loaned: Batch | None = None
-        """Handed out in place and not given back yet."""
+        """Batch that was handed out in place and not returned yet."""
         self._gaps: list[Gap] = []
         self.context = DecodeContext(Layout((), 0), None, clock.offset)
-        """What the batches that are delivered now mean."""
+        """How to decode the batches that are delivered now."""
         self.dejitter: Dejitter | None = None
         self._rate_hz = 0.0
         self._same_host = True
@@ -46,18 +46,18 @@ class EventBuilder:
         """Packets declared lost at stages before the ring; they have no sequences, so no span holds them."""
 
     def __bool__(self) -> bool:
-        """Whether there is anything to take."""
+        """True if there is anything to take."""
         return bool(self._events or self._core.out)
 
     @property
     def is_clear(self) -> bool:
-        """Whether nothing is to be told before what comes next, and nothing with it."""
+        """True if no event or gap has to be delivered before or with the next batch."""
         return not (self._events or self._core.out or self._gaps or self._loaned is not None)
 
     def passed(self, packets: int, realtime_ns: int, monotonic_ns: int, taken_ns: int, loaned: Batch | None) -> None:
-        """So many packets were delivered by somebody else; the last batch, with those arrival times, at `taken_ns`.
+        """Count `packets` that the fast path delivered; the last batch, with these arrival times, was taken at `taken_ns`.
 
-        `loaned` is one that was handed out in place after them, and has not been given back.
+        `loaned` is a batch that was handed out in place after them and has not been returned.
         """
         self.books.left += packets
         self._loaned = loaned
@@ -68,7 +68,7 @@ class EventBuilder:
             self.lag_ns = at_ns + self._clock.ahead_ns(at_ns) - realtime_ns
 
     def describe(self, info: pb.StreamInfo) -> None:
-        """What the node says of the stream: how to decode its packets, and whose clock their times are of."""
+        """Take the node's description of the stream: how to decode its packets, and which host's clock stamps them."""
         self._same_host = (info.reader_host_id or info.host_id) == host_id()
         if info.nominal_rate_hz != self._rate_hz:
             self._rate_hz = info.nominal_rate_hz
@@ -76,7 +76,7 @@ class EventBuilder:
         self.context = DecodeContext(Layout(info.fields, info.packet_size), self.dejitter, self._clock.offset)
 
     def _begin_dejitter(self) -> None:
-        """Smooth times anew. Batches that were handed out keep the line that they have."""
+        """Begin a new line of smoothed times. Batches that were handed out keep theirs."""
         self.dejitter = Dejitter(self._rate_hz) if self._rate_hz > 0 else None
         self.context = self.context._replace(dejitter=self.dejitter)
 
@@ -104,7 +104,7 @@ class EventBuilder:
         return event
 
     def return_loan(self) -> None:
-        """Whoever had the last batch in place is through with it: it was delivered if it was not overwritten meanwhile."""
+        """End the loan of the last batch: count it as delivered, or as a gap if it was overwritten meanwhile."""
         loaned, self._loaned = self._loaned, None
         if loaned is None:
             return
@@ -118,7 +118,7 @@ class EventBuilder:
         self._gaps.append(gap)
 
     def _is_plain(self, item: Delivery) -> bool:
-        """Whether there is a batch with packets to deliver and nothing else to tell."""
+        """Return True if `item` is a batch with packets and nothing else to tell."""
         batch = item.batch
         return (
             bool(batch.packet_count)
@@ -134,7 +134,7 @@ class EventBuilder:
         return Batch(batch, self.context)
 
     def left_out(self, gap: Gap) -> None:
-        """What is left out without having gone through `take`."""
+        """Count a gap that does not go through `take`."""
         self._lose(gap)
 
     def take_record(self) -> Record | None:
@@ -155,7 +155,7 @@ class EventBuilder:
         return item
 
     def ledger(self) -> Ledger:
-        """The books as of now."""
+        """Return the ledger as of now, in packets."""
         books, core = self.books, self._core
         books.entered = core.span + self._lost_earlier
         books.held = sum(map(_packets_of, self._events)) + (len(self._loaned) if self._loaned is not None else 0)
@@ -191,7 +191,7 @@ class EventBuilder:
             self._events.append(End(batch.end.reason, batch.end.packets))
 
     def _earlier(self, item: Delivery) -> list[Gap]:
-        """What the batch says was lost before it, at stages that know no sequences."""
+        """Return the losses that the batch declares from before numbering, at stages without sequences."""
         if _is_cut(item) or not item.batch.losses:
             return []
         self._lost_earlier += sum(loss.packets for loss in item.batch.losses)
@@ -228,7 +228,7 @@ class EventBuilder:
 
 
 def _is_cut(item: Delivery) -> bool:
-    """Whether the start cuts this batch in two; then what happened before the batch happened before the start."""
+    """Return True if the start lies inside this batch; its device events are then from before the start."""
     return 0 < item.skip < item.batch.packet_count
 
 

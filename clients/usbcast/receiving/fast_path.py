@@ -1,7 +1,7 @@
-"""FastPath: how a subscription takes what simply goes on without anything else being done for each batch.
+"""The fast path: how a subscription takes plain batches that simply follow, with no other work for each of them.
 
-The native core takes such a batch in one call and keeps a tally, which continuity and the books take over before anybody
-looks at them. Whatever else comes it refuses, and that goes the long way: through the way's `pump` and continuity.
+The native core takes such a batch in one call and keeps a tally, which continuity and the ledger take over before anybody
+looks at them. It refuses everything else, which then takes the slow path: the channel's `pump` and continuity.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class FastPath:
-    """Of one receiver. It is open between two calls of its `pump`, while nothing waits that would have to go first."""
+    """The fast path of one receiver: open between two calls of `pump`, while nothing waits that must be delivered first."""
 
     def __init__(self, core: Continuity, event_builder: EventBuilder, waiter: Waiter) -> None:
         self._waiter_fd = waiter.fileno()
@@ -29,7 +29,7 @@ class FastPath:
         self._follower: Follower | None = None
 
     def follow(self, channel: Channel | None) -> None:
-        """From now on it is `channel` that may be followed, if that can be."""
+        """Use `channel` from now on, if it has a fast path; None for no channel."""
         self.close()
         self._channel = channel
         self._follower = channel.follower if channel is not None else None
@@ -53,7 +53,7 @@ class FastPath:
         return self._event_builder.take_record()
 
     def wait(self, most_s: float) -> Batch | None:
-        """As `take`, after sleeping where there is nothing and nothing else to do; None if something else is to be looked at."""
+        """As `take`, but sleep up to `most_s` until a batch comes; None if something other than a batch needs attention."""
         if self._follower is None:
             return None
         batch = self._follower.wait(self._waiter_fd, most_s, Batch, self._event_builder.context)
@@ -62,12 +62,12 @@ class FastPath:
         return batch
 
     def park_s(self) -> float:
-        """For how long one may sleep, with nothing else to be done before; 0 if something is, or has come."""
+        """Return the seconds that one may sleep with nothing else to do before; 0 if there is something, or a batch has come."""
         return self._follower.doze() if self._follower is not None else 0.0
 
     @property
     def was_woken(self) -> bool:
-        """Whether it was slept, and it is not a batch that ended it."""
+        """True if the reader slept, and something other than a batch woke it."""
         return self._follower is not None and self._follower.dozed
 
     @property
@@ -76,7 +76,7 @@ class FastPath:
         return self._follower is not None and self._follower.is_open
 
     def close(self) -> bool:
-        """Take nothing more that way, and take over the tally; whether anything was taken."""
+        """Stop taking batches and hand the tally to continuity and the ledger; return True if any batch was taken."""
         went = self._follower.close() if self._follower is not None else None
         if went is None:
             return False
@@ -89,15 +89,15 @@ class FastPath:
 
     @property
     def goes_on(self) -> bool:
-        """Whether it can be opened again, for all that is known: it is not said what comes next."""
+        """True if nothing known prevents opening it again; the next batch may still be refused."""
         if self._follower is None or self._follower.refused or self._channel is None or self._channel.left_over:
             return False
         return self._expected() is not None
 
     def open(self, until_ns: int, park_until_ns: int) -> bool:
-        """Go on that way if that can be; whether there is something to take in a ring.
+        """Open the fast path if possible; return True if there is something to take in a ring.
 
-        The first batch that is taken from `until_ns` on is the last; nobody is to sleep beyond `park_until_ns`.
+        The first batch taken after `until_ns` is the last; nobody may sleep beyond `park_until_ns`.
         """
         expected = self._expected()
         if self._follower is None or self._channel is None or expected is None:

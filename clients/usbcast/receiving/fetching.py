@@ -18,7 +18,7 @@ from usbcast_schemas.batch import MAX_COUNT, EncodedBatch
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 _PATIENCE_NS = 3_000_000_000, 24_000_000_000
-"""How long an answer is waited for, at first and at the most."""
+"""How long to wait for an answer, at first and at most."""
 
 _EMPTY_NS = 20_000_000
 """After an answer with nothing in it."""
@@ -50,7 +50,7 @@ class Gate(Protocol):
 
 
 class Fetching:
-    """Of one receiver, which sends what `request` gives and says what became of it. Times are monotonic, in ns."""
+    """Fetches of one receiver, which sends what `request` returns and reports the outcome. Times are monotonic, in ns."""
 
     def __init__(self, core: Continuity, gate: Gate | None = None) -> None:
         self._core = core
@@ -58,7 +58,7 @@ class Fetching:
         self._patience = Patience(*_PATIENCE_NS)
         self._pace = FetchPace()
         self._asked: tuple[int, int] | None = None
-        """Request id and deadline of the fetch under way."""
+        """Request id and deadline of the pending fetch."""
         self._asked_at_ns = 0
         self._at_ns = 0
         self._stood_at: int | None = None
@@ -110,7 +110,7 @@ class Fetching:
         return self._asked is not None and self._asked[0] == request_id
 
     def is_overdue(self, now_ns: int) -> bool:
-        """Whether the answer is not to be waited for any longer: then the link is to be dropped, and with it the request."""
+        """Return True if the answer is overdue; the caller then drops the link, and with it the request."""
         if self._asked is None or now_ns < self._asked[1]:
             return False
         self._patience.unanswered()
@@ -118,13 +118,13 @@ class Fetching:
         return True
 
     def failed(self, again_ns: int) -> None:
-        """It was not answered, or by an error: it is asked again from then on, if it is still missing."""
+        """Forget a request that got no answer, or an error; ask again from `again_ns` on if the range is still missing."""
         self._asked = None
         self._core.fetch_failed()
         self._at_ns = again_ns
 
     def given_up(self) -> None:
-        """What was asked for is not wanted any more."""
+        """Forget the request: its range is no longer wanted."""
         self._asked = None
 
     def answered(
@@ -136,7 +136,7 @@ class Fetching:
         pushed: bool,
         unreadable: int = 0,
     ) -> None:
-        """The answer has come; so many of its batches could not be read."""
+        """Take the answer; `unreadable` of its batches could not be read."""
         wanted, self._asked = self._core.under_way, None
         self._patience.answered()
         size_bytes = sum(len(batch.raw) for batch in batches)
@@ -155,11 +155,11 @@ class Fetching:
         self._stood_at = -1 if fetched.complete and pushed else None
 
     def counts(self, now_ns: int) -> bool:
-        """Whether the receiver counts as a subscriber now."""
+        """Return True if the receiver counts as a subscriber now."""
         return self._gate is None or self._gate.always or bool(self._gate.budget(now_ns))
 
     def _stepped_over(self, number: int) -> int:
-        """How many batches from `number` on are not asked for again."""
+        """Return how many batches from `number` on are unreadable and not asked for again."""
         return self._unreadable[1] if self._unreadable[0] == number else 0
 
     def _budget(self, now_ns: int) -> int:
@@ -171,7 +171,7 @@ class Fetching:
         return budget_bytes
 
     def _is_coming(self, wanted: Wanted) -> bool:
-        """Whether what is wanted is only known to exist, and what is pushed has come nearer to it since it was waited for."""
+        """Return True if pushed batches have come nearer to the wanted range since the fetch was put off."""
         return wanted.until_sequence is None and self._stood_at not in (None, wanted.from_number)
 
 

@@ -33,14 +33,14 @@ class Link:
         self._last_id = 0
 
     def find(self) -> bool:
-        """Whether it is known where the node is; a look through the LAN takes its time. Raises StreamAmbiguous, ConfigError."""
+        """Return True once the node's address is known; a search of the LAN takes time. Raises StreamAmbiguous, ConfigError."""
         if not self._found:
             self._found = self._finder.find() or ""
             self.reached_by = self._found or self.reached_by
         return bool(self._found)
 
     def send(self, request: pb.Request) -> int:
-        """Send `request`, if it is known where to and the socket takes it; return its id. Raises KeysError."""
+        """Send `request`, if the address is known and the socket takes it; return its id. Raises KeysError."""
         if self._socket is None:
             if not self.find():
                 return self._last_id
@@ -84,7 +84,7 @@ class Link:
         return not readable(self._socket)
 
     def drop(self, *, linger_ms: int = 0) -> None:
-        """Let go of the socket; the next request goes to where the node is then."""
+        """Close the socket; the next request looks for the node again."""
         self._found = ""
         if self._socket is not None and self._handshakes is not None:
             self._waiter.remove(self._handshakes.fileno())

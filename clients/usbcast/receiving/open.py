@@ -1,4 +1,4 @@
-"""Which receiver serves an endpoint: that of a node, or that of a server which stores streams."""
+"""Choice of the receiver for an endpoint: a node's, or a server's that stores streams."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class Receiver(Protocol):
     def silent(self) -> bool: ...
     @property
     def follows(self) -> bool:
-        """Whether `take` looks for what comes, so that it need not be pumped first."""
+        """True if `take` reads the channel by itself, so that `pump` need not be called first."""
 
     def wait(self, most_s: float) -> Batch | None:
-        """Wait for the next batch where nothing else is to be done; None if `pump` and the others are to be asked."""
+        """Wait for the next batch while there is nothing else to do; None if `pump` and the others must be called."""
 
     def park_s(self) -> float:
-        """For how long one may wait on `waiter` at once; 0 where `pump`, `rest_s` and `may_sleep` are to be asked."""
+        """Return the seconds that one may wait on `waiter` at once; 0 if `pump`, `rest_s` and `may_sleep` must be called."""
 
     def may_sleep(self) -> bool: ...
     def rest_s(self) -> float: ...

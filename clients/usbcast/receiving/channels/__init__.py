@@ -1,4 +1,4 @@
-"""The ways to receive: push (the data topic), notify (the notification topic, then fetch) and ring (shared memory)."""
+"""Channels to receive by: push (the data topic), notify (the notification topic, then fetch) and ring (shared memory)."""
 
 from __future__ import annotations
 
@@ -11,48 +11,48 @@ if TYPE_CHECKING:
 
 
 class Sink(Protocol):
-    """Where a way puts what comes."""
+    """Where a channel puts what comes."""
 
     def live(self, batch: EncodedBatch) -> None:
-        """A batch came."""
+        """Take a batch that came."""
 
     def known(self, epoch: int, next_sequence: int, next_number: int, *, ended: bool) -> None:
-        """The stream is known to have come so far."""
+        """Note how far the stream is known to have come."""
 
     def malformed(self, error: Exception) -> None:
-        """Something came that the contract does not allow."""
+        """Count a message that the contract does not allow."""
 
     @property
     def full(self) -> bool:
-        """Whether enough has come for now."""
+        """True if the sink takes no more for now."""
 
 
 class Channel(Protocol):
-    """One way to receive one stream. Used by one thread."""
+    """One channel by which one stream is received. Used by one thread."""
 
     via: str
     follower: Follower | None
-    """Takes what simply goes on, of a ring from `slot` on, which is then said to be `passed`; None where nothing does."""
+    """Reader of the fast path, in a ring from `slot` on; `passed` then tells what it took. None without a fast path."""
     can_fetch: bool
-    """Whether what is missing can be had by fetching: not where the way already reads all that a fetch would."""
+    """True if missing batches can be fetched; False if the channel already reads everything that a fetch would."""
 
     def pump(self, sink: Sink) -> None:
         """Take what has come, until the sink is full; never wait."""
 
     @property
     def slot(self) -> int:
-        """What is to be taken next, of a ring."""
+        """Slot of a ring that is to be taken next."""
 
     def passed(self, batches: int) -> None:
-        """So many were taken by the follower."""
+        """Move on by `batches`, which the follower has taken."""
 
     @property
     def left_over(self) -> bool:
-        """Whether something that has come was left for `pump`."""
+        """True if something that has come was left for `pump`."""
 
     @property
     def has_more(self) -> bool:
-        """Whether there is something that was not taken."""
+        """True if there is something that was not taken."""
 
     def check(self) -> None:
         """Raise AccessRefused if the node does not let this client in."""
@@ -74,6 +74,6 @@ class Channel(Protocol):
 
     @property
     def over(self) -> bool:
-        """Whether nothing more will come by this way, whatever the node has to say."""
+        """True if nothing more will ever come by this channel."""
 
     def close(self) -> None: ...
