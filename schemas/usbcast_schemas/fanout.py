@@ -1,9 +1,16 @@
-"""Fan-out: messages into a publishing ZeroMQ socket, by the native core or by pyzmq, and nobody who sends waits for a peer.
+"""Fan-out: send messages into a publishing ZeroMQ socket, by the native core or by pyzmq, without waiting for a peer.
 
-Any call on a socket may first carry out what its peers have caused: libzmq queues commands for the socket, and the one that says
-that a peer has gone walks the whole tree of subscriptions. While commands wait, the socket's descriptor is readable. A sender
-looks there first. Where anything waits, it leaves its message to the thread that attends to the socket (`Fanout.attend`), and
-goes on (docs/decisions/0081).
+Any call on a ZeroMQ socket may first carry out what its peers have caused: libzmq queues commands for the socket, and the
+command for a peer that has gone walks the whole tree of subscriptions. While commands wait, the socket's descriptor is readable.
+So a sender looks there first. If nothing waits, it sends; otherwise it leaves its message in a bounded queue to the thread that
+attends to the socket (`Fanout.attend`), and goes on (docs/decisions/0081).
+
+Two threads share the socket, and a ZeroMQ socket bears one at a time: `_use` is held during each call on it. A sender never
+waits for `_use`. If it cannot get it, it appends its message and tries once more. That second try closes the race: the attending
+thread looks at the queue again each time after it gave the socket back. So if the sender fails again, that look is still to
+come; if it succeeds, it sends what waits itself, unless commands wait, and those wake the attending thread anyway.
+The order of messages is kept because a sender goes straight to the socket only while
+the queue is empty.
 """
 
 from __future__ import annotations

@@ -1,8 +1,13 @@
-"""A data socket: an XPUB, what goes into it, and the thread that carries out what its subscribers cause.
+"""A data socket: an XPUB, its fan-out, and the thread that carries out what its subscribers cause.
 
-An XPUB is a PUB that also says what is subscribed to. libzmq keeps subscriptions in a tree with a node for each of their bytes,
-and walks all of it for each subscriber that leaves. So the tree holds only topics that exist: whoever asks for anything else is
-cut off at the first, and everything that a subscriber may send is small (docs/decisions/0082).
+An XPUB is a PUB that also reports subscriptions. Its thread is the only one that receives from it, and it may spend as long as
+libzmq needs to keep the tree of subscriptions; the threads that publish send past it (usbcast_schemas/fanout.py). When interest
+in a topic begins or ends, the thread updates `interest` first and calls `changed` afterwards, so that whoever looks because of
+the call finds the new state.
+
+libzmq keeps subscriptions in a tree with a node for each of their bytes, and walks all of it for each subscriber that leaves.
+So the tree holds only topics that exist: a client that subscribes to anything else is disconnected at the first such
+subscription, and everything that a subscriber may send is small (docs/decisions/0082).
 """
 
 from __future__ import annotations

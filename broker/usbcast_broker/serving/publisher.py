@@ -1,17 +1,21 @@
-"""The publisher: turns the pipelines, writes the rings and sends on the data sockets, all under one lock.
+"""The publisher: give each pipeline its turns, write the rings and send on the data sockets, under one lock.
 
-Whoever brings something new may do the work: the thread that has just read a transfer turns its pipeline itself when the
-stream is idle, so that the packet's way to the ring has no change of threads on it. When packets come close together, much
-has accumulated, or another thread is at it, the publisher's own thread does it, and the device's thread goes back to
-reading. The lock makes every use of the pipelines one after another; nobody waits for it but the publisher's thread and questions
-about health.
+Two kinds of threads do this work. The thread of a feed, which has just read a transfer, turns its pipeline itself while the
+stream is idle, so that a packet reaches the ring without a change of threads. The publisher's own thread does it when packets
+come close together, when much has accumulated, or when another thread holds the lock; the feed's thread then goes back to
+reading. A feed's thread only tries the lock and never waits for it; the publisher's thread, `end` and `health` wait.
 
-Between two turns a pipeline's short way may be open: then its feed writes into the ring, and sends, without the lock; what went
-is settled in the next turn, and somebody knocks only if something is due.
+Only the publisher's thread keeps time. `_wakes_at_ns` says when it will look again: 0 while it is awake. A feed's thread that
+leaves something behind compares its deadline with it, and rings the doorbell if the publisher would wake too late. So that
+nothing is left lying, the publisher sets `_wakes_at_ns` first and looks at the queues afterwards: an item that comes after that
+look finds the new value, and an item that came before it is seen.
 
-What is sent goes to the data sockets whose subscribers want it (data_socket.py); what nobody wants is not sent, which spares a
-copy of every batch where all subscribers read the ring. No thread here waits for what subscribers cause. When an audience has
-changed, what each short way sends is looked up anew in the publisher's next turn.
+Between two turns a pipeline's fast path may be open (pipeline.py): its feed then writes into the ring, and sends, without this
+lock. The next turn closes it and settles what went through, before anything else is numbered.
+
+A message goes to the data sockets that have a subscriber for its topic (data_socket.py); a topic without subscribers costs no
+copy. No thread here waits for what subscribers cause: when their interest changes, the socket's thread sets a flag, and the
+next turn closes the fast paths, sends what was meant for the previous subscribers, and looks up the senders anew.
 """
 
 from __future__ import annotations

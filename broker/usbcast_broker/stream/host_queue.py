@@ -1,6 +1,15 @@
 """The bounded queue between the thread that owns the device and the thread that frames what it read.
 
-Rule: at the bound the oldest stay and what comes new is dropped, counted, and marked at exactly the place of the hole.
+Rule: at the bound the oldest items stay; a new one is dropped, counted, and marked at exactly the place of the hole.
+
+The feed's thread puts; whichever thread holds the publisher's lock takes. The queue's own lock is held only while items and
+ledger change together, never while somebody else's code runs: the doorbell is rung after it was released, because the doorbell
+may turn the pipeline in the same thread, and that takes from this queue. The doorbell rings when an item enters an empty queue,
+so a consumer must take until nothing comes.
+
+`put` offers an item to the fast path first, and only while the queue is empty: otherwise the item would overtake those that
+wait. `_items` may be read there without the lock, since only the feed's thread adds items: if it is empty, it stays empty. (An
+item that the consumer has just taken is safe as well: the consumer closed the fast path before it took.)
 """
 
 from __future__ import annotations

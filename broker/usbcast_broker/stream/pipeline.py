@@ -1,4 +1,16 @@
-"""The way of one stream through the node: feed, host queue, framing, batches; and the books of each stage on it."""
+"""One stream's path through the node: feed, host queue, framing, batches; and the ledger of each stage.
+
+There are two paths. On the slow path the feed's thread queues a transfer, and a turn under the publisher's lock takes it, frames
+it, batches it, and stores and sends the batches. On the fast path the feed's thread writes whole packets straight into the ring
+as one batch, without the queue and without the lock. That is possible only while framing need not look at the bytes (packets of
+one size, without checksum or counter), nothing is held back in framing or batcher, and the native core is there: it holds the
+GIL during `put`, `close` and `settle`, so each of them happens as a whole before or after the others.
+
+Sequences stay in order because only one path may number batches at a time. Opening hands the next number and sequence to the
+fast path; each turn first closes it, then settles, which moves the batcher's numbers past what was written and enters it into
+the ledgers, then sends what was not sent yet, and only then takes from the queue. Settling before closing could miss a batch
+that is written in between; taking before settling would give a sequence twice.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,15 @@
-"""The readers of a ring."""
+"""The readers of a ring.
+
+A reader shares no lock with the writer, which may overwrite any slot at any time. So each read is optimistic: read the slot's
+words, copy the bytes, then look at TAIL. If TAIL has not passed the slot, the writer had not begun to reuse its memory, and the
+copy is good; otherwise it is thrown away, and the packets come by fetch or are declared lost. A batch that is read in place
+(`BatchInPlace`) moves that last look to the application: `intact` after use.
+
+To sleep, a reader sets the waiting flag, then looks at HEAD once more, with a barrier in between; the writer moves HEAD and then
+looks at the flag. Whatever the timing, one of them sees the other: either the reader sees the new HEAD and does not sleep, or
+the writer sees the flag and wakes it. Before it sleeps at all, a reader that has just caught up with a busy writer spins for
+some microseconds (`spin_wait`), because sleeping and waking cost both sides more than that.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,17 @@
-"""The writer of a ring."""
+"""The writer of a ring.
+
+The writer never waits for a reader and does not know of any. Readers find out by themselves whether what they read was
+overwritten, so the order of the stores is the protocol (docs/wire.md; docs/model/ring.pml checks it):
+
+1. TAIL moves past every slot whose bytes or table entry are about to be reused. A reader that copies one of them looks at TAIL
+   afterwards and sees that its copy is worthless.
+2. The bytes of the batch are written, then the words of its slot.
+3. HEAD moves, and only now does the slot exist for readers.
+4. The waiting flag is read, behind a barrier (`wake`).
+
+Where a CPU may show stores in another order, Python has no stores that would prevent it: such a ring has checksums, and a
+reader accepts a slot only when its bytes fit.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,16 @@
-"""Keeps reads of one endpoint queued, and hands out what became of them in the order in which they were submitted.
+"""Keep reads of one endpoint queued, and return their outcomes in the order in which they were submitted. Pure.
 
-Rules: one read that fails stops the queueing until whoever reads has been told, at its place in the order, and reads again.
-A read that has been the oldest for too long is cancelled, and what it holds is taken over as if it had ended by itself:
-data comes into the oldest read only, so what follows goes into the next one, in order.
+A device without a queued read has nowhere to put its data, and a small device buffer overflows within a millisecond. So several
+reads are in flight at any time. The host controller fills them in order; only the oldest one is ever looked at, so outcomes
+keep that order even if a later read is reported first.
 
-Pure: no socket, thread or clock.
+Failures: one read that fails stops the queueing until the reader has been told of it, at its place in the order, and reads
+again. One fault may end every read in flight: failures with the same code, of reads that were submitted before the first of
+them was told, are one failure.
+
+Latency: a read ends when its buffer is full or a short packet comes, so a slow device could keep data in it for long. A read that
+has been the oldest for too long is cancelled, and what it holds is taken over as if it had ended by itself. No byte is lost or
+reordered by that: data comes into the oldest read only, so what follows goes into the next one.
 """
 
 from __future__ import annotations
