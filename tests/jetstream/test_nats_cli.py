@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import Server
+from servers import Server, free_ports
 
-from tests.support.nodes import serving
+from tests.support.nodes import serving, small
 from tests.support.programs import Program, run, usbcast
 
 
@@ -58,6 +58,19 @@ def test_store_and_read_back(server: Server, tmp_path: Path) -> None:
     assert verified.finish() == 0, verified.stdout
     assert last_line(verified)["balanced"]
     assert "700" in run("info", str(base)).stdout
+
+
+@pytest.mark.slow
+def test_a_bridge_that_waits_finds_the_streams_of_a_node_that_comes_later(server: Server) -> None:
+    (port,) = free_ports(1)
+    endpoint = f"tcp://127.0.0.1:{port}"
+    with storing(server, endpoint, "--wait") as bridge:
+        bridge.hear("figures", where=lambda said: said["streams"] == {})
+        with serving(rate_hz=500, settings=small(bind=endpoint)):
+            bridge.hear("figures", where=lambda said: "sim" in said["streams"])
+            bridge.hear("figures", where=lambda said: said["streams"]["sim"]["ledger"]["out"] > 100)
+            bridge.signal(signal.SIGTERM)
+            assert bridge.finish() == 0, bridge.stderr
 
 
 @pytest.mark.parametrize(

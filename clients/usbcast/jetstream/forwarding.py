@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fnmatch
 import threading
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from usbcast.jetstream import require_nats
 from usbcast.jetstream.forwarder import Forwarder, ForwardOptions
 from usbcast.node.locate import endpoints
 from usbcast.node.requests import NodeClient
-from usbcast_schemas.errors import NodeUnreachable, UsageError
+from usbcast_schemas.errors import NodeUnreachable, UsageError, UsbcastError
 from usbcast_schemas.registry import local_nodes
 
 LOOK_S = 0.1
@@ -74,8 +75,9 @@ class _Work:
     async def run(self, stopped: threading.Event, look: Callable[[Forwarding], None], until_end: bool) -> None:
         discover_s = 0.0
         loop = asyncio.get_running_loop()
+        looking: asyncio.Future[list[str]] | None = None
         try:
-            await self._find(await asyncio.to_thread(self._there))
+            await self._find(await asyncio.to_thread(self._there, stopped))
             if not self._tasks and not self._options.wait:
                 raise UsageError(
                     f"no stream is called {' or '.join(self._patterns)}: `usbcast list` shows the streams; "
@@ -89,9 +91,11 @@ class _Work:
                 ended = [one.ended for one in self._forwarding.forwarders.values()]
                 if until_end and ended and all(ended):
                     break
-                if self._options.upstream is None and loop.time() >= discover_s:
-                    discover_s = loop.time() + DISCOVER_S
-                    await self._find([name for node in local_nodes() for name in node.streams])
+                if looking is None and loop.time() >= discover_s:
+                    looking = asyncio.ensure_future(asyncio.to_thread(self._there_now, stopped))
+                elif looking is not None and looking.done():
+                    await self._find(looking.result())
+                    looking, discover_s = None, loop.time() + DISCOVER_S
             for one in self._forwarding.forwarders.values():
                 one.stop()
             await asyncio.gather(*self._tasks.values())
@@ -103,7 +107,15 @@ class _Work:
                     await asyncio.wait({task}, timeout=LOOK_S)
         look(self._forwarding)
 
-    def _there(self) -> list[str]:
+    def _there_now(self, stopped: threading.Event) -> list[str]:
+        """The streams that there are by now; none of a node that does not answer, which may do so the next time."""
+        if self._options.upstream is None:
+            return [name for node in local_nodes() for name in node.streams]
+        with contextlib.suppress(UsbcastError):
+            return self._there(stopped)
+        return []
+
+    def _there(self, stopped: threading.Event) -> list[str]:
         """The streams of the nodes that are to be forwarded from. Raises NodeUnreachable."""
         named = [name for name in self._patterns if not _is_pattern(name)]
         if len(named) == len(self._patterns):
@@ -111,7 +123,7 @@ class _Work:
         found = list(named)
         for address in endpoints(self._options.upstream):
             try:
-                with NodeClient(address, keys=self._options.keys) as node:
+                with NodeClient(address, keys=self._options.keys, stopping=stopped) as node:
                     found += [info.stream for info in node.describe()]
             except NodeUnreachable:
                 if self._options.upstream is not None and not self._options.wait:
