@@ -160,7 +160,7 @@ def test_choices_go_by_the_first_pattern_that_fits() -> None:
 
 def test_two_upstreams_with_a_stream_of_one_name() -> None:
     with serving(rate_hz=500) as one, serving(rate_hz=500, seed=1) as two:
-        clash = "would be called 'sim' here: give the streams of one of them a name"
+        clash = "would be called 'sim' here: give the streams of one of them a prefix"
         with pytest.raises(ConfigError, match=clash), bridging(one.endpoint, two.endpoint):
             pass
         with bridging(one.endpoint, f"lab={two.endpoint}") as node:
@@ -180,7 +180,7 @@ def test_streams_that_appear_later_are_added() -> None:
         hurry(add_device(upstream, quick_profile(other.config, "other"), backend=SimulatorBackend([other])))
         with Node(small()) as node:
             bridge = Bridge(node, BridgeOptions((parse_upstream("tcp://127.0.0.1:1"),), ("imu*",)))
-            with pytest.raises(NodeUnreachable, match="--wait starts the bridge all the same"):
+            with pytest.raises(NodeUnreachable, match="--wait starts the bridge anyway"):
                 bridge.connect()
             bridge.stop()
         upstream.start()
@@ -218,7 +218,7 @@ def test_commands_that_are_not_passed_on() -> None:
         serving(rate_hz=500) as served,
         bridging(served.endpoint, commands=False) as node,
         subscribe("sim", node.endpoint, via="push") as subscription,
-        pytest.raises(CommandFailed, match="the bridge passes no commands on to tcp://"),
+        pytest.raises(CommandFailed, match="the bridge does not forward commands to tcp://"),
     ):
         subscription.command(0xC0, 1, length=2)
 
@@ -254,8 +254,8 @@ def test_packets_too_large_for_any_ring_are_refused_at_the_start() -> None:
     ("text", "complaint"),
     [
         ("lab:5570", "is not an endpoint"),
-        ("Lab=tcp://lab:5570", "'Lab' cannot stand before the names of streams"),
-        ("=tcp://lab:5570", "'' cannot stand before the names of streams"),
+        ("Lab=tcp://lab:5570", "'Lab' is not a valid prefix for stream names"),
+        ("=tcp://lab:5570", "'' is not a valid prefix for stream names"),
     ],
 )
 def test_upstreams_that_cannot_be(text: str, complaint: str) -> None:

@@ -50,14 +50,19 @@ def test_where_each_setting_came_from(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "file", "code", "sentence"),
     [
-        ([], "", 2, "say where the streams are to come from: usbcast bridge tcp://HOST:PORT"),
+        ([], "", 2, "no upstream is named: give its address, as in usbcast bridge tcp://HOST:PORT"),
         (["lab"], "", 2, "'lab' is not an endpoint"),
-        (["tcp://127.0.0.1:1"], "", 1, "--wait starts the bridge all the same"),
+        (["tcp://127.0.0.1:1"], "", 1, "--wait starts the bridge anyway"),
         (["tcp://lab:1", "tcp://lab:1"], "", 2, "tcp://lab:1 is named twice"),
         (["tcp://lab:1", "--every", "2", "--on-demand"], "", 1, "every and on_demand are given for one stream"),
         (["tcp://lab:1", "--limit", "much"], "", 1, "limit is 'much': write bytes a second, like 50kB"),
         (["tcp://lab:1", "--start", "5"], "", 2, "--start is '5': oldest or now is allowed"),
-        (["tcp://lab:1"], "[streams.imu]\nevry = 2\n", 1, 'streams."imu" has no evry; there are every, latest_hz'),
+        (
+            ["tcp://lab:1"],
+            "[streams.imu]\nevry = 2\n",
+            1,
+            'streams."imu" has the unknown key evry; allowed are every, latest_hz',
+        ),
         (
             ["tcp://lab:1"],
             "[streams.imu]\nevery = 'x'\n",

@@ -109,7 +109,9 @@ def test_what_the_upstream_lost_is_lost_and_not_left_out() -> None:
 
 def test_what_cannot_be_numbered_any_more_is_refused_in_words() -> None:
     carrier = EveryNth(EPOCH, 3, "left out")
-    with pytest.raises(WireError, match="is too far from the first one for one of 3 packets to be numbered"):
+    with pytest.raises(
+        WireError, match="is too far from the first one to be numbered when one of 3 packets is carried"
+    ):
         carrier.deliver(Delivery(batch_at(2**64 - 4)))
 
 

@@ -155,5 +155,5 @@ def test_seeking_by_time_and_sequence(tmp_path: Path) -> None:
     assert [b.first_sequence for b in recording.batches("s", start_ns=at_ns, until_ns=at_ns + 1)] == [200]
     assert len(recording.to_pandas("s")) == total()
     assert recording.to_arrow("s", start_sequence=300).num_rows == total() - 300
-    with pytest.raises(usbcast.UsageError, match="there is s"):
+    with pytest.raises(usbcast.UsageError, match="it has s"):
         recording.info("t")

@@ -251,8 +251,8 @@ def zeros(size: int) -> bytes:
     ("claimed", "says"),
     [
         (3 << 30, "claims to unpack to 3,221,225,472 bytes: at most 335,544,320 are allowed"),
-        (100, "claims to unpack to 100 bytes, and it is more"),
-        (MAX_CHUNK_BYTES, "claims to unpack to 335,544,320 bytes, and it is less"),
+        (100, "claims to unpack to 100 bytes, but it unpacks to more"),
+        (MAX_CHUNK_BYTES, "claims to unpack to 335,544,320 bytes, but it unpacks to fewer"),
     ],
 )
 def test_a_chunk_unpacks_to_what_it_claims_and_no_more(claimed: int, says: str) -> None:
@@ -261,7 +261,7 @@ def test_a_chunk_unpacks_to_what_it_claims_and_no_more(claimed: int, says: str) 
 
 
 def test_a_chunk_of_an_unknown_compression() -> None:
-    with pytest.raises(ValueError, match="it is compressed as 'xz'"):
+    with pytest.raises(ValueError, match="its compression 'xz' is unknown"):
         unpack(chunk(1, b"x", "xz"))
 
 

@@ -204,7 +204,7 @@ def test_a_stream_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.mcap").write_bytes(b"something else")
-    with pytest.raises(RecordingError, match="does not begin as one"):
+    with pytest.raises(RecordingError, match="does not begin with MCAP's magic bytes"):
         walk(tmp_path / "x.mcap")
 
 

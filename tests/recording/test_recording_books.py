@@ -71,14 +71,14 @@ def test_books_that_balance(segments: list[list[Item]], recorded: int, lost: int
     ("segments", "says"),
     [
         ([[batch(0), batch(2), close()]], "10 packets (10 to 19) are missing before batch 2 in r-0"),
-        ([[batch(0), batch(0), close()]], "batch 0 stands twice"),
-        ([[batch(0), batch(1, first=5), close()]], "which is recorded or declared lost already"),
+        ([[batch(0), batch(0), close()]], "batch 0 is recorded twice"),
+        ([[batch(0), batch(1, first=5), close()]], "are already recorded or declared lost"),
         ([[batch(0), batch(3, first=10), close()]], "2 batches without packets"),
         ([[batch(0), gap(20, 29), batch(3), close()]], "10 packets (10 to 19) are missing before a declared gap"),
-        ([[batch(0), gap(5, 9), close()]], "a gap in r-0 declares 5 lost"),
+        ([[batch(0), gap(5, 9), close()]], "a gap in r-0 declares packet 5 lost"),
         ([[batch(0), close(until=20)]], "are missing before the end of r-0"),
         ([[batch(0)]], "was not closed"),
-        ([[batch(0), close(final=False)]], "goes on after r-0"),
+        ([[batch(0), close(final=False)]], "continues after r-0"),
         ([[batch(0), close(final=False)], [begin(20, 2), batch(2), close()]], "are missing before r-1"),
         ([[batch(0), RECOVERED], [begin(10, 1), batch(1)]], "r-1 was not closed"),
         ([[batch(0), RECOVERED], [begin(50, 5), batch(5), batch(7), close()]], "are missing before batch 7"),
@@ -95,7 +95,7 @@ def test_books_that_do_not(segments: list[list[Item]], says: str) -> None:
 def test_a_missing_segment_is_named() -> None:
     books = audited([batch(0), close(final=False)], [begin(20, 2), batch(2), close()], indexes=[0, 2])
     assert "segment 1 is missing: its file has been removed, or was not named" in books.problems
-    assert any("(segment 1 is not there)" in problem for problem in books.problems)
+    assert any("(segment 1 is missing)" in problem for problem in books.problems)
 
 
 def test_what_was_dropped_by_wish_is_not_missing() -> None:

@@ -65,13 +65,13 @@ class Bridge:
                 if self._stopping.is_set():
                     return
                 if not wait:
-                    raise NodeUnreachable(f"{error}; --wait starts the bridge all the same") from None
+                    raise NodeUnreachable(f"{error}; --wait starts the bridge anyway") from None
                 log.warning("%s", error)
         if not self.streams and not wait:
             raise UsageError(
                 f"no stream of {', '.join(upstream.endpoint for upstream in self._options.upstreams)} is called "
                 f"{' or '.join(self._options.streams)}: `usbcast list -e ENDPOINT` shows what there is; "
-                "--wait starts the bridge all the same"
+                "--wait starts the bridge anyway"
             )
 
     def watch(self) -> None:
@@ -115,10 +115,10 @@ class Bridge:
         if there is not None:
             raise ConfigError(
                 f"{there.upstream.endpoint} and {upstream.endpoint} both have a stream that would be called {local!r} "
-                f"here: give the streams of one of them a name in front, as in lab={upstream.endpoint}"
+                f"here: give the streams of one of them a prefix, as in lab={upstream.endpoint}"
             )
         if len(self.streams) >= MAX_STREAMS:
-            raise ConfigError(f"a bridge has {MAX_STREAMS} streams at the most: choose some of them with --streams")
+            raise ConfigError(f"a bridge carries at most {MAX_STREAMS} streams: choose some of them with --streams")
         options = self._options
         source = Source(upstream.endpoint)
         which = Upstream(

@@ -36,7 +36,7 @@ class Choice:
     def __post_init__(self) -> None:
         named = [name for name, chosen in self._chosen().items() if chosen]
         if len(named) > 1:
-            raise ConfigError(f"{' and '.join(named)} are given for one stream: one of them is allowed")
+            raise ConfigError(f"{' and '.join(named)} are given for one stream: give only one of them")
         for name, value, least, most in (
             ("every", self.every, 1, MAX_EVERY),
             ("latest_hz", self.latest_hz or MIN_HZ, MIN_HZ, MAX_HZ),
@@ -111,7 +111,9 @@ def _read(pattern: str, table: Any, where: str) -> Choice:
     for name, value in table.items():
         kind = known.get(name)
         if kind is None:
-            raise ConfigError(f'{where}: streams."{pattern}" has no {name}; there are {", ".join(known)}')
+            raise ConfigError(
+                f'{where}: streams."{pattern}" has the unknown key {name}; allowed are {", ".join(known)}'
+            )
         if name == "limit" and isinstance(value, str):
             value = read_limit(value)  # noqa: PLW2901
         if kind is float and type(value) is int:

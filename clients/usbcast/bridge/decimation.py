@@ -96,7 +96,7 @@ class EveryNth:
         count = len(arrivals.packets)
         if number >= MAX_COUNT:
             raise WireError(
-                f"packet {first} is too far from the first one for one of {self._every} packets to be numbered"
+                f"packet {first} is too far from the first one to be numbered when one of {self._every} packets is carried"
             )
         holes = self._holes_until(first)
         skipped = number - self._last - 1

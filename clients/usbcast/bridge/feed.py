@@ -146,9 +146,9 @@ class BridgedFeed:
         """Have the upstream's device do it, in order with other commands."""
         refusal = ""
         if not self._which.commands:
-            refusal = f"the bridge passes no commands on to {self._which.endpoint}"
+            refusal = f"the bridge does not forward commands to {self._which.endpoint}"
         elif self._commanding >= MAX_COMMANDS:
-            refusal = f"{MAX_COMMANDS} commands wait for {self._which.endpoint}: try again"
+            refusal = f"{MAX_COMMANDS} commands are already waiting for {self._which.endpoint}: try again"
         elif self._stopping.is_set():
             refusal = "the bridge is stopping"
         if refusal:
@@ -183,7 +183,7 @@ class BridgedFeed:
         if since_ns is None:
             return self._trouble
         silent_s = (time.monotonic_ns() - since_ns) / 1e9
-        return self._trouble or f"nothing is heard of {self._which.endpoint} for {silent_s:.0f} s: reconnecting goes on"
+        return self._trouble or f"{self._which.endpoint} has not answered for {silent_s:.0f} s: still reconnecting"
 
     @property
     def counters(self) -> Mapping[str, int]:
@@ -409,12 +409,12 @@ class BridgedFeed:
     def _note_silence(self, silent_ns: int) -> None:
         if not silent_ns:
             if self._source.silent_since_ns is not None:
-                log.warning("stream %s: %s is heard again", self._which.local, self._which.endpoint)
+                log.warning("stream %s: %s answers again", self._which.local, self._which.endpoint)
             self._source.silent_since_ns = None
         elif self._source.silent_since_ns is None:
             self._source.silent_since_ns = time.monotonic_ns() - silent_ns
             self._counters["outages"] += 1
-            log.warning("stream %s: nothing is heard of %s any more", self._which.local, self._which.endpoint)
+            log.warning("stream %s: %s no longer answers", self._which.local, self._which.endpoint)
 
     def _forward(self, request: pb.CommandRequest) -> pb.CommandReply:
         with NodeClient(self._which.endpoint, keys=self._which.keys) as node:

@@ -44,7 +44,7 @@ class BridgeOptions:
 
     def __post_init__(self) -> None:
         if not self.upstreams:
-            raise UsageError("say where the streams are to come from: usbcast bridge tcp://HOST:PORT")
+            raise UsageError("no upstream is named: give its address, as in usbcast bridge tcp://HOST:PORT")
         if self.start not in STARTS:
             raise UsageError(f"--start is {self.start!r}: {' or '.join(STARTS)} is allowed")
         seen = set()
@@ -62,7 +62,7 @@ def parse_upstream(text: str) -> UpstreamAddress:
     name, found, endpoint = text.rpartition("=")
     if found and not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,30}", name):
         raise UsageError(
-            f"{name!r} cannot stand before the names of streams: use 1 to 31 of a-z, 0-9, '_' and '-', beginning with "
+            f"{name!r} is not a valid prefix for stream names: use 1 to 31 of a-z, 0-9, '_' and '-', beginning with "
             "a letter or digit"
         )
     split_tcp(endpoint)

@@ -111,7 +111,7 @@ class Books:
         expected = 0 if self._index is None else self._index + 1
         self._absent = tuple(i for i in range(expected, index) if i >= self._dropped_before)
         if index in self._seen:
-            self.problem(f"segment {index} is there twice: {name} is one of them")
+            self.problem(f"segment {index} exists twice: one of its files is {name}")
         self._seen.add(index)
         self._index = max(index, self._index or 0)
         self._closed = None
@@ -129,11 +129,11 @@ class Books:
         for index in self._missing_segments():
             self.problem(f"segment {index} is missing: its file has been removed, or was not named")
         if self._closed is not None and not self._closed.fields.get("final"):
-            self.problem(f"the recording goes on after {self._where}, in a segment that is missing")
+            self.problem(f"the recording continues after {self._where}, in a segment that is missing")
         elif self._closed is None and not self._open_end and self._index is not None:
             self.problem(
-                f"{self._where} was not closed: the recorder was killed or is still at work, and what came after is unknown "
-                "(`usbcast recover` makes it whole, `usbcast record --resume` goes on)"
+                f"{self._where} was not closed: the recorder was killed or is still running, and what came after is unknown "
+                "(`usbcast recover` repairs the file, `usbcast record --resume` continues the recording)"
             )
 
     def note(self, sentence: str) -> None:
@@ -168,15 +168,15 @@ class Books:
             books.first = books.next_sequence = first
         if books.next_number is not None and batch.number < books.next_number:
             books.doubled += batch.packet_count
-            self.problem(f"{_who(books)}: batch {batch.number} stands twice, the second time in {self._where}")
+            self.problem(f"{_who(books)}: batch {batch.number} is recorded twice, the second time in {self._where}")
             return
         if first > books.next_sequence:
             self._missing(books, first, f"before batch {batch.number} in {self._where}")
         elif first < books.next_sequence:
             books.doubled += books.next_sequence - first
             self.problem(
-                f"{_who(books)}: batch {batch.number} in {self._where} begins with {first:,}, "
-                f"which is recorded or declared lost already (up to {books.next_sequence - 1:,})"
+                f"{_who(books)}: batch {batch.number} in {self._where} begins at packet {first:,}, "
+                f"but packets up to {books.next_sequence - 1:,} are already recorded or declared lost"
             )
         elif books.next_number is not None and batch.first_number > books.next_number and not books.told:
             self.problem(
@@ -242,7 +242,7 @@ class Books:
             case "silence":
                 self.note(
                     f"{remark.stream}: silence for {fields['duration_ns'] / 1e9:.1f} s, "
-                    + ("the bridge heard nothing itself" if fields.get("upstream") else "the node was gone or hung")
+                    + ("the bridge itself received nothing" if fields.get("upstream") else "the node was gone or hung")
                 )
             case "rate":
                 self.note(str(fields["reason"]))
@@ -261,7 +261,8 @@ class Books:
             self._missing(books, gap.first, f"before a declared gap in {self._where}")
         elif gap.first < books.next_sequence:
             self.problem(
-                f"{_who(books)}: a gap in {self._where} declares {gap.first:,} lost, which is recorded or declared already"
+                f"{_who(books)}: a gap in {self._where} declares packet {gap.first:,} lost, "
+                "which is already recorded or declared lost"
             )
             return
         what = f"{gap.stage}: {gap.reason}"
@@ -277,7 +278,7 @@ class Books:
         if books.first is None:
             if self._before_open:
                 self.problem(
-                    f"{_who(books)}: {self._where} goes on at {sequence:,}, and nothing is left of what stood before: "
+                    f"{_who(books)}: {self._where} continues at packet {sequence:,}, and everything before it is gone: "
                     f"{self._before_open}"
                 )
             books.first = books.next_sequence = sequence
@@ -292,7 +293,8 @@ class Books:
                 self._missing(books, sequence, f"before {self._where}" + self._absence())
         elif sequence < books.next_sequence:
             self.problem(
-                f"{_who(books)}: {self._where} begins at {sequence:,}, and up to {books.next_sequence - 1:,} was there before"
+                f"{_who(books)}: {self._where} begins at packet {sequence:,}, "
+                f"but packets up to {books.next_sequence - 1:,} were recorded before it"
             )
         elif books.next_number is not None and number > books.next_number and not self._before_open and not books.told:
             self.problem(
@@ -304,7 +306,8 @@ class Books:
     def _absence(self) -> str:
         if not self._absent:
             return ""
-        return f" (segment {', '.join(map(str, self._absent))} is not there)"
+        names = ", ".join(map(str, self._absent))
+        return f" (segment {names} is missing)" if len(self._absent) == 1 else f" (segments {names} are missing)"
 
     def _restart(self, remark: Annotation) -> None:
         fields = remark.fields
@@ -314,7 +317,7 @@ class Books:
         new = self._of(remark.stream, int(fields["epoch"], 16))
         if new.first is None:
             new.first, new.next_sequence, new.next_number = 0, 0, 0
-        self.note(f"{remark.stream}: a new epoch began after {old.next_sequence:,} packets of the one before")
+        self.note(f"{remark.stream}: a new epoch began after {old.next_sequence:,} packets of the previous one")
 
     def _close(self, remark: Annotation) -> None:
         self._closed = remark

@@ -72,7 +72,7 @@ class Contents:
                 made.runs[stream] = [_run(*said) for said in runs]
             made.forgotten = {stream: int(count) for stream, count in fields.get("forgotten", {}).items()}
         except (KeyError, ValueError, TypeError, AttributeError):
-            raise WireError(f"{str(fields)[:80]!r} does not say what a file contains") from None
+            raise WireError(f"{str(fields)[:80]!r} is not a valid list of what a file contains") from None
         return made
 
 

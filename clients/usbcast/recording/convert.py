@@ -95,7 +95,7 @@ def convert(
     paths = {stream: _path(base, stream, options.form) for stream in chosen}
     for path in paths.values():
         if path.exists() and not options.force:
-            raise RecordingError(f"{path} is there already: --force replaces it, --output names another place")
+            raise RecordingError(f"{path} already exists: --force replaces it, --output names another place")
     try:
         return [_convert_one(recording, path, stream, options, progress) for stream, path in paths.items()]
     except OSError as error:

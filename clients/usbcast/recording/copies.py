@@ -58,7 +58,7 @@ class Copies:
             descriptions = [decode_info(base64.b64decode(text)) for text in said["descriptions"]]
             head = dict(_texts(said["head"]))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, WireError):
-            raise WireError(f"{data[:80]!r} are no copies of what a recording needs") from None
+            raise WireError(f"{data[:80]!r} is not a valid copy of channels and descriptions") from None
         self.head |= head
         self.channels |= channels
         self.descriptions += descriptions

@@ -77,7 +77,7 @@ class Annotation:
         try:
             return cls(*read_remark(data))
         except (ValueError, WireError) as error:
-            raise WireError(f"{data[:80]!r} is not a remark of a recording: {error}") from None
+            raise WireError(f"{data[:80]!r} is not an annotation of a recording: {error}") from None
 
 
 @lru_cache(maxsize=1024)
@@ -186,7 +186,7 @@ def decode_info(data: bytes) -> pb.StreamInfo:
     """The description of a stream. Raises WireError."""
     info = parse(pb.StreamInfo, data, "a description")
     if not is_stream_name(info.stream):
-        raise WireError(f"a description is of {info.stream[:80]!r}, and no stream is called so")
+        raise WireError(f"a description names {info.stream[:80]!r}, which is not a valid stream name")
     return info
 
 

@@ -207,14 +207,16 @@ class SegmentFile:
         malformed = 0
         try:
             if ref.size_bytes > MAX_CHUNK_BYTES:
-                raise ValueError(f"at most {MAX_CHUNK_BYTES:,} are allowed")
+                raise ValueError(f"at most {MAX_CHUNK_BYTES:,} bytes are allowed")
             file.seek(ref.offset + _HEADER.size)
             unpacked = unpack(Chunk.read(ReadDataStream(BytesIO(file.read(ref.size_bytes - _HEADER.size)))))
             for message in self._messages(unpacked):
                 try:
                     channel = self._channel(message.channel_id)
                     if channel.misnamed:
-                        raise WireError(f"its channel is of {channel.misnamed[:80]!r}, and no stream is called so")
+                        raise WireError(
+                            f"its channel names {channel.misnamed[:80]!r}, which is not a valid stream name"
+                        )
                     item = decode_entry(channel.schema, message.data)
                 except (ValueError, PeerError) as error:
                     malformed += 1
@@ -227,7 +229,10 @@ class SegmentFile:
             damages.append(Damage(ref.offset, f"a chunk of {ref.size_bytes:,} bytes is damaged: {error}"))
         if malformed > MALFORMED_TOLD:
             damages.append(
-                Damage(ref.offset, f"{malformed:,} entries of a chunk are malformed; the first of them are told")
+                Damage(
+                    ref.offset,
+                    f"{malformed:,} entries of a chunk are malformed; only the first {MALFORMED_TOLD} are listed",
+                )
             )
 
     def _messages(self, unpacked: bytes) -> Iterator[Message]:
@@ -249,7 +254,7 @@ class SegmentFile:
                 record = self.index_channels[number]
                 known = _channel(record, self.index_schemas[record.schema_id])
             except KeyError:
-                raise ValueError(f"its channel {number} is described nowhere") from None
+                raise ValueError(f"its channel {number} is not described anywhere in the file") from None
         return known
 
 
@@ -273,8 +278,8 @@ def _walk(path: Path, file: IO[bytes]) -> SegmentFile:
     if file.read(at) != MCAP0_MAGIC:
         first = next(_scan(file, 0, size), None)
         if first is None:
-            raise RecordingError(f"{path} is not an MCAP file: it does not begin as one")
-        found.damages.append(Damage(0, "the file does not begin as an MCAP file does"))
+            raise RecordingError(f"{path} is not an MCAP file: it does not begin with MCAP's magic bytes")
+        found.damages.append(Damage(0, "the file does not begin with MCAP's magic bytes"))
         at = first.offset
     while at < size and not found.finished:
         try:
@@ -288,7 +293,7 @@ def _walk(path: Path, file: IO[bytes]) -> SegmentFile:
                 break
             at = onward.offset
     if not found.finished and not found.damages and not found.is_part:
-        found.damages.append(Damage(at, "the file has no end: it was cut off"))
+        found.damages.append(Damage(at, "the file has no footer: it was cut off"))
     _check_head(found)
     return found
 
@@ -302,7 +307,9 @@ def _check_head(found: SegmentFile) -> None:
             found.damages.append(Damage(len(MCAP0_MAGIC), f"the copy of the head of the file is malformed: {error}"))
             return
         if found.head.index >= 0 and found.head != head:
-            found.damages.append(Damage(len(MCAP0_MAGIC), "the head of the file is damaged; its copy is right"))
+            found.damages.append(
+                Damage(len(MCAP0_MAGIC), "the head of the file is damaged; its copy is intact and is used")
+            )
         found.head = head
     if found.head.index < 0 and not found.damages:
         raise RecordingError(f"{found.path} was not written by `usbcast record`: it does not say which segment it is")
@@ -313,13 +320,13 @@ def _note(found: SegmentFile, file: IO[bytes], at: int) -> int:
     file.seek(at)
     head = file.read(_CHUNK_HEAD_BYTES)
     if len(head) < _HEADER.size:
-        raise ValueError("the file is cut off in a record")
+        raise ValueError("the file is cut off in the middle of a record")
     opcode, length = _HEADER.unpack_from(head)
     end = at + _HEADER.size + length
     if not 0 < opcode <= _LAST_OPCODE:
-        raise ValueError(f"there is no kind {opcode} of record")
+        raise ValueError(f"a record has the unknown opcode {opcode}")
     if end > found.size_bytes:
-        raise ValueError("the file is cut off in a record")
+        raise ValueError("the file is cut off in the middle of a record")
     if opcode == Opcode.CHUNK:
         ref = _chunk_in(head, 0, at, found.size_bytes)
         if ref is None:
@@ -337,7 +344,7 @@ def _note(found: SegmentFile, file: IO[bytes], at: int) -> int:
     if opcode == Opcode.FOOTER:
         file.seek(end)
         if file.read() != MCAP0_MAGIC:
-            raise ValueError("the file does not end as an MCAP file does")
+            raise ValueError("the file does not end with MCAP's magic bytes")
         found.finished = True
     return int(end)
 

@@ -123,7 +123,7 @@ class Player:
         for stream in streams or tuple(recording.streams):
             self._add(node, recording.info(stream))
         if not self._parts:
-            raise UsageError("this recording has no stream that could be played")
+            raise UsageError("this recording has no stream to play: `usbcast verify` says what it contains")
 
     def start(self) -> None:
         """Begin; further calls do nothing, as every stream's feed makes one."""

@@ -45,7 +45,7 @@ class Recording:
         names = {segment.head.recording for segment in segments}
         if len(names) > 1:
             raise RecordingError(
-                f"{len(segments)} files are of {len(names)} recordings ({', '.join(sorted(names))}): open one at a time"
+                f"{len(segments)} files belong to {len(names)} recordings ({', '.join(sorted(names))}): open one at a time"
             )
         self.segments = sorted(segments, key=lambda segment: segment.head.index)
         self.damages: list[tuple[Path, Damage]] = [(s.path, damage) for s in self.segments for damage in s.damages]
@@ -69,7 +69,7 @@ class Recording:
             return self._described()[stream]
         except KeyError:
             raise UsageError(
-                f"there is no stream {stream!r} in this recording; there is {', '.join(self.streams) or 'none'}"
+                f"this recording has no stream {stream!r}; it has {', '.join(self.streams) or 'no stream at all'}"
             ) from None
 
     @property

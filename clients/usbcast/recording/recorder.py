@@ -324,7 +324,7 @@ class Recorder:
             if not self.taps and not self.options.wait:
                 raise UsageError(
                     f"no stream is called {' or '.join(self.options.streams)}: `usbcast list` shows what there is; "
-                    "--wait starts all the same"
+                    "--wait starts anyway"
                 )
         deadline = time.monotonic() + CONNECT_S
         missing = [] if self.options.wait else list(self.taps.values())
@@ -335,7 +335,7 @@ class Recorder:
                     raise AccessRefused(tap.refused)
             missing = [tap for tap in missing if tap.receiver.info is None]
             if missing and time.monotonic() > deadline:
-                raise NodeUnreachable(f"{missing[0].receiver.unreachable(CONNECT_S)} --wait starts all the same")
+                raise NodeUnreachable(f"{missing[0].receiver.unreachable(CONNECT_S)} --wait starts anyway")
             if missing:
                 time.sleep(LOOK_S)
         patience_s = 0.0 if is_stored(self.options.endpoint or "") else CLOCK_S  # a store knows no clock

@@ -69,7 +69,7 @@ def recover(
     source = walk(path)
     target = output or (path.with_name(path.name.removesuffix(PART)) if source.is_part else path)
     if target.exists() and target != path:
-        raise RecordingError(f"{target} is there already: name another file with --output")
+        raise RecordingError(f"{target} already exists: name another file with --output")
     if source.finished and not source.damages and not source.check_sums():
         whole = _whole(source)
         if whole is not None:

@@ -98,16 +98,16 @@ _TOGETHER: dict[str, tuple[str, dict[str, Check]]] = {
 def read_remark(data: bytes) -> tuple[str, int, str, dict[str, Any]]:
     """Kind, time, stream and fields of a remark. Raises ValueError for anything else."""
     if len(data) > MAX_REMARK_BYTES:
-        raise ValueError(f"it has {len(data)} bytes: at most {MAX_REMARK_BYTES} are allowed")
+        raise ValueError(f"it has {len(data):,} bytes: at most {MAX_REMARK_BYTES:,} are allowed")
     try:
         fields = json.loads(data)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(fields, dict):
-        raise ValueError("it is not an object")
+        raise ValueError("it is not a JSON object")
     kind, time_ns, stream = fields.pop("kind", None), fields.pop("time_ns", None), fields.pop("stream", "")
     if not (is_text(kind) and is_count(time_ns) and is_text(stream) and (not stream or is_stream_name(stream))):
-        raise ValueError("kind, time_ns or stream is not there, or not what it must be")
+        raise ValueError("kind, time_ns or stream is missing or invalid")
     json.dumps(fields, ensure_ascii=False).encode()  # what no terminal and no file can show
     _check(kind, fields)
     return kind, time_ns, stream, fields
@@ -119,9 +119,9 @@ def _check(kind: str, fields: dict[str, Any]) -> None:
     if key in fields:
         required |= others
     if not _fits(fields, required, _OPTIONAL.get(kind, {})):
-        raise ValueError(f"a {kind} does not say it like this")
+        raise ValueError(f"a field of this {kind} annotation is missing or invalid")
     if kind == "gap" and not (fields["last"] == fields["first"] + fields["count"] - 1 and fields["last"] < 2**64 - 1):
-        raise ValueError(f"a gap of {fields['count']} packets does not go from {fields['first']} to {fields['last']}")
+        raise ValueError(f"a gap of {fields['count']} packets cannot go from {fields['first']} to {fields['last']}")
     if kind == "contents":
         Contents.from_fields(fields)
 

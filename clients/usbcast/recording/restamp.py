@@ -56,8 +56,8 @@ class Restamper:
         first, number = self.next_sequence + missing, self.next_number + skipped
         if max(first + batch.packet_count, number + 1) > MAX_COUNT:
             raise RecordingError(
-                f"what is recorded comes to {first + batch.packet_count} packets in {number + 1} batches, which do not fit into "
-                "64 bits: the recording is not what a device sent; play a part of it with --from and --to"
+                f"the recording would play as {first + batch.packet_count:,} packets in {number + 1:,} batches, more than 64 "
+                "bits can number, so no device sent them: play a part of it with --from and --to"
             )
         raw = encode_batch(
             epoch=self.epoch,

@@ -18,7 +18,7 @@ def fresh(base: Path) -> Start:
     if there:
         claim.close()
         raise RecordingError(
-            f"{there[0][1]} is there already: --resume goes on with that recording, --output names another place"
+            f"{there[0][1]} already exists: --resume continues that recording, --output names another place"
         )
     return Start(claim=claim)
 
@@ -50,4 +50,4 @@ def _make_directory(base: Path) -> None:
     try:
         base.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RecordingError(f"cannot make the directory {base.parent}: {error.strerror}") from None
+        raise RecordingError(f"cannot create the directory {base.parent}: {error.strerror}") from None

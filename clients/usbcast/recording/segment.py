@@ -57,7 +57,9 @@ class Head:
         """Raise KeyError or ValueError for what is no segment's metadata."""
         index, created_ns = int(found["segment"]), int(found["created_ns"])
         if not (0 <= index <= MAX_INDEX and 0 <= created_ns < 1 << 63):
-            raise ValueError(f"segment {found['segment'][:30]} of {found['created_ns'][:30]} ns cannot be")
+            raise ValueError(
+                f"segment {found['segment'][:30]}, created at {found['created_ns'][:30]} ns, is out of range"
+            )
         return cls(found["recording"], index, created_ns, found.get("host", ""))
 
 

@@ -202,7 +202,7 @@ class Store:
         self._next_index += 1
         self._opened_ns = self._synced_ns = monotonic_ns
         if self.paused:
-            log.warning("recording goes on in %s", path)
+            log.warning("recording continues in %s", path)
             self.paused = ""
         self._confirmed()
         self._kept.append((index, path))

@@ -38,7 +38,9 @@ def unpack(chunk: Chunk) -> bytes:
         size += len(piece)
         crc = zlib.crc32(piece, crc)
     if size != claimed:
-        raise ValueError(f"it claims to unpack to {claimed:,} bytes, and it is {'more' if size > claimed else 'less'}")
+        raise ValueError(
+            f"it claims to unpack to {claimed:,} bytes, but it unpacks to {'more' if size > claimed else 'fewer'}"
+        )
     if chunk.uncompressed_crc not in (0, crc):
         raise ValueError("its checksum is wrong")
     return b"".join(pieces)
@@ -56,7 +58,7 @@ def _opened(chunk: Chunk) -> Any:
             import lz4.frame  # type: ignore[import-untyped]
 
             return lz4.frame.open(packed)
-    raise ValueError(f"it is compressed as {chunk.compression[:20]!r}: zstd, lz4 and nothing are known")
+    raise ValueError(f"its compression {chunk.compression[:20]!r} is unknown: zstd, lz4 or none ('') is supported")
 
 
 def records(unpacked: bytes) -> Iterator[Schema | Channel | Message]:
@@ -67,11 +69,11 @@ def records(unpacked: bytes) -> Iterator[Schema | Channel | Message]:
             raise ValueError("it ends in the middle of a record")
         opcode, length = stream.read1(), stream.read8()
         if length > size - stream.count:
-            raise ValueError(f"a record in it claims {length:,} bytes, which are not there")
+            raise ValueError(f"a record in it claims {length:,} bytes, more than the chunk still has")
         end = stream.count + length
         if opcode == Opcode.MESSAGE:
             if length < _MESSAGE_BYTES:
-                raise ValueError(f"a message in it has {length} bytes, and its head alone has {_MESSAGE_BYTES}")
+                raise ValueError(f"a message in it has {length} bytes, but its header alone takes {_MESSAGE_BYTES}")
             yield Message.read(stream, length)
         elif opcode in (Opcode.SCHEMA, Opcode.CHANNEL):
             inside = ReadDataStream(io.BytesIO(stream.read(length)))

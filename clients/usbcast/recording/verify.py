@@ -56,7 +56,7 @@ def verify(paths: Iterable[Path], progress: Callable[[int], object] = lambda _: 
 def _walk(path: Path) -> SegmentFile:
     found = walk(path)
     if found.finished and (found.data_end is None or found.data_end[1] == 0):
-        found.damages.append(Damage(found.size_bytes, "the checksum of the data is not there"))
+        found.damages.append(Damage(found.size_bytes, "the checksum of the data is missing"))
     return found
 
 
