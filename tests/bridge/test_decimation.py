@@ -101,8 +101,8 @@ def test_what_the_upstream_lost_is_lost_and_not_left_out() -> None:
     carrier = EveryNth(EPOCH, 10, "left out")
     carrier.deliver(Delivery(batch(0, 0, 5)))
     gap = Gap(5, 24, 20, "ring", "overwritten in the ring")
-    (remark, carried) = carrier.deliver(Delivery(batch(9, 25, 6), (gap,)))
-    told = decode_batch(remark.raw).holes
+    (hole, carried) = carrier.deliver(Delivery(batch(9, 25, 6), (gap,)))
+    told = decode_batch(hole.raw).holes
     assert [(hole.first_sequence, hole.count, hole.on_purpose) for hole in told] == [(1, 4, True), (5, 20, False)]
     assert carried.first_sequence == 30
 

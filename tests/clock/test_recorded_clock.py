@@ -14,7 +14,7 @@ from tests.support.distant import distant_node, distant_program
 from tests.support.nodes import eventually, serving
 from tests.support.programs import run
 from usbcast.clock.offset import MAX_DRIFT
-from usbcast.recording.entries import Annotation, clock_of, clock_remark
+from usbcast.recording.entries import Annotation, clock_annotation, clock_of
 
 pytestmark = pytest.mark.slow
 
@@ -63,10 +63,10 @@ def test_through_a_bridge_the_clock_is_that_of_the_reading_host(upstream: str, b
         assert begin_ns - error_ns < local_ns < time.time_ns() + error_ns
 
 
-def test_a_clock_remark_says_what_was_known() -> None:
-    assert clock_of(clock_remark("s", None, 5)) is None
+def test_a_clock_annotation_says_what_was_known() -> None:
+    assert clock_of(clock_annotation("s", None, 5)) is None
     known = usbcast.ClockOffset(-7, 3, 1.5, MAX_DRIFT * 1e6, 11)
-    assert clock_of(Annotation.decode(clock_remark("s", known, 12).encode())) == known
+    assert clock_of(Annotation.decode(clock_annotation("s", known, 12).encode())) == known
 
 
 def test_a_recording_says_that_the_reading_hosts_clock_was_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

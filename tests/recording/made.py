@@ -8,12 +8,12 @@ from usbcast.events import Gap
 from usbcast.receiving.continuity import Position
 from usbcast.recording.entries import (
     Annotation,
+    annotation_entry,
     batch_entry,
-    begin_remark,
-    gap_remark,
+    begin_annotation,
+    gap_annotation,
     hex_epoch,
     info_entry,
-    remark_entry,
 )
 from usbcast.recording.segment import Head, Segment
 from usbcast_schemas.batch import Arrivals, EncodedBatch, decode_batch, encode_batch
@@ -56,13 +56,13 @@ def make(directory: Path, *, segments: int = 3, chunks: int = 3, gap_at: int | N
     for index in range(segments):
         segment = Segment(directory / f"r-{index:05d}.mcap", Head("aa", index, 1, "host"), "zstd")
         segment.add(info_entry(info(), 1))
-        segment.add(remark_entry(begin_remark("s", position, 1)))
+        segment.add(annotation_entry(begin_annotation("s", position, 1)))
         for _ in range(chunks):
             for _ in range(BATCHES_PER_CHUNK):
                 if number == gap_at:
                     first = number * PER_BATCH
                     gap = Gap(first, first + PER_BATCH - 1, PER_BATCH, "ring", "overwritten in the ring")
-                    segment.add(remark_entry(gap_remark("s", EPOCH, gap, 1)))
+                    segment.add(annotation_entry(gap_annotation("s", EPOCH, gap, 1)))
                 else:
                     segment.add(batch_entry("s", batch(number)))
                 number += 1
@@ -71,7 +71,7 @@ def make(directory: Path, *, segments: int = 3, chunks: int = 3, gap_at: int | N
         said = {"epoch": hex_epoch(EPOCH), "next_sequence": position.next_sequence, "next_number": number}
         final = index == segments - 1
         close = Annotation("close", 2, "", {"reason": "enough", "final": final, "streams": {"s": said}})
-        segment.add(remark_entry(close))
+        segment.add(annotation_entry(close))
         made.append(segment.finish())
     return made
 

@@ -21,13 +21,13 @@ from usbcast.events import Gap, Restart
 from usbcast.receiving.continuity import Position
 from usbcast.recording.entries import (
     Annotation,
+    annotation_entry,
     batch_entry,
-    begin_remark,
-    gap_remark,
+    begin_annotation,
+    gap_annotation,
     hex_epoch,
     info_entry,
-    remark_entry,
-    restart_remark,
+    restart_annotation,
 )
 from usbcast.recording.files import resolve, walk
 from usbcast.recording.recover import Recovered, recover
@@ -54,7 +54,7 @@ class Account:
     described: set[str] = field(default_factory=set)
     epochs: dict[str, list[int]] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
-    """Kinds of remarks that say that something is not as it was."""
+    """Kinds of annotations that say that something is not as it was."""
 
     @property
     def all(self) -> set[Packet]:
@@ -105,17 +105,17 @@ def recording(directory: Path, compression: str) -> list[Path]:
     gone = Gap(70, 79, 10, "ring", "overwritten in the ring")
     chunks: list[list[list[object]]] = [
         [
-            [info_entry(info(), 1), remark_entry(begin_remark("s", None, 1)), batch_entry("s", batch(0))],
+            [info_entry(info(), 1), annotation_entry(begin_annotation("s", None, 1)), batch_entry("s", batch(0))],
             [batch_entry("s", batch(n)) for n in (1, 2, 3)],
-            [info_entry(other, 1), remark_entry(begin_remark("t", None, 1)), batch_entry("t", batch(0))],
+            [info_entry(other, 1), annotation_entry(begin_annotation("t", None, 1)), batch_entry("t", batch(0))],
         ],
         [
-            [info_entry(info(), 1), remark_entry(begin_remark("s", Position(EPOCH, 40, 4), 1))],
+            [info_entry(info(), 1), annotation_entry(begin_annotation("s", Position(EPOCH, 40, 4), 1))],
             [batch_entry("s", batch(n)) for n in (4, 5, 6)],
-            [remark_entry(gap_remark("s", EPOCH, gone, 1)), batch_entry("s", batch(8))],
+            [annotation_entry(gap_annotation("s", EPOCH, gone, 1)), batch_entry("s", batch(8))],
             [
                 batch_entry("s", batch(9)),
-                remark_entry(restart_remark("s", Restart(EPOCH, LATER, 100, 100), 1)),
+                annotation_entry(restart_annotation("s", Restart(EPOCH, LATER, 100, 100), 1)),
                 info_entry(later, 1),
                 batch_entry("s", batch(0, epoch=LATER)),
             ],
@@ -123,7 +123,7 @@ def recording(directory: Path, compression: str) -> list[Path]:
             [batch_entry("t", batch(n)) for n in (1, 2)],
         ],
         [
-            [info_entry(later, 1), remark_entry(begin_remark("s", Position(LATER, 30, 3), 1))],
+            [info_entry(later, 1), annotation_entry(begin_annotation("s", Position(LATER, 30, 3), 1))],
             [batch_entry("s", batch(n, epoch=LATER)) for n in (3, 4)],
         ],
     ]
@@ -144,7 +144,7 @@ def recording(directory: Path, compression: str) -> list[Path]:
             for stream, (epoch, sequence, number) in end.items()
         }
         fields = {"reason": "enough", "final": index == 2, "streams": streams}
-        segment.add(remark_entry(Annotation("close", 2, "", fields)))
+        segment.add(annotation_entry(Annotation("close", 2, "", fields)))
         made.append(segment.finish())
     return made
 
@@ -322,7 +322,7 @@ def test_a_recording_without_a_description_is_converted_as_bytes_and_that_is_sai
 
 def test_success_means_that_there_is_a_result(tmp_path: Path) -> None:
     segment = Segment(tmp_path / "r-00000.mcap", Head("aa", 0, 1, ""), "zstd")
-    segment.add(remark_entry(Annotation("trigger", 1)))
+    segment.add(annotation_entry(Annotation("trigger", 1)))
     path = segment.finish()
     assert "holds no stream" in cli("convert", path, "--to", "csv", check=1)["error"]
     damaged = bytearray(path.read_bytes())

@@ -24,18 +24,18 @@ from usbcast.receiving.continuity import Position
 from usbcast.recording.convert import FORMS, ConvertOptions, convert
 from usbcast.recording.copies import Copies
 from usbcast.recording.entries import (
+    ANNOTATION_SCHEMA_NAME,
     BATCH_SCHEMA,
     INFO_SCHEMA,
-    REMARK_SCHEMA_NAME,
     Annotation,
     Channel,
     Entry,
+    annotation_entry,
     batch_entry,
-    begin_remark,
+    begin_annotation,
     decode_entry,
     hex_epoch,
     info_entry,
-    remark_entry,
 )
 from usbcast.recording.files import MALFORMED_TOLD
 from usbcast.recording.recover import recover
@@ -51,13 +51,13 @@ E = f'"epoch":"{hex_epoch(EPOCH)}"'
 POSITION = '"next_sequence":1,"next_number":1'
 
 
-def remark(text: str | bytes, stream: str = "s") -> Entry:
+def annotation(text: str | bytes, stream: str = "s") -> Entry:
     data = text if isinstance(text, bytes) else text.encode()
-    return Entry(Channel(f"{stream}/remarks", "json", REMARK_SCHEMA_NAME, (("stream", stream),)), AT, 0, data)
+    return Entry(Channel(f"{stream}/remarks", "json", ANNOTATION_SCHEMA_NAME, (("stream", stream),)), AT, 0, data)
 
 
 def of(kind: str, fields: str) -> Entry:
-    return remark(f'{{"kind":"{kind}","time_ns":{AT},"stream":"s",{fields}}}')
+    return annotation(f'{{"kind":"{kind}","time_ns":{AT},"stream":"s",{fields}}}')
 
 
 def message(schema: str, data: bytes, stream: str = "s") -> Entry:
@@ -72,20 +72,20 @@ def described(**changes: object) -> Entry:
 
 
 MALFORMED = {
-    "no JSON": remark("{"),
-    "no object": remark("[1]"),
-    "nothing": remark(""),
-    "bytes that are no text": remark(b'{"kind":"\xff","time_ns":1}'),
+    "no JSON": annotation("{"),
+    "no object": annotation("[1]"),
+    "nothing": annotation(""),
+    "bytes that are no text": annotation(b'{"kind":"\xff","time_ns":1}'),
     "half a character": of("rate", r'"reason":"\ud800"'),
     "nested deeply": of("gap", '"x":' + "[" * 100_000 + "]" * 100_000),
     "a large one": of("rate", f'"reason":"{"x" * (4 << 20)}"'),
-    "no kind": remark('{"time_ns":1}'),
-    "a kind that is a list": remark('{"kind":["gap"],"time_ns":1}'),
-    "no time": remark('{"kind":"rate","reason":"x"}'),
-    "an endless time": remark('{"kind":"rate","time_ns":1e999,"reason":"x"}'),
-    "a time that is not a number": remark('{"kind":"rate","time_ns":NaN,"reason":"x"}'),
-    "a stream that is an object": remark('{"kind":"rate","time_ns":1,"stream":{"a":1},"reason":"x"}'),
-    "a stream with a path in it": remark('{"kind":"rate","time_ns":1,"stream":"../../x","reason":"x"}'),
+    "no kind": annotation('{"time_ns":1}'),
+    "a kind that is a list": annotation('{"kind":["gap"],"time_ns":1}'),
+    "no time": annotation('{"kind":"rate","reason":"x"}'),
+    "an endless time": annotation('{"kind":"rate","time_ns":1e999,"reason":"x"}'),
+    "a time that is not a number": annotation('{"kind":"rate","time_ns":NaN,"reason":"x"}'),
+    "a stream that is an object": annotation('{"kind":"rate","time_ns":1,"stream":{"a":1},"reason":"x"}'),
+    "a stream with a path in it": annotation('{"kind":"rate","time_ns":1,"stream":"../../x","reason":"x"}'),
     "a gap of no epoch": of("gap", '"first":1,"last":1,"count":1,"stage":"ring","reason":"x"'),
     "a gap of an odd epoch": of("gap", '"epoch":"zz","first":1,"last":1,"count":1,"stage":"ring","reason":"x"'),
     "a gap of text": of("gap", E + ',"first":"a","last":null,"count":1e99,"stage":5,"reason":"x"'),
@@ -122,14 +122,16 @@ def recording(path: Path, *extra: Entry, first: Entry | None = None) -> Path:
     """Of BATCHES whole batches, with something else in the middle."""
     segment = Segment(path / "r-00000.mcap", Head("aa", 0, 1, "host"), "zstd")
     segment.add(info_entry(info(), 1) if first is None else first)
-    segment.add(remark_entry(begin_remark("s", Position(EPOCH, 0, 0), 1)))
+    segment.add(annotation_entry(begin_annotation("s", Position(EPOCH, 0, 0), 1)))
     for number in range(BATCHES):
         if number == BATCHES // 2:
             for entry in extra:
                 segment.add(entry)
         segment.add(batch_entry("s", batch(number)))
     said = {"epoch": hex_epoch(EPOCH), "next_sequence": BATCHES * PER_BATCH, "next_number": BATCHES}
-    segment.add(remark_entry(Annotation("close", 2, "", {"reason": "enough", "final": True, "streams": {"s": said}})))
+    segment.add(
+        annotation_entry(Annotation("close", 2, "", {"reason": "enough", "final": True, "streams": {"s": said}}))
+    )
     return segment.finish()
 
 
@@ -320,11 +322,11 @@ def test_no_verb_unpacks_more_than_it_must(verb: str, tmp_path: Path) -> None:
     lambda value: json.dumps(value).encode()
 ))  # fmt: skip
 def test_any_bytes_as_an_entry_decode_or_raise_the_one_error(data: bytes) -> None:
-    for schema in (BATCH_SCHEMA, INFO_SCHEMA, REMARK_SCHEMA_NAME, "another"):
+    for schema in (BATCH_SCHEMA, INFO_SCHEMA, ANNOTATION_SCHEMA_NAME, "another"):
         with contextlib.suppress(UsbcastError):
             decode_entry(schema, data)
     with contextlib.suppress(WireError):
-        Copies().take(data)
+        Copies().add(data)
 
 
 values = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just(hex_epoch(EPOCH))
@@ -344,11 +346,11 @@ kinds = st.sampled_from(
         max_size=6,
     )
 )
-def test_any_remarks_are_read_or_refused_and_never_make_the_books_fall_over(
+def test_any_annotations_are_read_or_refused_and_never_make_the_books_fall_over(
     tmp_path_factory: pytest.TempPathFactory, said: list
 ) -> None:
     directory = tmp_path_factory.mktemp("fuzz")
-    entries = [remark(json.dumps({"kind": kind, "time_ns": AT, "stream": "s"} | fields)) for kind, fields in said]
+    entries = [annotation(json.dumps({"kind": kind, "time_ns": AT, "stream": "s"} | fields)) for kind, fields in said]
     path = recording(directory, *entries)
     (found,) = verify([path])
     assert found.books.epochs

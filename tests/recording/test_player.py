@@ -176,7 +176,11 @@ def test_restamping_refuses_in_words_what_has_no_numbers_any_more() -> None:
     stamper = Restamper(9)
     for epoch in (3, 4):
         stamper.restamp(batch(0, epoch=epoch), None)
-        with pytest.raises(RecordingError, match="more than 64 bits can number") if epoch == 4 else contextlib.nullcontext():
+        with (
+            pytest.raises(RecordingError, match="more than 64 bits can number")
+            if epoch == 4
+            else contextlib.nullcontext()
+        ):
             stamper.restamp(replace(batch(0, epoch=epoch), first_sequence=2**63, number=2**63), None)
 
 

@@ -10,18 +10,18 @@ from made import EPOCH, batch
 
 from usbcast.events import Gap, Restart
 from usbcast.receiving.continuity import Position
-from usbcast.recording.books import Books
-from usbcast.recording.entries import Annotation, Item, begin_remark, gap_remark, hex_epoch, restart_remark
+from usbcast.recording.entries import Annotation, Item, begin_annotation, gap_annotation, hex_epoch, restart_annotation
+from usbcast.recording.ledgers import RecordingLedger
 from usbcast_schemas.batch import Arrivals, decode_batch, encode_batch
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 
 def gap(first: int, last: int, epoch: int = EPOCH) -> Annotation:
-    return gap_remark("s", epoch, Gap(first, last, last - first + 1, "ring", "gone"), 0)
+    return gap_annotation("s", epoch, Gap(first, last, last - first + 1, "ring", "gone"), 0)
 
 
 def begin(sequence: int, number: int) -> Annotation:
-    return begin_remark("s", Position(EPOCH, sequence, number), 0)
+    return begin_annotation("s", Position(EPOCH, sequence, number), 0)
 
 
 def close(*, final: bool = True, until: int | None = None, number: int = 0) -> Annotation:
@@ -34,13 +34,13 @@ def close(*, final: bool = True, until: int | None = None, number: int = 0) -> A
 RECOVERED = Annotation("recovered", 0, "", {"reason": "r-0 ended before its time"})
 
 
-def audited(*segments: list[Item], indexes: list[int] | None = None) -> Books:
-    books = Books()
+def audited(*segments: list[Item], indexes: list[int] | None = None) -> RecordingLedger:
+    books = RecordingLedger()
     for at, items in enumerate(segments):
         index = at if indexes is None else indexes[at]
         books.segment(index, f"r-{index}")
         for item in items:
-            books.take("s", item)
+            books.add("s", item)
     books.finish()
     return books
 
@@ -57,7 +57,7 @@ def audited(*segments: list[Item], indexes: list[int] | None = None) -> Books:
         ([[batch(0)], [begin(10, 1), batch(1), close()]], 20, 0),
         ([[batch(0), RECOVERED]], 10, 0),
         ([[batch(0), RECOVERED], [begin(50, 5), batch(5), close()]], 20, 40),
-        ([[batch(0), restart_remark("s", Restart(EPOCH, 2, 10, 10), 0), batch(0, epoch=2), close()]], 20, 0),
+        ([[batch(0), restart_annotation("s", Restart(EPOCH, 2, 10, 10), 0), batch(0, epoch=2), close()]], 20, 0),
     ],
 )
 def test_books_that_balance(segments: list[list[Item]], recorded: int, lost: int) -> None:
@@ -82,8 +82,11 @@ def test_books_that_balance(segments: list[list[Item]], recorded: int, lost: int
         ([[batch(0), close(final=False)], [begin(20, 2), batch(2), close()]], "are missing before r-1"),
         ([[batch(0), RECOVERED], [begin(10, 1), batch(1)]], "r-1 was not closed"),
         ([[batch(0), RECOVERED], [begin(50, 5), batch(5), batch(7), close()]], "are missing before batch 7"),
-        ([[batch(0), restart_remark("s", Restart(EPOCH, 2, 20, 20), 0), close()]], "are missing before the restart"),
-        ([[restart_remark("s", Restart(EPOCH, 2, 0, 0), 0), batch(1, epoch=2), close()]], "(0 to 9) are missing"),
+        (
+            [[batch(0), restart_annotation("s", Restart(EPOCH, 2, 20, 20), 0), close()]],
+            "are missing before the restart",
+        ),
+        ([[restart_annotation("s", Restart(EPOCH, 2, 0, 0), 0), batch(1, epoch=2), close()]], "(0 to 9) are missing"),
     ],
 )
 def test_books_that_do_not(segments: list[list[Item]], says: str) -> None:

@@ -1,4 +1,4 @@
-"""How much of a stream a bridge carries: everything, or a part that somebody chose; read from flags and from TOML.
+"""Choice of how much of a stream a bridge carries: everything, or a part; read from flags and from TOML.
 
 Pure: no socket, thread or clock.
 """
@@ -22,16 +22,16 @@ LEFT_OUT = "left out on purpose"
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """At most one of them; without any, everything. Raises ConfigError."""
+    """At most one way to carry a part; without one, everything is carried. Raises ConfigError."""
 
     every: int = 1
-    """Packets whose sequence is a multiple of it."""
+    """Carry only packets whose sequence is a multiple of this."""
     latest_hz: float = 0.0
-    """The newest batch, so many times a second."""
+    """Carry only the newest batch, this many times a second."""
     limit: int = 0
-    """Bytes a second."""
+    """Carry at most this many bytes a second."""
     on_demand: bool = False
-    """Only while somebody subscribes."""
+    """Carry only while somebody subscribes."""
 
     def __post_init__(self) -> None:
         named = [name for name, chosen in self._chosen().items() if chosen]
@@ -51,12 +51,12 @@ class Choice:
 
     @property
     def asks(self) -> bool:
-        """Whether batches are asked for, so that what is not wanted does not cross the link."""
+        """True if the bridge fetches batches one by one, so that the others do not cross the link."""
         return bool(self.latest_hz or self.limit or self.on_demand)
 
     @property
     def reason(self) -> str:
-        """Why something is left out, as subscribers are told."""
+        """Reason that subscribers see for what is left out."""
         if self.every > 1:
             return f"{LEFT_OUT}: one of {self.every} packets is carried"
         if self.latest_hz:
@@ -79,13 +79,13 @@ EVERYTHING = Choice()
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """Of all streams: the first pattern that fits decides, in the order of the file; else what the flags say."""
+    """Choices for all streams: the first pattern that matches decides, in the order of the file; else the flags."""
 
     by_pattern: tuple[tuple[str, Choice], ...] = ()
     otherwise: Choice = EVERYTHING
 
     def of(self, stream: str) -> Choice:
-        """For the stream that is called so here."""
+        """Return the choice for a stream, by its name at the bridge."""
         for pattern, choice in self.by_pattern:
             if fnmatch.fnmatchcase(stream, pattern):
                 return choice
@@ -96,7 +96,7 @@ ALL_OF_EVERYTHING = Choices()
 
 
 def read_choices(tables: Mapping[str, Any], otherwise: Choice, where: str) -> Choices:
-    """From the table `streams` of a configuration, with a table for each pattern. Raises ConfigError."""
+    """Read the table `streams` of a configuration, with a table for each pattern. Raises ConfigError."""
     return Choices(tuple((pattern, _read(pattern, table, where)) for pattern, table in tables.items()), otherwise)
 
 
@@ -125,7 +125,7 @@ def _read(pattern: str, table: Any, where: str) -> Choice:
 
 
 def read_limit(text: str) -> int:
-    """Bytes a second from 50kB, 50kB/s. Raises ConfigError."""
+    """Return bytes a second for 50kB or 50kB/s. Raises ConfigError."""
     try:
         return parse_size(text.removesuffix("/s"))
     except ValueError:

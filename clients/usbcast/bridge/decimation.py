@@ -1,8 +1,8 @@
-"""Carrying one of n packets: each in a batch of its own, under the sequence it has, with a hole before it.
+"""Decimation: carries one of n packets, each in a batch of its own, under its own sequence, with a hole before it.
 
-What comes out is a stream of its own: its batches are not those of the upstream, so it has another epoch, made of the
-upstream's and of n. All of it follows from what came in, and from where it stands: two bridges that carry one of n of the same
-stream make the same batches, and so does one that was started anew.
+The result is another stream: its batches are not those of the upstream, so it has another epoch, derived from the upstream's
+and from n. Epoch, numbers and content follow from the input and its position alone: two bridges that carry one of n packets
+of the same stream make the same batches, and so does a bridge that was restarted.
 
 Pure: no socket, thread or clock.
 """
@@ -20,12 +20,12 @@ from usbcast_schemas.batch import MAX_COUNT, NO_ARRIVALS, Arrivals, EncodedBatch
 from usbcast_schemas.errors import WireError
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
-REMARK_BITS = 16
-"""Between two kept packets there are numbers for so many batches (2 to this) that say something without a packet."""
+EMPTY_BATCH_BITS = 16
+"""Between two carried packets, 2 to the power of this batch numbers are reserved for batches without packets."""
 
 
 def epoch_of_every(epoch: int, every: int) -> int:
-    """The epoch of one of `every` packets of the stream of `epoch`."""
+    """Return the epoch of the stream that carries one of `every` packets of `epoch`."""
     digest = hashlib.blake2b(epoch.to_bytes(8, "little") + every.to_bytes(8, "little"), digest_size=8)
     return int.from_bytes(digest.digest(), "little")
 
@@ -38,11 +38,11 @@ class EveryNth:
         self._every = every
         self._reason = reason
         self._next: int | None = None
-        """Up to where all is told."""
+        """Everything before this sequence is carried or declared."""
         self._last = 0
         """Number of the last batch made."""
         self._lost: list[pb.LostRange] = []
-        """What lies behind `_next` and was lost, not left out."""
+        """Losses from `_next` on that are not declared yet."""
 
     def deliver(self, delivery: Delivery) -> list[Encoded]:
         batch = delivery.batch
@@ -52,7 +52,7 @@ class EveryNth:
         self._lost.sort(key=lambda lost: lost.first_sequence)
         made = []
         if batch.losses or batch.events or batch.end is not None or self._lost:
-            made.append(self._remark(batch.first_sequence, batch))
+            made.append(self._empty_batch(batch.first_sequence, batch))
         first = batch.first_sequence + -batch.first_sequence % self._every
         for sequence in range(first, batch.end_sequence, self._every):
             made.append(self._packet(batch, sequence))
@@ -61,20 +61,20 @@ class EveryNth:
     def lose(self, gap: Gap, until_number: int | None = None) -> list[Encoded]:  # noqa: ARG002 - numbers here are its own
         self._begin_at(gap.first)
         self._lost.append(hole_of(gap))
-        return [self._remark(gap.last + 1, None)]
+        return [self._empty_batch(gap.last + 1, None)]
 
     def _begin_at(self, sequence: int) -> None:
         if self._next is None:
-            # As if all since the packet that was carried before had been seen and left out.
+            # As if everything since the previous carried packet had been received and left out.
             self._next = max(0, sequence - 1) // self._every * self._every + 1 if sequence else 0
             self._last = self._numbered_from(sequence) - 1
 
     def _numbered_from(self, sequence: int) -> int:
-        """The first number behind the last packet that is carried before `sequence`, or of what stands before all."""
-        return (-(-sequence // self._every) << REMARK_BITS) + (1 if sequence else 0)
+        """Return the first number after the last packet that is carried before `sequence`; 0 if `sequence` is 0."""
+        return (-(-sequence // self._every) << EMPTY_BATCH_BITS) + (1 if sequence else 0)
 
-    def _remark(self, at: int, batch: EncodedBatch | None) -> Encoded:
-        """A batch without packets that stands at `at`, with what `batch` says beside its packets."""
+    def _empty_batch(self, at: int, batch: EncodedBatch | None) -> Encoded:
+        """Return a batch without packets at sequence `at`, with the losses, events and end of `batch`."""
         number = max(self._last + 1, self._numbered_from(at))
         if batch is None:
             return self._encode(number, at, b"", NO_ARRIVALS, 0, (), (), None)
@@ -84,7 +84,7 @@ class EveryNth:
         at = sequence - batch.first_sequence
         size, ends = batch.packet_size, batch.packet_ends
         begin, end = (at * size, (at + 1) * size) if size else (ends[at - 1] if at else 0, ends[at])
-        number = max(self._last + 1, (sequence // self._every + 1) << REMARK_BITS)
+        number = max(self._last + 1, (sequence // self._every + 1) << EMPTY_BATCH_BITS)
         return self._encode(
             number, sequence, bytes(batch.payload[begin:end]), _arrival(batch.arrivals, at), size, (), (), None
         )
@@ -114,7 +114,7 @@ class EveryNth:
         return Encoded(raw, number, first, count)
 
     def _holes_until(self, until: int) -> list[pb.LostRange]:
-        """What was lost, and between that what is left out, from where all is told up to `until`."""
+        """Return the losses, and the packets left out between them, from `_next` to before `until`."""
         here = self._next or 0
         holes = []
         for lost in self._lost:
@@ -144,7 +144,7 @@ class EveryNth:
 
 
 def _arrival(arrivals: Arrivals, at: int) -> Arrivals:
-    """When packet `at` of a batch arrived."""
+    """Return the arrival of packet `at` of a batch."""
     passed = 0
     for packets, realtime_ns, monotonic_ns in zip(*arrivals, strict=True):
         passed += packets

@@ -1,4 +1,4 @@
-"""When a bridge that carries a part may ask for more, and how much. Times are monotonic nanoseconds.
+"""Gates: when a bridge that carries a part may fetch more, and how much. Times are monotonic nanoseconds.
 
 Pure: no socket, thread or clock.
 """
@@ -11,14 +11,14 @@ from usbcast.receiving.pace import MOST_BYTES
 
 SECOND_NS = 1_000_000_000
 BURST_NS = SECOND_NS
-"""A limit that was not used for so long may be used at once."""
+"""An unused limit accumulates for at most this time."""
 
 OPEN_NS = 5 * SECOND_NS
-"""Whoever asked for the stream within this time is a subscriber; each of them reports once a second."""
+"""A client that asked for the stream within this time is a subscriber; each subscriber reports once a second."""
 
 
 class LatestGate:
-    """Opens so many times a second."""
+    """Opens at a fixed rate."""
 
     always = True
 
@@ -32,8 +32,8 @@ class LatestGate:
     def due_ns(self, now_ns: int) -> int:
         return max(now_ns, self._next_ns)
 
-    def took(self, size_bytes: int, now_ns: int) -> None:  # noqa: ARG002 - however much it was
-        # On the beat, so that the rate is what was asked for; but what was missed is not made up for.
+    def took(self, size_bytes: int, now_ns: int) -> None:  # noqa: ARG002 - the size does not matter
+        # On a fixed grid, so that the rate is exact; missed openings are not made up for.
         self._next_ns = max(self._next_ns + self._gap_ns, now_ns)
 
 
@@ -78,7 +78,7 @@ class DemandGate:
 
     def __init__(self) -> None:
         self.asked_ns: int | None = None
-        """When somebody last asked for the stream."""
+        """When a client last asked for the stream."""
 
     def budget(self, now_ns: int) -> int:
         return MOST_BYTES if self.is_open(now_ns) else 0
@@ -87,14 +87,14 @@ class DemandGate:
         return now_ns + SECOND_NS // 10
 
     def took(self, size_bytes: int, now_ns: int) -> None:
-        """However much it was."""
+        """No-op: the size does not matter."""
 
     def is_open(self, now_ns: int) -> bool:
         return self.asked_ns is not None and now_ns - self.asked_ns < OPEN_NS
 
 
 def gate_of(choice: Choice) -> Gate | None:
-    """The gate that this choice needs."""
+    """Return the gate for this choice; None if it needs none."""
     if choice.latest_hz:
         return LatestGate(choice.latest_hz)
     if choice.limit:

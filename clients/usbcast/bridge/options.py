@@ -1,4 +1,4 @@
-"""What a bridge is told: which nodes it has its streams from, which streams, and how much of each."""
+"""Options of a bridge: its upstreams, which of their streams it carries, and how much of each."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ STARTS = ("oldest", "now")
 
 @dataclass(frozen=True, slots=True)
 class UpstreamAddress:
-    """A node to have streams from; with a `name`, they are called `name-stream` here."""
+    """Address of an upstream; with a `name`, its streams are called `name-stream` at the bridge."""
 
     endpoint: str
     name: str = ""
 
     def local(self, stream: str) -> str:
-        """What `stream` is called here. Raises UsageError if that makes no name."""
+        """Return the name of `stream` at the bridge. Raises UsageError if it is not a valid name."""
         return check_stream_name(f"{self.name}-{stream}" if self.name else stream)
 
 
 @dataclass(frozen=True, slots=True)
 class BridgeOptions:
-    """Everything about a bridge that is not about a node."""
+    """Options of a bridge besides those of its node."""
 
     upstreams: tuple[UpstreamAddress, ...]
     streams: tuple[str, ...] = ("*",)
-    """Names or patterns, as the upstream calls them."""
+    """Names or patterns of streams at the upstream."""
     start: str = "oldest"
     via: str = "auto"
     commands: bool = True
-    """Whether commands of subscribers are passed on to the device."""
+    """Forward commands of subscribers to the device."""
     choices: Choices = ALL_OF_EVERYTHING
     keys: Keys = None
-    """Those by which to connect to the upstreams; the node's own settings say whom it lets in."""
+    """Keys for connections to the upstreams; the node's own settings say which clients it accepts."""
 
     def __post_init__(self) -> None:
         if not self.upstreams:
@@ -58,7 +58,7 @@ class BridgeOptions:
 
 
 def parse_upstream(text: str) -> UpstreamAddress:
-    """`tcp://HOST:PORT`, or `NAME=tcp://HOST:PORT`. Raises UsageError."""
+    """Parse `tcp://HOST:PORT` or `NAME=tcp://HOST:PORT`. Raises UsageError."""
     name, found, endpoint = text.rpartition("=")
     if found and not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,30}", name):
         raise UsageError(

@@ -1,1 +1,1 @@
-"""Recordings: MCAP files that survive a kill and say themselves what is missing. docs/recording.md describes the format."""
+"""Recordings: MCAP files that survive a kill and declare what is missing from them. docs/recording.md describes the format."""

@@ -1,7 +1,7 @@
-"""The claim to a recording: a locked file beside it, so that at most one process writes to it, or mends it.
+"""The claim to a recording: a locked file beside it, so that at most one process writes or recovers it.
 
-The lock is that of the file system (flock): it ends with its process, however that ends, and holds over NFS for other hosts
-too. Where a file system has no locks, that is said, and nothing is refused.
+The file system holds the lock (flock): it ends with its process, however that ends, and over NFS it holds for other hosts
+too. On a file system without locks a warning says so, and nobody is refused.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MAX_BYTES: Final = 1000
 
 
 class Claim:
-    """To the recording at `base`, as long as it is not closed. Raises RecordingError if another process has it."""
+    """Claim to the recording at `base`, until it is closed. Raises RecordingError if another process has it."""
 
     def __init__(self, base: Path) -> None:
         self._base = base
@@ -45,7 +45,7 @@ class Claim:
         self.close()
 
     def renew(self) -> None:
-        """Claim it anew if the locked file is gone, as it is when somebody removed its directory. Raises OSError too."""
+        """Claim it again if the locked file is gone, as after somebody removed its directory. Raises OSError too."""
         while not self._is_there():
             if self._fd >= 0:
                 os.close(self._fd)
@@ -54,7 +54,7 @@ class Claim:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 who = self._holder()
-                self._let_go()
+                self._release()
                 raise RecordingError(
                     f"{who} is at work on the recording {self._base}: stop it first, or name another place with --output"
                 ) from None
@@ -71,10 +71,10 @@ class Claim:
         if self._fd >= 0:
             if self._is_there():
                 self._path.unlink(missing_ok=True)
-            self._let_go()
+            self._release()
 
     def _is_there(self) -> bool:
-        """Whether the locked file is the one that others find: it may have been removed, and made again by another."""
+        """Return True if others find the locked file: it may have been removed, and created again by another process."""
         if self._fd < 0:
             return False
         try:
@@ -88,11 +88,11 @@ class Claim:
             return f"process {int(said['pid'])} of host {str(said['host'])[:100]}"
         return "another process"
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         os.close(self._fd)
         self._fd = -1
 
 
 def base_of(path: Path) -> Path:
-    """The base of the recording that a file belongs to, by its name."""
+    """Return the base name of the recording that a file belongs to."""
     return path.with_name(_NAME.sub("", path.name))

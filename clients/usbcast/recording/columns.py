@@ -27,7 +27,7 @@ class Column:
 
 
 class Columns:
-    """Which columns a stream has, and their values of a batch.
+    """Columns of a stream, and their values in a batch.
 
     Raises UsageError for unknown `times`, and for fields that its packets cannot have.
     """
@@ -43,7 +43,7 @@ class Columns:
 
     @property
     def has_fields(self) -> bool:
-        """Else the packets themselves are the only value, as bytes."""
+        """True if packets have fields; else the packet itself, as bytes, is the only value."""
         return bool(self.fields)
 
     def times_ns(self, batch: Batch) -> NDArray[np.int64]:
@@ -53,7 +53,7 @@ class Columns:
         return np.arange(batch.first_sequence, batch.last_sequence + 1, dtype=np.uint64)
 
     def values(self, batch: Batch) -> list[NDArray[Any]]:
-        """One array per field, contiguous and of this machine's byte order."""
+        """Return one array per field, contiguous and in native byte order."""
         views = batch.fields
         return [
             batch.scaled(column.name)

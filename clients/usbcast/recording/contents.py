@@ -1,7 +1,7 @@
-"""What a file of a recording covers: for each stream the runs of sequences that stand in it or are declared lost in it.
+"""Contents of a file: for each stream, the runs of sequences that it holds or declares lost.
 
 Every chunk ends with this list, for the whole file up to there. So when damage takes a chunk, the next one still says
-exactly what stood in it.
+exactly what it held.
 
 Pure: no socket, thread or clock.
 """
@@ -14,7 +14,7 @@ from typing import Any
 from usbcast_schemas.errors import WireError
 
 MAX_RUNS = 1000
-"""Of one stream in one file; beyond it the oldest are forgotten, and that is said."""
+"""Runs of one stream in one file; beyond that the oldest are dropped and counted."""
 
 
 @dataclass(slots=True)
@@ -41,7 +41,7 @@ class Contents:
     def __init__(self) -> None:
         self.runs: dict[str, list[Run]] = {}
         self.forgotten: dict[str, int] = {}
-        """How many runs of a stream are not listed any more."""
+        """By stream, the number of runs that are no longer listed."""
 
     def add(self, stream: str, run: Run) -> None:
         runs = self.runs.setdefault(stream, [])
@@ -54,7 +54,7 @@ class Contents:
             self.forgotten[stream] = self.forgotten.get(stream, 0) + 1
 
     def to_fields(self) -> dict[str, Any]:
-        """As the fields of a remark."""
+        """Return the fields of an annotation."""
         fields: dict[str, Any] = {
             "streams": {
                 stream: [[f"{r.epoch:016x}", r.first, r.until, r.first_number, r.until_number] for r in runs]
@@ -65,7 +65,7 @@ class Contents:
 
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> Contents:
-        """Raise WireError for what is not such a list."""
+        """Read the fields of an annotation. Raises WireError if they are not such a list."""
         made = cls()
         try:
             for stream, runs in fields["streams"].items():

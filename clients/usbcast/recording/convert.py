@@ -1,7 +1,7 @@
-"""Convert recordings to the forms of other tools: Parquet, Arrow, CSV, and MCAP with decoded messages.
+"""Conversion of recordings to the formats of other tools: Parquet, Arrow, CSV, and MCAP with decoded messages.
 
-Batch by batch, so memory does not grow with the recording. A form holds packets; what is missing between them shows by the
-sequence column, and the counts of gaps are told when it is done.
+It works batch by batch, so memory does not grow with the recording. The formats hold packets only; missing packets show in
+the sequence column, and the result counts gaps.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from usbcast_schemas.printable import file_name_part, spreadsheet_head
 FORMS = ("parquet", "arrow", "csv", "mcap")
 SUFFIXES = {"parquet": ".parquet", "arrow": ".arrow", "csv": ".csv", "mcap": DECODED}
 ROWS_AT_ONCE = 65_536
-"""So many packets are gathered into one group of rows."""
+"""Packets in one row group."""
 
 
 @dataclass(slots=True)
@@ -51,14 +51,14 @@ class Converted:
 
 @dataclass(frozen=True, slots=True)
 class ConvertOptions:
-    """To what, and how."""
+    """Format and options of a conversion."""
 
     form: str
     times: str = "arrival"
     force: bool = False
-    """Replace files that are there already."""
+    """Replace existing files."""
     bounds: dict[str, Any] = field(default_factory=dict)
-    """As for Recording.events."""
+    """Keyword arguments of Recording.events."""
 
 
 class Sink(Protocol):
@@ -76,11 +76,11 @@ def convert(
     options: ConvertOptions,
     progress: Callable[[int], object] = lambda _: None,
 ) -> list[Converted]:
-    """Write each stream to a file of its own, `<base>-<stream>` with the suffix of the form.
+    """Write each stream to a file of its own, `<base>-<stream>` with the suffix of the format.
 
-    `progress` hears of the bytes of the recording that are read, all of them for each stream. A file has its name when it is
-    complete. Raises UsageError for a stream or form that is not there, RecordingError where the disk refuses, or a file is
-    there already.
+    `progress` is called with the number of bytes read from the recording, which is read once per stream. A file gets its name
+    when it is complete. Raises UsageError for an unknown stream or format, RecordingError if the disk refuses or a file
+    already exists.
     """
     if options.form not in FORMS:
         raise UsageError(
@@ -188,7 +188,7 @@ class _ArrowSink:
             fields.append(pyarrow.field(column.name, pyarrow.from_numpy_dtype(column.dtype), metadata=unit))
         if not columns.has_fields:
             fields.append(pyarrow.field("packet", pyarrow.binary()))
-        # Once more for readers that know Parquet but not Arrow: they see the metadata of the file alone.
+        # Repeated for readers that know Parquet but not Arrow: they see only the metadata of the file.
         units = json.dumps({column.name: column.unit for column in columns.fields if column.unit})
         self._schema = pyarrow.schema(fields, metadata={"usbcast.stream": columns.stream, "usbcast.units": units})
         if parquet:
@@ -217,7 +217,7 @@ class _ArrowSink:
         self._writer.close()
 
     def _flush(self) -> None:
-        """Gathered, as a group of rows per batch would be all overhead."""
+        """Write the waiting batches as one row group; a row group per batch would be mostly overhead."""
         if self._waiting:
             self._writer.write_table(self._arrow.Table.from_batches(self._waiting).combine_chunks())
             self._waiting, self._rows = [], 0

@@ -1,7 +1,7 @@
-"""The second copy of what a file cannot be read without: which file it is, its channels, and its streams' descriptions.
+"""The second copy of what is needed to read a file: its head, its channels, and the descriptions of its streams.
 
-They stand in the first chunk, and once more in an MCAP attachment behind it, which has a checksum of its own: damage at one
-place leaves the other.
+The first chunk holds them, and an MCAP attachment behind it, with a checksum of its own, repeats them: damage to one leaves
+the other.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CRC_BYTES: Final = 4
 
 @dataclass(slots=True)
 class Copies:
-    """What has come since the last attachment; or when reading, what all of them say."""
+    """Writing: what is new since the last attachment. Reading: the content of all attachments."""
 
     head: dict[str, str] = field(default_factory=dict)
     """As in the metadata record at the beginning of the file."""
@@ -47,8 +47,8 @@ class Copies:
             separators=(",", ":"),
         ).encode()
 
-    def take(self, data: bytes) -> None:
-        """Add what an attachment says. Raises WireError for what is not such an attachment."""
+    def add(self, data: bytes) -> None:
+        """Add the content of an attachment. Raises WireError for anything else."""
         try:
             said = json.loads(data)
             channels = {
@@ -64,7 +64,7 @@ class Copies:
         self.descriptions += descriptions
 
     def info(self, stream: str, epoch: int | None = None) -> pb.StreamInfo | None:
-        """The last description of `stream`, in `epoch` if that is given; None if there is no copy of it."""
+        """Return the last description of `stream`, in `epoch` if given; None if there is no copy."""
         fitting = [i for i in self.descriptions if i.stream == stream and epoch in (None, i.epoch)]
         return fitting[-1] if fitting else None
 
@@ -74,6 +74,6 @@ def _texts(mapping: dict[str, str]) -> tuple[tuple[str, str], ...]:
 
 
 def is_sound(record: bytes) -> bool:
-    """Whether the checksum at the end of an attachment's record is right."""
+    """Return True if the checksum at the end of an attachment's record is right."""
     body, crc = record[:-_CRC_BYTES], record[-_CRC_BYTES:]
     return len(crc) == _CRC_BYTES and zlib.crc32(body) == int.from_bytes(crc, "little")

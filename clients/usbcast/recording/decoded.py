@@ -1,4 +1,4 @@
-"""Decoded MCAP: one protobuf message per packet, with the profile's field names, so that viewers plot it as it is.
+"""Decoded MCAP: one protobuf message per packet, with the profile's field names, so that viewers plot it directly.
 
 Every field has a fixed width on the wire and is always written, so all messages of a stream have one size and numpy lays
 out a whole batch at once.
@@ -85,7 +85,7 @@ class DecodedFile:
 
 
 def _schema(stream: str, columns: list[Column]) -> tuple[bytes, str]:
-    """A FileDescriptorSet with one message, and the message's full name."""
+    """Return a FileDescriptorSet with one message, and the message's full name."""
     message = "".join(part.capitalize() for part in stream.replace("-", "_").split("_")) or "Packet"
     message = message if message[0].isalpha() else f"S{message}"
     file = FileDescriptorProto(name=f"usbcast_decoded/{stream}.proto", package="usbcast_decoded", syntax="proto3")
@@ -97,7 +97,7 @@ def _schema(stream: str, columns: list[Column]) -> tuple[bytes, str]:
 
 
 def _layout(columns: list[Column]) -> tuple[np.dtype[Any], list[tuple[str, Any]]]:
-    """The bytes of one message as a structured type, and what stands in its tags."""
+    """Return one message as a structured dtype, and the values of its tags."""
     parts: list[tuple[str, Any]] = []
     tags: list[tuple[str, Any]] = []
     for number, column in enumerate(columns, 1):

@@ -1,7 +1,7 @@
-"""What stands in a recording: batches as they were published, descriptions of streams, and remarks. Their MCAP form.
+"""Entries of a recording: batches as they were published, descriptions of streams, and annotations; and their MCAP form.
 
-One channel per stream and epoch carries batches, one per stream the descriptions, one per stream the remarks about it;
-the channel `recording` carries remarks about the recording as a whole. Everything needed to read a file is in that file.
+One channel per stream and epoch carries batches, one per stream the descriptions, one per stream the annotations about it;
+the channel `recording` carries annotations about the recording as a whole. Everything needed to read a file is in that file.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from usbcast.clock.offset import ClockOffset
 from usbcast.events import Gap, Restart, Silence
 from usbcast.receiving.continuity import Position
+from usbcast.recording.annotation_fields import read_annotation
 from usbcast.recording.contents import Contents, Run
-from usbcast.recording.remark_fields import read_remark
 from usbcast_schemas.batch import EncodedBatch, decode_batch
 from usbcast_schemas.contract import is_stream_name
 from usbcast_schemas.errors import WireError
@@ -31,16 +31,16 @@ SEGMENT = "usbcast.segment"
 """Name of the metadata record at the beginning of each segment."""
 
 RECORDING = "recording"
-"""Topic of the remarks about the recording as a whole."""
+"""Topic of the annotations about the recording as a whole."""
 
 BATCH_SCHEMA = "usbcast_schemas.v1.PacketBatch"
 INFO_SCHEMA = "usbcast_schemas.v1.StreamInfo"
-REMARK_SCHEMA_NAME = "usbcast.Remark"
+ANNOTATION_SCHEMA_NAME = "usbcast.Remark"
 
 STAGE = "recording"
-"""The stage of what the recorder itself did not get into the file."""
+"""Stage of losses between the subscription and the file."""
 
-REMARK_SCHEMA = {
+ANNOTATION_SCHEMA = {
     "title": "usbcast.Remark",
     "type": "object",
     "required": ["kind", "time_ns"],
@@ -60,7 +60,7 @@ REMARK_SCHEMA = {
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """Something that is to be known beside the batches, in order with them. docs/recording.md lists the kinds."""
+    """An event beside the batches, in order with them. docs/recording.md lists the kinds."""
 
     kind: str
     time_ns: int
@@ -73,9 +73,9 @@ class Annotation:
 
     @classmethod
     def decode(cls, data: bytes) -> Annotation:
-        """Raise WireError for what is no remark."""
+        """Decode an annotation. Raises WireError for anything else."""
         try:
-            return cls(*read_remark(data))
+            return cls(*read_annotation(data))
         except (ValueError, WireError) as error:
             raise WireError(f"{data[:80]!r} is not an annotation of a recording: {error}") from None
 
@@ -88,7 +88,7 @@ def _stream_in(metadata: tuple[tuple[str, str], ...]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """An MCAP channel, by what it is and not by its number."""
+    """An MCAP channel, identified by its content instead of its number."""
 
     topic: str
     encoding: str
@@ -97,12 +97,12 @@ class Channel:
 
     @property
     def stream(self) -> str:
-        """The stream that it is about; empty for one about the recording as a whole, or for what no stream can be called."""
+        """Name of the stream that it belongs to; empty if it belongs to the whole recording, or if the name is invalid."""
         return _stream_in(self.metadata)
 
     @property
     def misnamed(self) -> str:
-        """What it says that its stream is called, if no stream can be called so."""
+        """The name that it gives its stream, if that is not a valid stream name; else empty."""
         said = dict(self.metadata).get("stream", "")
         return said if said and not is_stream_name(said) else ""
 
@@ -116,17 +116,17 @@ class Entry:
     sequence: int
     data: bytes | memoryview
     run: Run | None = None
-    """What it adds to the contents of the file."""
+    """The run that it adds to the contents of the file."""
     info: pb.StreamInfo | None = None
-    """The description that it is."""
+    """The description, if the entry is one."""
 
 
 Item = EncodedBatch | pb.StreamInfo | Annotation
-"""What an entry is when read."""
+"""An entry, decoded."""
 
 
 def batch_entry(stream: str, batch: EncodedBatch) -> Entry:
-    """The batch as it came. Its time is that of the arrival of its last packet, or of what it tells; else 0."""
+    """Entry with the batch as it was published. Its time is that of its last packet, device event or end; else 0."""
     channel = Channel(f"{stream}/batches", "protobuf", BATCH_SCHEMA, stream_epoch(stream, batch.epoch))
     if batch.arrivals.realtime_ns:
         time_ns = batch.arrivals.realtime_ns[-1]
@@ -143,14 +143,16 @@ def info_entry(info: pb.StreamInfo, time_ns: int) -> Entry:
     return Entry(channel, time_ns, 0, info.SerializeToString(deterministic=True), None, info)
 
 
-def remark_entry(remark: Annotation) -> Entry:
-    topic = f"{remark.stream}/remarks" if remark.stream else RECORDING
-    channel = Channel(topic, "json", REMARK_SCHEMA_NAME, (("stream", remark.stream),) if remark.stream else ())
-    return Entry(channel, remark.time_ns, 0, remark.encode(), run_of(remark))
+def annotation_entry(annotation: Annotation) -> Entry:
+    topic = f"{annotation.stream}/remarks" if annotation.stream else RECORDING
+    channel = Channel(
+        topic, "json", ANNOTATION_SCHEMA_NAME, (("stream", annotation.stream),) if annotation.stream else ()
+    )
+    return Entry(channel, annotation.time_ns, 0, annotation.encode(), run_of(annotation))
 
 
 def run_of(item: Item) -> Run | None:
-    """The sequences and batch numbers that an item covers; None for one that covers nothing."""
+    """Return the sequences and batch numbers that an item covers; None if it covers nothing."""
     if isinstance(item, EncodedBatch):
         return Run(item.epoch, item.first_sequence, item.end_sequence, item.first_number, item.number + 1)
     if not isinstance(item, Annotation):
@@ -172,10 +174,10 @@ def stream_epoch(stream: str, epoch: int) -> tuple[tuple[str, str], ...]:
 
 
 def decode_entry(schema: str, data: bytes) -> Item | None:
-    """The item that a message is, by the name of its schema; None for one of another program. Raises WireError."""
+    """Decode a message by the name of its schema; return None for a schema of another program. Raises WireError."""
     if schema == BATCH_SCHEMA:
         return decode_batch(data)
-    if schema == REMARK_SCHEMA_NAME:
+    if schema == ANNOTATION_SCHEMA_NAME:
         return Annotation.decode(data)
     if schema == INFO_SCHEMA:
         return decode_info(data)
@@ -183,7 +185,7 @@ def decode_entry(schema: str, data: bytes) -> Item | None:
 
 
 def decode_info(data: bytes) -> pb.StreamInfo:
-    """The description of a stream. Raises WireError."""
+    """Decode the description of a stream. Raises WireError."""
     info = parse(pb.StreamInfo, data, "a description")
     if not is_stream_name(info.stream):
         raise WireError(f"a description names {info.stream[:80]!r}, which is not a valid stream name")
@@ -191,9 +193,9 @@ def decode_info(data: bytes) -> pb.StreamInfo:
 
 
 def schema_of(name: str) -> tuple[str, bytes]:
-    """Encoding and data of a schema by its name, as MCAP's registry wants them."""
-    if name == REMARK_SCHEMA_NAME:
-        return "jsonschema", json.dumps(REMARK_SCHEMA).encode()
+    """Return encoding and data of a schema by its name, as MCAP's registry defines them."""
+    if name == ANNOTATION_SCHEMA_NAME:
+        return "jsonschema", json.dumps(ANNOTATION_SCHEMA).encode()
     files = FileDescriptorSet()
     pb.DESCRIPTOR.CopyToProto(files.file.add())
     return "protobuf", files.SerializeToString(deterministic=True)
@@ -203,29 +205,29 @@ def hex_epoch(epoch: int) -> str:
     return f"{epoch:016x}"
 
 
-# Remarks about a file
+# Annotations about a file
 
 
-def contents_remark(contents: Contents, recording: str, segment: int, time_ns: int) -> Annotation:
-    """What the file covers up to here, and which file it is."""
+def contents_annotation(contents: Contents, recording: str, segment: int, time_ns: int) -> Annotation:
+    """Annotation that says what the file covers up to here, and which file it is."""
     return Annotation("contents", time_ns, "", {"recording": recording, "segment": segment, **contents.to_fields()})
 
 
-def damaged_remark(reason: str, time_ns: int) -> Annotation:
-    """The file was recovered, and this could not be read of it."""
+def damaged_annotation(reason: str, time_ns: int) -> Annotation:
+    """Annotation that the file was recovered, and what could not be read."""
     return Annotation("damaged", time_ns, "", {"reason": reason})
 
 
-def unknown_remark(stream: str, epoch: int, first: int, reason: str, time_ns: int) -> Annotation:
-    """Nobody can say what of `stream` stood before sequence `first`, as it was damaged."""
+def unknown_annotation(stream: str, epoch: int, first: int, reason: str, time_ns: int) -> Annotation:
+    """Annotation that damage took an unknown amount of `stream` before sequence `first`."""
     return Annotation("unknown", time_ns, stream, {"epoch": hex_epoch(epoch), "first": first, "reason": reason})
 
 
-# Remarks about streams
+# Annotations about streams
 
 
-def begin_remark(stream: str, position: Position | None, time_ns: int) -> Annotation:
-    """Where the recording of `stream` stands at the beginning of a segment; None: it begins with whatever comes."""
+def begin_annotation(stream: str, position: Position | None, time_ns: int) -> Annotation:
+    """Annotation with the position of `stream` at the beginning of a segment; None if it has no position yet."""
     fields: dict[str, Any] = {}
     if position is not None:
         fields = {
@@ -236,7 +238,7 @@ def begin_remark(stream: str, position: Position | None, time_ns: int) -> Annota
     return Annotation("begin", time_ns, stream, fields)
 
 
-def gap_remark(stream: str, epoch: int, gap: Gap, time_ns: int) -> Annotation:
+def gap_annotation(stream: str, epoch: int, gap: Gap, time_ns: int) -> Annotation:
     fields: dict[str, Any] = {
         "epoch": hex_epoch(epoch),
         "first": gap.first,
@@ -249,7 +251,7 @@ def gap_remark(stream: str, epoch: int, gap: Gap, time_ns: int) -> Annotation:
     return Annotation("gap", time_ns, stream, fields)
 
 
-def restart_remark(stream: str, restart: Restart, time_ns: int) -> Annotation:
+def restart_annotation(stream: str, restart: Restart, time_ns: int) -> Annotation:
     return Annotation(
         "restart",
         time_ns,
@@ -263,13 +265,13 @@ def restart_remark(stream: str, restart: Restart, time_ns: int) -> Annotation:
     )
 
 
-def silence_remark(stream: str, silence: Silence, time_ns: int) -> Annotation:
+def silence_annotation(stream: str, silence: Silence, time_ns: int) -> Annotation:
     fields: dict[str, Any] = {"duration_ns": silence.duration_ns}
     return Annotation("silence", time_ns, stream, fields | ({"upstream": True} if silence.upstream else {}))
 
 
-def clock_remark(stream: str, known: ClockOffset | None, time_ns: int) -> Annotation:
-    """By how much the clock of the host that reads `stream` is ahead of that of the recording host, where that is known."""
+def clock_annotation(stream: str, known: ClockOffset | None, time_ns: int) -> Annotation:
+    """Annotation with the clock offset of the host that reads `stream` against the recording host; None if it is unknown."""
     fields: dict[str, Any] = {}
     if known is not None:
         fields = {
@@ -282,9 +284,9 @@ def clock_remark(stream: str, known: ClockOffset | None, time_ns: int) -> Annota
     return Annotation("clock", time_ns, stream, fields)
 
 
-def clock_of(remark: Annotation) -> ClockOffset | None:
-    """What a remark of kind "clock" tells; None where nothing was known."""
-    f = remark.fields
+def clock_of(annotation: Annotation) -> ClockOffset | None:
+    """Return the clock offset in an annotation of kind "clock"; None if it was unknown."""
+    f = annotation.fields
     if "node_ahead_ns" not in f:
         return None
     return ClockOffset(
@@ -296,14 +298,14 @@ def clock_of(remark: Annotation) -> ClockOffset | None:
     )
 
 
-def gap_of(remark: Annotation) -> Gap:
-    """The Gap that a remark of kind "gap" tells of."""
-    f = remark.fields
+def gap_of(annotation: Annotation) -> Gap:
+    """Return the Gap in an annotation of kind "gap"."""
+    f = annotation.fields
     on_purpose = f.get("on_purpose", False)
     epoch = int(f["epoch"], 16)
     return Gap(f["first"], f["last"], f["count"], f["stage"], f["reason"], on_purpose=on_purpose, epoch=epoch)
 
 
-def restart_of(remark: Annotation) -> Restart:
-    f = remark.fields
+def restart_of(annotation: Annotation) -> Restart:
+    f = annotation.fields
     return Restart(int(f["old_epoch"], 16), int(f["epoch"], 16), f["delivered_until"], f["known_until"])

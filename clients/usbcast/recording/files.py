@@ -1,7 +1,7 @@
 """Reading one file of a recording, whatever state it is in: finished, still being written, cut off, or damaged.
 
-The file is walked record by record from its beginning, so nothing depends on its index. Behind a damaged place the walk goes
-on at the next thing that looks like a chunk. What cannot be read is told with its offset, never passed over in silence.
+The file is walked record by record from its beginning, so nothing depends on its index. After damage, the walk continues at
+the next bytes that look like a chunk. What cannot be read is reported with its offset, never skipped in silence.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from usbcast.recording.unpacking import MAX_CHUNK_BYTES, records, unpack
 from usbcast_schemas.errors import PeerError, RecordingError, WireError
 
 DECODED = ".decoded.mcap"
-"""How the files of `usbcast convert --to mcap` end: they are no recordings."""
+"""Suffix of the files of `usbcast convert --to mcap`, which are not recordings."""
 
 MALFORMED_TOLD = 20
-"""Of the malformed entries of a chunk, so many are told one by one."""
+"""Malformed entries of one chunk that are listed one by one; further ones are counted."""
 
 _MAX_RECORD_BYTES = 16 * 1024 * 1024
-"""A record that is not a chunk, and is read, is no larger."""
+"""The largest record that is read, chunks aside."""
 
 _HEADER = struct.Struct("<BQ")
 _CHUNK = struct.Struct("<BQQQQII")
@@ -48,7 +48,7 @@ _CHUNK = struct.Struct("<BQQQQII")
 _CHUNK_FIXED_BYTES = 40
 _LENGTH = struct.Struct("<Q")
 _NAME_OFFSET = _HEADER.size + 8 + 8 + 4
-"""Where the name of an attachment stands in its record."""
+"""Offset of the name in an attachment's record."""
 
 _COMPRESSIONS = {0: b"", 3: b"lz4", 4: b"zstd"}
 _CHUNK_PATTERN = re.compile(
@@ -69,12 +69,12 @@ _UNREADABLE = (
     KeyError,
     PeerError,
 )
-"""What the MCAP library and the decompressors raise for bytes that are not what they should be."""
+"""Exceptions that the MCAP library and the decompressors raise for malformed bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """Something in a file that cannot be right."""
+    """A place in a file that is damaged or contradicts itself."""
 
     offset: int
     what: str
@@ -82,7 +82,7 @@ class Damage:
 
 @dataclass(frozen=True, slots=True)
 class ChunkRef:
-    """Where a chunk is, and the times of its entries."""
+    """Offset and size of a chunk, and the times of its entries."""
 
     offset: int
     size_bytes: int
@@ -92,7 +92,7 @@ class ChunkRef:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One message as it stands in the file."""
+    """One message of a file, as it was written."""
 
     channel: Channel
     time_ns: int
@@ -109,7 +109,7 @@ class Stored:
 
 @dataclass(slots=True)
 class SegmentFile:
-    """A file that has been walked. Raises RecordingError if it is not a recording at all, or cannot be opened."""
+    """A file that has been walked."""
 
     path: Path
     head: Head
@@ -123,10 +123,10 @@ class SegmentFile:
     """Offset of the footer, where the index begins (0: none), and the checksum over it."""
     copies: Copies = field(default_factory=Copies)
     channels: dict[int, Channel] = field(default_factory=dict)
-    """As the chunks that were read say, whose checksums were right."""
+    """Channels found in the chunks that were read, whose checksums were right."""
     _schemas: dict[int, str] = field(default_factory=dict)
     index_channels: dict[int, ChannelRecord] = field(default_factory=dict)
-    """As the index says; believed where nothing better is there."""
+    """Channels found in the index; used for channels that no chunk or copy describes."""
     index_schemas: dict[int, str] = field(default_factory=dict)
     _contents: Contents | None = None
 
@@ -140,9 +140,9 @@ class SegmentFile:
         damages: list[Damage] | None = None,
         progress: Callable[[int], object] = lambda _: None,
     ) -> Iterator[Stored]:
-        """The messages of all chunks from `first_chunk` on; unreadable chunks are told in `damages` and skipped.
+        """Messages of all chunks from `first_chunk` on; unreadable chunks are skipped and reported in `damages`.
 
-        `progress` hears of the size of each chunk before it is read.
+        `progress` is called with the size of each chunk before it is read.
         """
         noted: list[Damage] = [] if damages is None else damages
         with self.path.open("rb") as file:
@@ -151,12 +151,12 @@ class SegmentFile:
                 yield from self._read(file, ref, noted)
 
     def first_stored(self, chunk: int) -> Iterator[Stored]:
-        """The messages of one chunk; none if it is unreadable."""
+        """Messages of one chunk; none if it is unreadable."""
         with self.path.open("rb") as file:
             yield from self._read(file, self.chunks[chunk], [])
 
     def known_channels(self) -> list[Channel]:
-        """The channels that are known so far."""
+        """Channels that are known so far."""
         index = [
             _channel(record, self.index_schemas[record.schema_id])
             for record in self.index_channels.values()
@@ -165,7 +165,7 @@ class SegmentFile:
         return [*self.channels.values(), *self.copies.channels.values(), *index]
 
     def contents(self) -> Contents | None:
-        """What the file says it covers, by its last readable chunk; None where it does not say it, as older ones do not."""
+        """Contents that the last readable chunk lists; None if it lists none, as in files of older versions."""
         if self._contents is None:
             for chunk in reversed(range(len(self.chunks))):
                 items = [stored.item for stored in self.first_stored(chunk)]
@@ -177,7 +177,7 @@ class SegmentFile:
         return self._contents
 
     def look_everywhere(self) -> None:
-        """Find the chunks without believing the lengths of the records between them."""
+        """Find the chunks without trusting the lengths of the records between them."""
         with self.path.open("rb") as file:
             self.chunks = list(_scan(file, 0, self.size_bytes))
 
@@ -203,7 +203,7 @@ class SegmentFile:
         return found
 
     def _read(self, file: IO[bytes], ref: ChunkRef, damages: list[Damage]) -> Iterator[Stored]:
-        """The messages of a chunk, one by one. One that is malformed is told in `damages` and stepped over."""
+        """Messages of a chunk, one by one. A malformed one is skipped and reported in `damages`."""
         malformed = 0
         try:
             if ref.size_bytes > MAX_CHUNK_BYTES:
@@ -236,7 +236,7 @@ class SegmentFile:
             )
 
     def _messages(self, unpacked: bytes) -> Iterator[Message]:
-        """The messages of a chunk; what it says of channels is noted."""
+        """Messages of a chunk; its channels are noted."""
         for record in records(unpacked):
             if isinstance(record, Schema):
                 self._schemas[record.id] = record.name
@@ -263,7 +263,10 @@ def _channel(record: ChannelRecord, schema: str) -> Channel:
 
 
 def walk(path: Path) -> SegmentFile:
-    """Look through the records of a file, without unpacking its chunks."""
+    """Walk the records of a file, without unpacking its chunks.
+
+    Raises RecordingError if the file is not a recording, or cannot be opened.
+    """
     try:
         with path.open("rb") as file:
             return _walk(path, file)
@@ -299,7 +302,7 @@ def _walk(path: Path, file: IO[bytes]) -> SegmentFile:
 
 
 def _check_head(found: SegmentFile) -> None:
-    """Believe the copy of the head, which has a checksum, more than the head."""
+    """Prefer the copy of the head, which has a checksum, to the head."""
     if found.copies.head:
         try:
             head = Head.from_metadata(found.copies.head)
@@ -316,7 +319,7 @@ def _check_head(found: SegmentFile) -> None:
 
 
 def _note(found: SegmentFile, file: IO[bytes], at: int) -> int:
-    """Take down what the record at `at` says; return where the next one begins. Raises one of _UNREADABLE."""
+    """Note the record at `at`; return the offset of the next one. Raises one of _UNREADABLE."""
     file.seek(at)
     head = file.read(_CHUNK_HEAD_BYTES)
     if len(head) < _HEADER.size:
@@ -377,11 +380,11 @@ def _note_attachment(found: SegmentFile, file: IO[bytes], at: int, length: int) 
         return
     attachment = Attachment.read(ReadDataStream(BytesIO(record)))
     if attachment.name == NAME:
-        found.copies.take(attachment.data)
+        found.copies.add(attachment.data)
 
 
 def _find_copies(found: SegmentFile, file: IO[bytes], begin: int, end: int) -> None:
-    """Read the copies that stand in a part of the file in which the records cannot be followed."""
+    """Read the copies in a part of the file in which the records cannot be walked."""
     file.seek(begin)
     data = file.read(min(end - begin, MAX_BYTES))
     for place in re.finditer(re.escape(NAME.encode()), data):
@@ -391,11 +394,11 @@ def _find_copies(found: SegmentFile, file: IO[bytes], begin: int, end: int) -> N
         (length,) = _LENGTH.unpack_from(data, at + 1)
         record = data[at + _HEADER.size : at + _HEADER.size + length]
         if len(record) == length and is_sound(record):
-            found.copies.take(Attachment.read(ReadDataStream(BytesIO(record))).data)
+            found.copies.add(Attachment.read(ReadDataStream(BytesIO(record))).data)
 
 
 def _scan(file: IO[bytes], at: int, size: int) -> Iterator[ChunkRef]:
-    """What looks like a chunk, from `at` on."""
+    """Byte ranges that look like chunks, from `at` on."""
     while at < size:
         file.seek(at)
         window = file.read(_WINDOW_BYTES + _CHUNK_HEAD_BYTES)
@@ -410,7 +413,7 @@ def _scan(file: IO[bytes], at: int, size: int) -> Iterator[ChunkRef]:
 
 
 def _chunk_in(data: bytes, place: int, offset: int, size: int) -> ChunkRef | None:
-    """The chunk whose record begins at `place` in `data`, which is `offset` in a file of `size` bytes; None if that is none."""
+    """The chunk whose record begins at `place` in `data`, which is `offset` in a file of `size` bytes; else None."""
     if len(data) < place + _CHUNK.size:
         return None
     opcode, length, start_ns, end_ns, _, _, named = _CHUNK.unpack_from(data, place)
@@ -447,7 +450,7 @@ def segments_of(base: Path) -> list[tuple[int, Path]]:
 
 
 def resolve(paths: Sequence[Path]) -> list[Path]:
-    """The files meant: each path is a file, a directory of recordings, or the base name of a recording's segments."""
+    """Return the files of all paths; each path is a file, a directory of recordings, or the base name of a recording."""
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
@@ -466,13 +469,13 @@ def resolve(paths: Sequence[Path]) -> list[Path]:
 
 
 def bases_in(directory: Path) -> list[Path]:
-    """The recordings in a directory, each by the base of its files' names."""
+    """Return the base name of each recording in a directory."""
     found = {base_of(path) for path in directory.glob("*.mcap*") if not _decoded(path)}
     return sorted(base for base in found if segments_of(base))
 
 
 def is_recording(path: Path) -> bool:
-    """Whether `resolve` finds anything at `path`."""
+    """Return True if `resolve` finds anything at `path`."""
     try:
         return bool(resolve([path]))
     except (RecordingError, OSError):

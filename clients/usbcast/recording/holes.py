@@ -1,7 +1,7 @@
-"""What is missing between the entries of a recording: the gaps and restarts that damage took, or left undeclared.
+"""Holes between the entries of a recording: gaps and restarts that nothing declares, mostly because of damage.
 
-Entries are handed in, in the order of the files. Between two of them that do not join, remarks are made that say what is gone.
-Where a stream began, and what followed its last entry, is known by the contents that the file itself tells.
+Entries are handed in, in the order of the files. Between two that do not join, annotations are made that declare the hole.
+Where a stream began, and what followed its last entry, is known from the contents that the file lists.
 
 Pure: no socket, thread or clock.
 """
@@ -18,11 +18,11 @@ from usbcast.recording.entries import (
     STAGE,
     Annotation,
     Item,
+    gap_annotation,
     gap_of,
-    gap_remark,
-    restart_remark,
+    restart_annotation,
     run_of,
-    unknown_remark,
+    unknown_annotation,
 )
 from usbcast_schemas.batch import EncodedBatch
 
@@ -31,7 +31,7 @@ NOT_THERE = "it is not in the recording, and nothing says why"
 
 @dataclass(frozen=True, slots=True)
 class _At:
-    """Where a stream stands. The number is None behind a gap, which does not say how many batches it swallowed."""
+    """Position of a stream. The number is None after a gap, which does not say how many batches it took."""
 
     epoch: int
     sequence: int
@@ -43,16 +43,16 @@ class _At:
 
 
 class Holes:
-    """`segment` begins a file; for each entry `before` says what is missing, then `take` moves on; `rest` ends the file.
+    """`segment` begins a file; for each entry, `before` declares what is missing and `add` moves on; `rest` ends the file.
 
-    Reading that begins `anywhere` in a recording misses nothing of what came earlier.
+    If reading begins `anywhere` in a recording, nothing before that place counts as missing.
     """
 
     def __init__(self, *, anywhere: bool = False) -> None:
         self.dropped_before = 0
-        """The segments of the recording below this one were removed by wish."""
+        """Segments below this index were removed by --keep."""
         self.unknown: list[str] = []
-        """Sentences about what nobody can say how much it was."""
+        """Sentences about losses of unknown size."""
         self._anywhere = anywhere
         self._at: dict[str, _At] = {}
         self._begun: set[str] = set()
@@ -63,22 +63,22 @@ class Holes:
 
     @property
     def positions(self) -> dict[str, Position]:
-        """Where each stream stands."""
+        """Position of each stream."""
         return {stream: Position(at.epoch, at.sequence, at.number or 0) for stream, at in self._at.items()}
 
     def segment(self, contents: Callable[[], Contents | None]) -> None:
-        """The next file begins. `contents` is called only if something is missing for which it is needed."""
+        """Begin the next file. `contents` is called only when something missing makes it necessary."""
         self._find_contents = contents
         self._told = None
         self._reason = ""
 
     def damage(self, reason: str) -> None:
-        """Something could not be read: what is found missing from now on is for this reason."""
+        """Note damage: what is found missing from now on has this reason."""
         self._reason = reason
         self._begun.clear()
 
     def before(self, stream: str, item: Item, time_ns: int) -> Iterator[Annotation]:
-        """What is to be declared before `item`."""
+        """Annotations that have to precede `item`."""
         if isinstance(item, Annotation) and item.kind == "close":
             yield from self._before_close(item, time_ns)
         begin = _beginning_of(item)
@@ -95,8 +95,8 @@ class Holes:
                 return
         yield from self._advance(stream, at, begin, time_ns)
 
-    def take(self, stream: str, item: Item) -> None:
-        """Move on behind `item`."""
+    def add(self, stream: str, item: Item) -> None:
+        """Move on past `item`."""
         if isinstance(item, Annotation):
             if item.kind == "contents":
                 self._told = item
@@ -109,7 +109,7 @@ class Holes:
             self._at[stream] = _At(run.epoch, run.until, run.until_number)
 
     def rest(self, time_ns: int) -> Iterator[Annotation]:
-        """What the file says to have covered, and what has not come, at its end."""
+        """Annotations for what the file claims to cover and did not contain; call it at the end of the file."""
         told = Contents.from_fields(self._told.fields) if self._told is not None else None
         if self._reason:
             told = self._find_contents() or told
@@ -120,7 +120,7 @@ class Holes:
                 yield from self._advance(stream, at, _At(last.epoch, last.until, last.until_number), time_ns)
 
     def _before_close(self, close: Annotation, time_ns: int) -> Iterator[Annotation]:
-        """A file without contents says at least here where each stream stood."""
+        """Annotations before a close, which gives each stream's position even in a file that lists no contents."""
         yield from self.rest(time_ns)
         for stream, said in close.fields["streams"].items():
             if "epoch" not in said:
@@ -133,7 +133,7 @@ class Holes:
                 yield self._unknown(stream, end.epoch, end.sequence, time_ns)
 
     def _advance(self, stream: str, at: _At, to: _At, time_ns: int) -> Iterator[Annotation]:
-        """Declare what lies between `at` and `to`, over all epochs between them."""
+        """Annotations for what is missing between `at` and `to`, across all epochs between them."""
         reason = self._reason or NOT_THERE
         while at.epoch != to.epoch:
             old, new = self._neighbours(stream, at.epoch, to.epoch)
@@ -142,7 +142,7 @@ class Holes:
                 stream, at, _At(at.epoch, until, old.until_number if old is not None else None), reason, time_ns
             )
             after = _At.beginning(new) if new is not None else _At(to.epoch, 0, 0)
-            yield restart_remark(stream, Restart(at.epoch, after.epoch, until, until), time_ns)
+            yield restart_annotation(stream, Restart(at.epoch, after.epoch, until, until), time_ns)
             if new is None and self._reason:
                 yield self._unknown(stream, at.epoch, at.sequence, time_ns)
             at = after
@@ -176,11 +176,11 @@ class Holes:
     def _unknown(self, stream: str, epoch: int, first: int, time_ns: int) -> Annotation:
         reason = f"nobody can say how much of stream {stream} stood where {self._reason}: the file is of an older form"
         self.unknown.append(reason)
-        return unknown_remark(stream, epoch, first, reason, time_ns)
+        return unknown_annotation(stream, epoch, first, reason, time_ns)
 
 
 def _beginning_of(item: Item) -> _At | None:
-    """Where a stream has to stand before this item; None where that does not matter."""
+    """Return the position that a stream must have before this item; None if any will do."""
     if isinstance(item, EncodedBatch):
         return _At(item.epoch, item.first_sequence, item.first_number)
     if not isinstance(item, Annotation):
@@ -196,8 +196,8 @@ def _beginning_of(item: Item) -> _At | None:
 
 
 def _gap(stream: str, at: _At, to: _At, reason: str, time_ns: int) -> Iterator[Annotation]:
-    """The gap between two places of one epoch, if there is one; batches without packets may be missing as well."""
+    """Annotation of the gap between two positions of one epoch, if there is one; it may consist of batches without packets."""
     unseen = at.number is not None and to.number is not None and to.number > at.number
     if to.sequence > at.sequence or (unseen and to.sequence == at.sequence):
         count = to.sequence - at.sequence
-        yield gap_remark(stream, at.epoch, Gap(at.sequence, to.sequence - 1, count, STAGE, reason), time_ns)
+        yield gap_annotation(stream, at.epoch, Gap(at.sequence, to.sequence - 1, count, STAGE, reason), time_ns)

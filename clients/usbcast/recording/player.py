@@ -1,4 +1,4 @@
-"""The player: a recording as the feed of a node. One thread reads all streams in their order, so they stay in step."""
+"""The player: a recording as the feed of a node. One thread plays all streams, in recorded order, so they stay in step."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 AHEAD_NS = 2_000_000
-"""What is due within so short a time is played at once, instead of sleeping for it."""
+"""A batch due within this time is played at once, as a sleep would be longer."""
 _FULL_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
 class PlayOptions:
-    """How to play. `speed` 0 is as fast as it is taken."""
+    """How to play. `speed` 0 plays as fast as the node accepts."""
 
     speed: float = 1.0
     loop: bool = False
@@ -39,7 +39,7 @@ class PlayOptions:
 
 
 class PlayedFeed:
-    """What stands for the device of one stream."""
+    """Feed that takes the place of the device of one stream."""
 
     def __init__(self, player: Player, info: pb.StreamInfo) -> None:
         self._player = player
@@ -52,7 +52,7 @@ class PlayedFeed:
         self.reads_ahead = True
         self.held_ns = 0
         self.problem = ""
-        self.turned_ns: int | None = None  # its player may be told to wait for a step, for ever
+        self.turned_ns: int | None = None  # the player may wait for a step for ever
 
     def start(self) -> None:
         self._player.start()
@@ -61,7 +61,7 @@ class PlayedFeed:
         self._player.stop()
 
     def command(self, request: pb.CommandRequest) -> Future[pb.CommandReply]:
-        """Refused: there is no device."""
+        """Refuse the command: there is no device."""
         answer: Future[pb.CommandReply] = Future()
         answer.set_exception(
             CommandFailed(f"stream {request.stream!r} is played from a recording: there is no device to command")
@@ -69,7 +69,7 @@ class PlayedFeed:
         return answer
 
     def ledgers(self) -> tuple[Ledger, ...]:
-        return ()  # the recording has its own
+        return ()  # the recording has its own ledger
 
     @property
     def identity(self) -> DeviceIdentity | None:
@@ -94,7 +94,7 @@ class PlayedFeed:
 
 @dataclass(slots=True)
 class _Part:
-    """One stream in the play."""
+    """One stream that is played."""
 
     feed: PlayedFeed
     queue: RelayQueue
@@ -115,7 +115,7 @@ class Player:
         self._steps = threading.Semaphore(0)
         self._thread: threading.Thread | None = None
         self.finished = threading.Event()
-        """The recording is over, or its player has failed."""
+        """Set when the recording is over, or the player has failed."""
         self.error: BaseException | None = None
         self.position_ns = 0
         """Time of the recording that is being played."""
@@ -126,7 +126,7 @@ class Player:
             raise UsageError("this recording has no stream to play: `usbcast verify` says what it contains")
 
     def start(self) -> None:
-        """Begin; further calls do nothing, as every stream's feed makes one."""
+        """Begin to play; further calls do nothing, as every stream's feed makes one."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="usbcast-player", daemon=True)
             self._thread.start()
@@ -180,7 +180,7 @@ class Player:
             part.restamper.join()
         options = self._options
         for stored, batch in self._batches():
-            if shift is None or _is_clock_step(batch):  # the pace goes on, whatever the clock was set to
+            if shift is None or _is_clock_step(batch):  # keep the pace, whatever the clock was set to
                 shift = Shift(stored.log_time_ns, time.time_ns(), time.monotonic_ns(), options.speed or 1.0)
             if options.step:
                 self._steps.acquire()
@@ -188,7 +188,7 @@ class Player:
                 self._wait_until(shift.monotonic_ns + shift.elapsed_ns(stored.log_time_ns))
             if self._stopping.is_set():
                 break
-            if options.step or not options.speed:  # the pace is another one than that of the recording: it is now
+            if options.step or not options.speed:  # the pace is not the recorded one, so the time is now
                 shift = Shift(stored.log_time_ns, time.time_ns(), time.monotonic_ns())
             self.position_ns = stored.log_time_ns
             self._play(self._parts[stored.stream], batch, None if options.original_times else shift)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 MAX_CHANNELS = 10_000
-"""Of one file; each epoch of a stream takes one, and MCAP numbers them with 16 bits."""
+"""Channels of one file; each epoch of a stream takes one, and MCAP numbers them with 16 bits."""
 
 RATE_TOLERANCE = 0.1
 RATE_WINDOW_S = 5.0
@@ -24,7 +24,7 @@ class Rotation:
     duration_s: float = 3600.0
 
     def reason(self, size_bytes: int, age_s: float, channels: int) -> str | None:
-        """Why a new segment is due; None while it is not."""
+        """Return why a new segment is due; None while it is not."""
         if size_bytes >= self.size_bytes:
             return f"the segment has reached {self.size_bytes} bytes"
         if age_s >= self.duration_s:
@@ -36,13 +36,13 @@ class Rotation:
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """How much of a recording stays on the disk; None: all of it."""
+    """How much of a recording stays on the disk; None for all of it."""
 
     segments: int | None = None
     size_bytes: int | None = None
 
     def surplus(self, sizes_bytes: Sequence[int]) -> int:
-        """How many of these segments, oldest first, are to go. The newest, which is being written, never goes.
+        """Return how many of these segments, oldest first, to remove. The newest, which is being written, always stays.
 
         >>> Keep(segments=2).surplus([5, 5, 5])
         1
@@ -61,7 +61,7 @@ class Keep:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a recording is complete; None: not for this reason."""
+    """When a recording is complete; None disables a limit."""
 
     packets: int | None = None
     duration_s: float | None = None
@@ -69,7 +69,7 @@ class Limits:
     at_end: bool = False
 
     def reached(self, *, packets: int, elapsed_s: float, realtime_ns: int, ended: bool) -> str | None:
-        """Why it is complete; None while it is not."""
+        """Return why it is complete; None while it is not."""
         if self.packets is not None and packets >= self.packets:
             return f"{self.packets} packets are recorded"
         if self.duration_s is not None and elapsed_s >= self.duration_s:
@@ -82,14 +82,14 @@ class Limits:
 
 
 class RateWatch:
-    """Tells when a stream gives nothing, or not its nominal rate, and when that is over. Times are handed in."""
+    """Detects when a stream has no packets or is off its nominal rate, and when that is over. Times are handed in."""
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int]] = deque()
         self._complaint = ""
 
     def look(self, packets: int, nominal_hz: float, now_s: float) -> str | None:
-        """Note the counter; return a sentence when what is to be said of the rate has changed."""
+        """Note the counter; return a sentence if the state of the rate has changed."""
         self._seen.append((now_s, packets))
         while len(self._seen) > 2 and now_s - self._seen[1][0] >= RATE_WINDOW_S:
             self._seen.popleft()

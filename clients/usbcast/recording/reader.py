@@ -1,6 +1,6 @@
-"""`open_recording`: a recording as an application reads it, over all its segments, also those unfinished or cut.
+"""`open_recording`: a recording as an application reads it, across all its segments, including unfinished and cut ones.
 
-What is delivered is what a subscription delivered when it was recorded: batches, gaps, restarts, device events, silence, ends.
+It delivers what the subscription delivered while recording: batches, gaps, restarts, device events, silence, ends.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from usbcast.clock.offset import ClockOffset
 from usbcast.events import End, Gap, Silence, device_event, gap_of_loss
 from usbcast.layout import Layout
 from usbcast.receiving.event_builder import Event
-from usbcast.recording.books import Books
 from usbcast.recording.entries import BATCH_SCHEMA, Annotation, Item, clock_of, gap_of, restart_of
 from usbcast.recording.files import Damage, SegmentFile, Stored, resolve, walk
 from usbcast.recording.holes import Holes
+from usbcast.recording.ledgers import RecordingLedger
 from usbcast_schemas.batch import EncodedBatch
 from usbcast_schemas.errors import RecordingError, UsageError
 from usbcast_schemas.v1 import usbcast_pb2 as pb
@@ -49,14 +49,14 @@ class Recording:
             )
         self.segments = sorted(segments, key=lambda segment: segment.head.index)
         self.damages: list[tuple[Path, Damage]] = [(s.path, damage) for s in self.segments for damage in s.damages]
-        """What was found unreadable so far."""
+        """Damage found so far, with its file."""
         self._infos: dict[str, pb.StreamInfo] | None = None
 
     def __enter__(self) -> Recording:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Nothing is held."""
+        """No-op: no file is open."""
 
     @property
     def streams(self) -> list[str]:
@@ -64,7 +64,7 @@ class Recording:
         return sorted(self._described())
 
     def info(self, stream: str) -> pb.StreamInfo:
-        """What the node said of `stream`, as of the end; raise UsageError if the recording does not have it."""
+        """Return the last description of `stream`. Raises UsageError if the recording does not have the stream."""
         try:
             return self._described()[stream]
         except KeyError:
@@ -74,7 +74,7 @@ class Recording:
 
     @property
     def start_ns(self) -> int:
-        """Time of the first entry; 0 if there is none."""
+        """Time of the first entry; 0 if the recording is empty."""
         return min((chunk.start_ns for s in self.segments for chunk in s.chunks[:1]), default=0)
 
     @property
@@ -85,18 +85,18 @@ class Recording:
     def size_bytes(self) -> int:
         return sum(segment.size_bytes for segment in self.segments)
 
-    def books(self) -> Books:
-        """Read all, and balance: what is recorded, declared lost, and missing. Checksums of whole files are for `verify`."""
-        books = Books()
+    def books(self) -> RecordingLedger:
+        """Read everything and balance it: what is recorded, declared lost, and missing. `verify` also checks whole files."""
+        ledger = RecordingLedger()
         for segment in self.segments:
-            books.segment(segment.head.index, segment.path.name)
+            ledger.segment(segment.head.index, segment.path.name)
             for stored in self._stored_of(segment, 0):
-                books.take(stored.stream, stored.item)
-        books.finish()
-        return books
+                ledger.add(stored.stream, stored.item)
+        ledger.finish()
+        return ledger
 
     def stored(self, *, start_ns: int | None = None, until_ns: int | None = None) -> Iterator[Stored]:
-        """Every entry of every stream, in order, from the chunk that holds `start_ns` on; before `until_ns`."""
+        """Entries of all streams, in order, with times from `start_ns` to before `until_ns`."""
         for segment in self.segments:
             for stored in self._stored_of(segment, _first_chunk(segment, start_ns)):
                 if until_ns is not None and stored.log_time_ns >= until_ns:
@@ -115,16 +115,16 @@ class Recording:
         epoch: int | None = None,
         progress: Callable[[int], object] = lambda _: None,
     ) -> Iterator[Event]:
-        """What a subscription to `stream` yielded. Bounds by time keep batches whole that the bound cuts in two.
+        """Events that a subscription to `stream` yielded. Bounds by time never split a batch.
 
-        What damage took from the files is a Gap of stage "recording" between the batches; `damages` says where it is.
-        Sequences are of `epoch`, by default the first one of the stream in this recording. `progress` hears of the bytes that
-        are read.
+        Packets lost to damage are a Gap of stage "recording" between the batches; `damages` lists the places. Sequences belong
+        to `epoch`, by default the first one of the stream in this recording. `progress` is called with the number of bytes
+        that are read.
         """
         reading = _Reading(self.info(stream))
         if start_ns is not None:
-            for remark in self._clock_before(stream, start_ns):
-                list(reading.remark(remark))
+            for annotation in self._clock_before(stream, start_ns):
+                list(reading.annotation(annotation))
         by_sequence = start_sequence is not None or until_sequence is not None
         for of, item in self._mended(start_ns, until_ns, progress):
             if of != stream:
@@ -142,14 +142,14 @@ class Recording:
             elif isinstance(item, pb.StreamInfo):
                 reading.info(item)
             elif not by_sequence:
-                yield from reading.remark(item)
+                yield from reading.annotation(item)
 
     def batches(self, stream: str, **bounds: Any) -> Iterator[Batch]:
-        """The batches alone; what lies between them is in their `gaps`. Bounds as for `events`."""
+        """Batches only; losses between them are in their `gaps`. Bounds as for `events`."""
         return (event for event in self.events(stream, **bounds) if isinstance(event, Batch))
 
     def to_pandas(self, stream: str, **bounds: Any) -> pandas.DataFrame:
-        """All packets within the bounds, one row each, as Batch.to_pandas gives them. Needs the extra `pandas`."""
+        """Return all packets within the bounds, one row each, as Batch.to_pandas does. Needs the extra `pandas`."""
         frames = [batch.to_pandas() for batch in self.batches(stream, **bounds)]
         if not frames:
             raise UsageError(f"the recording has no packets of stream {stream!r} within these bounds")
@@ -159,7 +159,7 @@ class Recording:
         return frame
 
     def to_arrow(self, stream: str, **bounds: Any) -> pyarrow.Table:
-        """The same as a table of Arrow. Needs the extra `arrow`."""
+        """Return the same as an Arrow table. Needs the extra `arrow`."""
         batches = [batch.to_arrow() for batch in self.batches(stream, **bounds)]
         if not batches:
             raise UsageError(f"the recording has no packets of stream {stream!r} within these bounds")
@@ -169,7 +169,7 @@ class Recording:
         return table
 
     def _clock_before(self, stream: str, start_ns: int) -> Iterator[Annotation]:
-        """What the head of the segment that holds `start_ns` says of the clock: reading begins behind it."""
+        """Clock annotations at the head of the segment that holds `start_ns`, as reading begins after them."""
         before = [s for s in self.segments if s.chunks and s.chunks[0].start_ns < start_ns]
         for stored in before[-1].first_stored(0) if before else ():
             if stored.stream == stream and isinstance(stored.item, Annotation) and stored.item.kind == "clock":
@@ -178,7 +178,7 @@ class Recording:
     def _mended(
         self, start_ns: int | None, until_ns: int | None, progress: Callable[[int], object]
     ) -> Iterator[tuple[str, Item]]:
-        """Every entry with its stream as `stored` gives them, and between them remarks about what is missing."""
+        """Entries with their streams, as `stored` yields them, and between them annotations for what is missing."""
         holes = Holes(anywhere=start_ns is not None)
         at_ns = 0
         for segment in self.segments:
@@ -193,16 +193,16 @@ class Recording:
                 for _, damage in self.damages[before + told :]:
                     told += 1
                     holes.damage(_near(segment, damage))
-                for remark in holes.before(stored.stream, stored.item, at_ns):
-                    yield remark.stream, remark
+                for annotation in holes.before(stored.stream, stored.item, at_ns):
+                    yield annotation.stream, annotation
                 at_ns = stored.log_time_ns
-                holes.take(stored.stream, stored.item)
+                holes.add(stored.stream, stored.item)
                 if start_ns is None or at_ns >= start_ns:
                     yield stored.stream, stored.item
             for _, damage in self.damages[before + told :]:
                 holes.damage(_near(segment, damage))
-            for remark in holes.rest(at_ns):
-                yield remark.stream, remark
+            for annotation in holes.rest(at_ns):
+                yield annotation.stream, annotation
 
     def _stored_of(
         self, segment: SegmentFile, first_chunk: int, progress: Callable[[int], object] = lambda _: None
@@ -218,7 +218,7 @@ class Recording:
         damages.clear()
 
     def _described(self) -> dict[str, pb.StreamInfo]:
-        """The last description of each stream; those of a new stream may stand anywhere in a segment."""
+        """Return the last description of each stream; that of a new stream may be anywhere in a segment."""
         if self._infos is None:
             self._infos = {}
             with_batches: set[str] = set()
@@ -244,7 +244,7 @@ class Recording:
 
 
 def _first_chunk(segment: SegmentFile, start_ns: int | None) -> int:
-    """The chunk to begin with: one earlier than the times of the chunks say, as a damaged one may tell a wrong time."""
+    """Return the chunk to begin with: one earlier than the times of the chunks say, as a damaged one may have a wrong time."""
     if start_ns is None:
         return 0
     ends = (at for at, chunk in enumerate(segment.chunks) if chunk.end_ns >= start_ns)
@@ -256,7 +256,7 @@ def _near(segment: SegmentFile, damage: Damage) -> str:
 
 
 class _Reading:
-    """Turns entries of one stream into events, as the receiver did."""
+    """Turns the entries of one stream into events, as the receiver did."""
 
     def __init__(self, info: pb.StreamInfo) -> None:
         self._gaps: list[Gap] = []
@@ -282,23 +282,23 @@ class _Reading:
                 for count, realtime_ns in zip(batch.arrivals.packets, batch.arrivals.realtime_ns, strict=True):
                     last += count
                     self._dejitter.update(last, realtime_ns)
-            known = self._clock  # as of then, whatever is learnt later
+            known = self._clock  # the offset at this time, whatever is learnt later
             yield Batch(batch, DecodeContext(self._layout, self._dejitter, lambda: known), tuple(self._gaps), skip)
             self._gaps.clear()
         if batch.end is not None:
             yield End(batch.end.reason, batch.end.packets)
 
-    def remark(self, remark: Annotation) -> Iterator[Event]:
-        if remark.kind == "gap":
-            yield self._gap(gap_of(remark))
-        elif remark.kind == "clock":
-            self._clock = clock_of(remark) or self._clock
-        elif remark.kind == "restart":
+    def annotation(self, annotation: Annotation) -> Iterator[Event]:
+        if annotation.kind == "gap":
+            yield self._gap(gap_of(annotation))
+        elif annotation.kind == "clock":
+            self._clock = clock_of(annotation) or self._clock
+        elif annotation.kind == "restart":
             if self._dejitter is not None:
                 self._dejitter.restart()
-            yield restart_of(remark)
-        elif remark.kind == "silence":
-            yield Silence(int(remark.fields["duration_ns"]), bool(remark.fields.get("upstream")))
+            yield restart_of(annotation)
+        elif annotation.kind == "silence":
+            yield Silence(int(annotation.fields["duration_ns"]), bool(annotation.fields.get("upstream")))
 
     def _gap(self, gap: Gap) -> Gap:
         self._gaps.append(gap)

@@ -1,7 +1,7 @@
-"""The recorder: one thread that takes from every stream and gives to the store, for as long as it is wanted.
+"""The recorder: one thread that reads every stream and appends to the store, until a limit is reached or it is stopped.
 
-It looks every few milliseconds instead of being woken: what comes meanwhile stands in the ring, and a recorder needs no
-latency. While the store is paused nothing is taken, so memory stays bounded and the ring decides what is lost.
+It polls every few milliseconds instead of being woken: the ring holds what arrives meanwhile, and a recorder needs no low
+latency. While the store is paused it reads nothing, so memory stays bounded and the ring decides what is lost.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from usbcast.node.requests import NodeClient
 from usbcast.receiving.continuity import Delivery, Position
 from usbcast.receiving.event_builder import Record
 from usbcast.recording.claim import Claim
-from usbcast.recording.entries import Annotation, Entry, remark_entry
+from usbcast.recording.entries import Annotation, Entry, annotation_entry
 from usbcast.recording.policy import Limits
 from usbcast.recording.store import Store, StoreOptions
 from usbcast.recording.stream_recorder import StreamRecorder
@@ -33,27 +33,27 @@ from usbcast_schemas.errors import AccessRefused, NodeUnreachable, UsageError
 from usbcast_schemas.registry import local_nodes
 
 LOOK_S = 0.01
-TURN_RECORDS = 2000
-"""So many records are taken from one stream before the others get their turn."""
+MAX_RECORDS = 2000
+"""Records read from one stream before the others are served."""
 
 STALL_NS = 2_000_000_000
 DISCOVER_NS = 2_000_000_000
 HOUSEKEEPING_NS = 250_000_000
 CONNECT_S = 10.0
 CLOCK_S = 2.0
-"""A node on another host is given so long to say what time it is there, before the recording begins without."""
+"""How long to wait for the clock offset of a node on another host, before the recording begins without it."""
 PRE_BYTES = 256 * 1024 * 1024
-"""What waits for a trigger takes so much memory at the most; beyond it the oldest goes, declared."""
+"""Memory for records that wait for a trigger; beyond it the oldest are dropped and declared."""
 
 Tell = Callable[[str, dict[str, Any]], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where a recording begins, or goes on."""
+    """Where a recording begins or continues."""
 
     recording: str = ""
-    """Of the recording that goes on; empty for a new one."""
+    """Identifier of the recording to continue; empty for a new one."""
     positions: dict[str, Position] = field(default_factory=dict)
     written: tuple[tuple[int, Path], ...] = ()
     dropped_before: int = 0
@@ -79,7 +79,7 @@ class RecordOptions:
 
     @property
     def armed(self) -> bool:
-        """Whether it waits for triggers."""
+        """True if it waits for triggers."""
         return self.pre_s is not None or self.post_s is not None
 
 
@@ -99,12 +99,12 @@ class Recorder:
         )
         self.reason = ""
         self.refused: dict[str, str] = {}
-        """The streams whose nodes do not let this recorder in, or not any more, each with the sentence."""
+        """Streams whose nodes refuse this recorder, each with the reason."""
         self._start = start
         self._tell = tell
         self._begun = False
         self._stopping = False
-        """Not an Event: the signal that stops us may come while this thread holds an event's lock, and would wait for it."""
+        """Not an Event: a signal handler sets it, possibly while this thread holds the Event's lock, and would wait for ever."""
         self._wanted_until_ns = 0
         self._triggered = False
         self._before: deque[tuple[int, StreamRecorder, Record, int]] = deque()
@@ -115,7 +115,7 @@ class Recorder:
         self.manager = ServiceManager()
 
     def stop(self, reason: str) -> None:
-        """End it within a moment. Takes no lock, so a signal handler may call it, wherever the signal has come."""
+        """Stop soon. Takes no lock, so a signal handler may call it at any point of the program."""
         self.reason = self.reason or reason
         self._stopping = True
 
@@ -143,7 +143,7 @@ class Recorder:
             while not self._stopping:
                 now_ns, realtime_ns = time.monotonic_ns(), time.time_ns()
                 self._look_for_stall(now_ns, realtime_ns)
-                busy = self._turn(now_ns, realtime_ns)
+                busy = self._process(now_ns, realtime_ns)
                 self._tend(now_ns, realtime_ns, look)
                 reached = self.options.limits.reached(
                     packets=self.packets,
@@ -163,7 +163,7 @@ class Recorder:
             if self._start.claim is not None:
                 self._start.claim.close()
 
-    # What the store asks: this is its Contents
+    # The Contents protocol of the store
 
     def heads(self, realtime_ns: int) -> Sequence[Entry]:
         entries = [entry for tap in self.taps.values() for entry in tap.head(realtime_ns)]
@@ -176,10 +176,10 @@ class Recorder:
         for tap in self.taps.values():
             tap.note_synced()
 
-    # One turn
+    # One pass of the loop
 
-    def _turn(self, now_ns: int, realtime_ns: int) -> bool:
-        """Take what has come; True if there was anything. While the disk refuses, all stays where it is."""
+    def _process(self, now_ns: int, realtime_ns: int) -> bool:
+        """Process the records that have arrived; return True if there were any. While the store is paused, read none."""
         if self._triggered:
             self._triggered = False
             self._on_trigger(now_ns, realtime_ns)
@@ -192,32 +192,34 @@ class Recorder:
                 continue
             for entry in tap.described(realtime_ns):
                 self.store.append(entry)
-            for _ in range(TURN_RECORDS):
-                record = tap.take()
+            for _ in range(MAX_RECORDS):
+                record = tap.next_record()
                 if record is None:
                     tap.pump(now_ns)
-                    record = tap.take()
+                    record = tap.next_record()
                     if record is None:
                         tap.caught_up(now_ns)
                         break
                 busy = True
-                self._take(tap, record, now_ns, realtime_ns)
+                self._record(tap, record, now_ns, realtime_ns)
         if self.options.armed:
             self._forget(now_ns, realtime_ns)
         self._note_refusals(realtime_ns)
         return busy
 
     def _note_refusals(self, realtime_ns: int) -> None:
-        """Say who does not let us in any more; where nobody is left who does, stop."""
+        """Report the streams whose nodes refuse this recorder; stop if no other stream is left."""
         for tap in self.taps.values():
             if tap.refused and tap.stream not in self.refused:
                 self.refused[tap.stream] = tap.refused
                 self._tell("warning", {"message": tap.refused, "stream": tap.stream})
-                self.store.append(remark_entry(Annotation("refused", realtime_ns, tap.stream, {"reason": tap.refused})))
+                self.store.append(
+                    annotation_entry(Annotation("refused", realtime_ns, tap.stream, {"reason": tap.refused}))
+                )
                 if all(one.refused or one.ended for one in self.taps.values()):
                     self.stop(tap.refused)
 
-    def _take(self, tap: StreamRecorder, record: Record, now_ns: int, realtime_ns: int) -> None:
+    def _record(self, tap: StreamRecorder, record: Record, now_ns: int, realtime_ns: int) -> None:
         if isinstance(record, Gap) or (isinstance(record, Delivery) and record.gaps):
             self._look_for_stall(time.monotonic_ns(), realtime_ns)
         if not self.options.armed or now_ns < self._wanted_until_ns:
@@ -229,7 +231,7 @@ class Recorder:
         self._before_bytes += size
 
     def _forget(self, now_ns: int, realtime_ns: int) -> None:
-        """Let go of what is older than --pre; and when a trigger's time is over, close its segment."""
+        """Skip records older than --pre; and when a trigger's time is over, close its segment."""
         if self._wanted_until_ns and now_ns >= self._wanted_until_ns:
             self._wanted_until_ns = 0
             self.store.rotate("the trigger's time is over", now_ns, realtime_ns)
@@ -242,7 +244,7 @@ class Recorder:
 
     def _on_trigger(self, now_ns: int, realtime_ns: int) -> None:
         self._tell("trigger", {})
-        self.store.append(remark_entry(Annotation("trigger", realtime_ns)))
+        self.store.append(annotation_entry(Annotation("trigger", realtime_ns)))
         self._wanted_until_ns = now_ns + max(1, int((self.options.post_s or 0) * 1e9))
         while self._before:
             _, tap, record, _ = self._before.popleft()
@@ -264,7 +266,7 @@ class Recorder:
             self._house_ns = now_ns + HOUSEKEEPING_NS
             self._watch_rates(now_ns, realtime_ns)
             for tap in self.taps.values():
-                if tap.clock_is_news:
+                if tap.clock_has_changed:
                     self.store.append(tap.clock(realtime_ns))
             look()
         if now_ns >= self._discover_ns and self.options.endpoint is None:
@@ -281,10 +283,10 @@ class Recorder:
             if said:
                 sentence = f"stream {tap.stream} {said}"
                 self._tell("warning", {"message": sentence, "stream": tap.stream})
-                self.store.append(remark_entry(Annotation("rate", realtime_ns, tap.stream, {"reason": sentence})))
+                self.store.append(annotation_entry(Annotation("rate", realtime_ns, tap.stream, {"reason": sentence})))
 
     def _look_for_stall(self, now_ns: int, realtime_ns: int) -> None:
-        """Notice that the clock has moved on without us; before a gap is written, as that may be what it came of."""
+        """Detect that this process did not run for a while; called before a gap is written, as that may be its cause."""
         duration_ns, self._awake_ns = now_ns - self._awake_ns, now_ns
         if duration_ns <= STALL_NS:
             return
@@ -293,16 +295,16 @@ class Recorder:
         )
         self._tell("warning", {"message": reason})
         self.store.append(
-            remark_entry(Annotation("stalled", realtime_ns, "", {"duration_ns": duration_ns, "reason": reason}))
+            annotation_entry(Annotation("stalled", realtime_ns, "", {"duration_ns": duration_ns, "reason": reason}))
         )
         for tap in self.taps.values():
             tap.excuse_for(reason, now_ns)
 
     def _finish(self) -> None:
-        """Take what has come until now, and close."""
+        """Process what has arrived until now, and close the store."""
         now_ns, realtime_ns = time.monotonic_ns(), time.time_ns()
         if self.options.limits.packets is None and not self.store.paused:
-            self._turn(now_ns, realtime_ns)
+            self._process(now_ns, realtime_ns)
         while self._before:
             _, tap, record, _ = self._before.popleft()
             for entry in tap.skip(record, realtime_ns):
@@ -315,7 +317,7 @@ class Recorder:
     # Streams
 
     def _connect(self) -> None:
-        """Make the taps, and wait until all named streams have answered."""
+        """Subscribe to the streams, and wait until all named streams have answered."""
         named = [name for name in self.options.streams if not _is_pattern(name)]
         for name in named:
             self._add(name)
@@ -338,7 +340,7 @@ class Recorder:
                 raise NodeUnreachable(f"{missing[0].receiver.unreachable(CONNECT_S)} --wait starts anyway")
             if missing:
                 time.sleep(LOOK_S)
-        patience_s = 0.0 if is_stored(self.options.endpoint or "") else CLOCK_S  # a store knows no clock
+        patience_s = 0.0 if is_stored(self.options.endpoint or "") else CLOCK_S  # a store has no clock
         deadline = min(deadline, time.monotonic() + patience_s)
         while any(tap.receiver.info is not None and tap.receiver.clock is None for tap in self.taps.values()):
             if self._stopping or time.monotonic() > deadline:
@@ -372,7 +374,7 @@ class Recorder:
             start = "now"
         patient = self.options.wait or self._begun
         tap = StreamRecorder(name, self.options.endpoint, start, self.options.via, self.options.keys, patient=patient)
-        if self.store.path is not None:  # a newcomer: the head of this segment does not have it
+        if self.store.path is not None:  # a new stream, which the head of this segment does not describe
             for entry in tap.head(time.time_ns()):
                 self.store.append(entry)
         self.taps[name] = tap

@@ -1,4 +1,4 @@
-"""Recover a file that was cut off or damaged: every complete batch goes into a new file, and what is gone is declared in it."""
+"""Recovery of a file that was cut off or damaged: a new file gets every readable batch, and declares what is missing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from usbcast.receiving.continuity import Position
-from usbcast.recording.entries import Annotation, Entry, Item, damaged_remark, gap_of, info_entry, remark_entry, run_of
+from usbcast.recording.entries import (
+    Annotation,
+    Entry,
+    Item,
+    annotation_entry,
+    damaged_annotation,
+    gap_of,
+    info_entry,
+    run_of,
+)
 from usbcast.recording.files import Damage, SegmentFile, Stored, walk
 from usbcast.recording.holes import Holes
 from usbcast.recording.segment import PART, Head, Segment
@@ -23,24 +32,24 @@ _SYNC_ENTRIES = 2000
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """What came of it."""
+    """Result of a recovery."""
 
     path: Path
     batches: int
     packets: int
     lost: int
-    """Packets known to be gone, and declared; what came after a cut is not known."""
+    """Packets declared lost; the number of packets after a cut is unknown."""
     unknown: tuple[str, ...]
-    """Sentences about what is gone, and nobody can say how much it was."""
+    """Sentences about losses of unknown size."""
     damages: tuple[Damage, ...]
     was_whole: bool
     positions: dict[str, Position]
-    """Where each stream stands at the end."""
+    """Position of each stream at the end."""
     dropped_before: int = 0
 
     @property
     def in_vain(self) -> bool:
-        """Nothing that was recorded could be saved."""
+        """True if no batch could be saved."""
         return not self.was_whole and not self.batches
 
     def to_json(self) -> dict[str, Any]:
@@ -61,10 +70,10 @@ def recover(
     progress: Callable[[int], object] = lambda _: None,
     compression: str = "zstd",
 ) -> Recovered:
-    """Write what is readable of `path` to `output`, and declare the rest. A file that is whole is left alone.
+    """Write what is readable in `path` to `output`, and declare the rest. An intact file is left as it is.
 
-    Without `output` the result takes the name that the file should have: a `.part` goes when the result is on the disk, a
-    damaged `.mcap` stays as `.mcap.damaged`. Raises RecordingError, also where the disk refuses.
+    Without `output` the result takes the name of the finished file: a `.part` is removed once the result is on the disk, a
+    damaged `.mcap` is kept as `.mcap.damaged`. Raises RecordingError, also if the disk refuses.
     """
     source = walk(path)
     target = output or (path.with_name(path.name.removesuffix(PART)) if source.is_part else path)
@@ -98,7 +107,7 @@ def _copy(
     try:
         copied = _Copy(segment, source, damages)
         for at, stored in enumerate(source.stored(damages=damages)):
-            copied.take(stored)
+            copied.add(stored)
             if at % _SYNC_ENTRIES == 0:
                 segment.sync()
                 progress(segment.size_bytes)
@@ -121,7 +130,7 @@ def _copy(
 
 
 class _Copy:
-    """Passes entries on, and declares what is missing between them."""
+    """Copies entries into a segment, and declares what is missing between them."""
 
     def __init__(self, segment: Segment, source: SegmentFile, damages: list[Damage]) -> None:
         self.holes = Holes()
@@ -137,39 +146,39 @@ class _Copy:
         self.holes.segment(source.contents)
         self._note_damage()
 
-    def take(self, stored: Stored) -> None:
+    def add(self, stored: Stored) -> None:
         self._note_damage()
         stream, item = stored.stream, stored.item
-        for remark in self.holes.before(stream, item, self._last_ns):
-            self._declare(remark)
+        for annotation in self.holes.before(stream, item, self._last_ns):
+            self._declare(annotation)
         if isinstance(item, EncodedBatch):
             self.batches += 1
             self.packets += item.packet_count
         elif isinstance(item, Annotation):
             self._closed |= item.kind == "close"
         self._last_ns = stored.log_time_ns
-        self.holes.take(stream, item)
-        if not (isinstance(item, Annotation) and item.kind == "contents"):  # the new file makes its own
+        self.holes.add(stream, item)
+        if not (isinstance(item, Annotation) and item.kind == "contents"):  # the new file writes its own
             self._describe(stream, item)
             info = item if isinstance(item, pb.StreamInfo) else None
-            self._add(Entry(stored.channel, stored.time_ns, stored.sequence, stored.data, run_of(item), info))
+            self._write(Entry(stored.channel, stored.time_ns, stored.sequence, stored.data, run_of(item), info))
 
     def end(self) -> None:
-        """Declare what is missing at the end, and say that the file was recovered; what followed a cut is unknown."""
+        """Declare what is missing at the end, and that the file was recovered; what followed a cut is unknown."""
         self._note_damage()
         for copy in self._copies.descriptions:
             if (copy.stream, copy.epoch) not in self._described:
-                self._add(info_entry(copy, self._last_ns))
+                self._write(info_entry(copy, self._last_ns))
         if not self._closed:
-            for remark in self.holes.rest(self._last_ns):
-                self._declare(remark)
+            for annotation in self.holes.rest(self._last_ns):
+                self._declare(annotation)
         what = "; ".join(f"at byte {damage.offset:,}: {damage.what}" for damage in self._damages[:5])
         if not self._closed:
             reason = f"{self._name} ended before its time" + (f" ({what})" if what else ", the recorder was killed")
-            self._add(remark_entry(Annotation("recovered", time.time_ns(), "", {"reason": reason})))
+            self._write(annotation_entry(Annotation("recovered", time.time_ns(), "", {"reason": reason})))
         elif what:
-            reason = f"{self._name} was damaged ({what}): remarks and device events that stood there are gone"
-            self._add(remark_entry(damaged_remark(reason, time.time_ns())))
+            reason = f"{self._name} was damaged ({what}): annotations and device events that stood there are gone"
+            self._write(annotation_entry(damaged_annotation(reason, time.time_ns())))
 
     def _note_damage(self) -> None:
         if len(self._damages) > self._told:
@@ -177,31 +186,31 @@ class _Copy:
             self.holes.damage(f"the file was damaged near byte {self._damages[-1].offset:,}")
 
     def _describe(self, stream: str, item: Item) -> None:
-        """Put a description that is damaged back in from its copy, before the first batch that needs it."""
+        """Restore a damaged description from its copy, before the first batch that needs it."""
         if not isinstance(item, EncodedBatch | pb.StreamInfo) or (stream, item.epoch) in self._described:
             return
         self._described.add((stream, item.epoch))
         copy = self._copies.info(stream, item.epoch) if isinstance(item, EncodedBatch) else None
         if copy is not None:
-            self._add(info_entry(copy, self._last_ns))
+            self._write(info_entry(copy, self._last_ns))
 
-    def _declare(self, remark: Annotation) -> None:
-        if remark.kind == "gap":
-            self.lost += gap_of(remark).count
-        self._add(remark_entry(remark))
+    def _declare(self, annotation: Annotation) -> None:
+        if annotation.kind == "gap":
+            self.lost += gap_of(annotation).count
+        self._write(annotation_entry(annotation))
 
-    def _add(self, entry: Entry) -> None:
+    def _write(self, entry: Entry) -> None:
         self._segment.add(entry)
 
 
 def _whole(source: SegmentFile) -> Recovered | None:
-    """What stands in a file with nothing to mend; None if an entry in it cannot be read, which no checksum tells."""
+    """Return the result for an intact file; None if it has an unreadable entry, which no checksum reveals."""
     damages: list[Damage] = []
     holes = Holes()
     holes.segment(source.contents)
     batches = packets = 0
     for stored in source.stored(damages=damages):
-        holes.take(stored.stream, stored.item)
+        holes.add(stored.stream, stored.item)
         if isinstance(stored.item, EncodedBatch):
             batches += 1
             packets += stored.item.packet_count

@@ -1,6 +1,6 @@
-"""What a played batch becomes: the packets of the recording under the epoch, numbers and times of a stream of today.
+"""Restamping of played batches: recorded packets get the epoch, numbers and times of a live stream.
 
-Holes stay holes. Epochs of the recording, and the passes of a loop, are joined: a device that is read for so long has one.
+Holes stay holes. The epochs of the recording, and the passes of a loop, are joined into one epoch, as of one device.
 
 Pure: no socket, thread or clock.
 """
@@ -19,7 +19,7 @@ _MOST_NS = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """How times of the recording become times of today: both clocks go on from `realtime_ns` and `monotonic_ns`."""
+    """Mapping from recorded times to the present: `recorded_ns` becomes `realtime_ns` and `monotonic_ns`."""
 
     recorded_ns: int
     realtime_ns: int
@@ -38,16 +38,16 @@ class Restamper:
         self.next_sequence = 0
         self.next_number = 0
         self._from: tuple[int, int, int] | None = None
-        """Epoch of the recording, and what came after its last batch: sequence and number."""
+        """Recorded epoch, and the sequence and number that follow its last batch."""
 
     def join(self) -> None:
-        """What comes next follows without a hole."""
+        """Let the next batch follow without a hole."""
         self._from = None
 
     def restamp(self, batch: EncodedBatch, shift: Shift | None) -> Encoded | None:
-        """The batch as it is played; None if nothing is left of it. Times stay as they were without a `shift`."""
+        """Return the batch as it is played; None if it would be empty. Without a `shift` its times stay as they were."""
         if not batch.packet_count and not batch.events and not batch.losses:
-            return None  # the end of an epoch of the recording is not that of what is played
+            return None  # the end of a recorded epoch is not the end of the played stream
         if self._from is None or self._from[0] != batch.epoch:
             missing = skipped = 0
         else:
@@ -94,5 +94,5 @@ def _event(event: pb.DeviceEvent, shift: Shift) -> pb.DeviceEvent:
 
 
 def _time(ns: int) -> int:
-    """A time that fits into its 64 bits, whatever was recorded."""
+    """Return the time, clamped to 64 bits, whatever was recorded."""
     return min(max(-_MOST_NS, ns), _MOST_NS)

@@ -1,4 +1,4 @@
-"""Going on with a recording: whose it is, where each stream stands, and the last file made whole if its recorder was killed."""
+"""Start of a recording, new or resumed: its claim, the position of each stream, and recovery of the last file after a kill."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from usbcast_schemas.errors import RecordingError
 
 
 def fresh(base: Path) -> Start:
-    """A new recording at `base`; raise RecordingError if there is one already."""
+    """Begin a new recording at `base`. Raises RecordingError if there is one already."""
     claim = _claim(base)
     there = segments_of(base)
     if there:
@@ -24,7 +24,7 @@ def fresh(base: Path) -> Start:
 
 
 def resumed(base: Path, compression: str = "zstd") -> Start:
-    """Go on with the recording at `base`; with a new one where there is none. Raises RecordingError."""
+    """Continue the recording at `base`; begin a new one if there is none. Raises RecordingError."""
     claim = _claim(base)
     try:
         there = segments_of(base)

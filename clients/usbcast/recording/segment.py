@@ -1,7 +1,7 @@
-"""One file of a recording, while it is written: entries are gathered in memory, and a sync puts them on the disk as one chunk.
+"""One file of a recording, while it is written: memory gathers entries, and a sync writes them to the disk as one chunk.
 
-Only `open`, `sync` and `finish` touch the disk. Until it is finished the file's name ends in `.part`. What a failed write
-left behind can be cut off, because the place of the last good sync is known.
+Only creation, `sync`, `finish` and `abandon` touch the disk. The name of an unfinished file ends in `.part`. What a failed
+write left behind can be cut off, because the offset of the last good sync is known.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from mcap.writer import MCAP0_MAGIC, CompressionType, Writer
 
 from usbcast.recording.contents import Contents
 from usbcast.recording.copies import MEDIA_TYPE, NAME, Copies
-from usbcast.recording.entries import PROFILE, SEGMENT, Channel, Entry, contents_remark, remark_entry, schema_of
+from usbcast.recording.entries import PROFILE, SEGMENT, Channel, Entry, annotation_entry, contents_annotation, schema_of
 
 COMPRESSIONS: Final = {"zstd": CompressionType.ZSTD, "lz4": CompressionType.LZ4, "none": CompressionType.NONE}
 PART: Final = ".part"
 _NEVER: Final = 1 << 62
-"""Chunks are finished by `sync` alone: the library's own rule looks at the size only."""
+"""Chunk size that is never reached: only `sync` ends chunks."""
 
 
 MAX_INDEX: Final = 999_999
-"""No recording has more segments."""
+"""The largest index of a segment."""
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Which file of which recording it is."""
+    """The head of a file: which segment of which recording it is."""
 
     recording: str
-    """Random; the same for all segments of one recording, over resumptions."""
+    """A random identifier, the same for all segments of one recording, also after it was resumed."""
     index: int
     created_ns: int
     host: str
@@ -54,7 +54,7 @@ class Head:
 
     @classmethod
     def from_metadata(cls, found: dict[str, str]) -> Head:
-        """Raise KeyError or ValueError for what is no segment's metadata."""
+        """Read a segment's metadata. Raises KeyError or ValueError for anything else."""
         index, created_ns = int(found["segment"]), int(found["created_ns"])
         if not (0 <= index <= MAX_INDEX and 0 <= created_ns < 1 << 63):
             raise ValueError(
@@ -64,7 +64,7 @@ class Head:
 
 
 class _Disk:
-    """The file as the MCAP library writes to it: unbuffered, and with a checksum of all that has been written."""
+    """The file that the MCAP library writes to: unbuffered, with a checksum of everything written."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -85,16 +85,16 @@ class _Disk:
         return self.offset
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """No-op: nothing is buffered."""
 
     def sync(self) -> None:
-        """Have the disk confirm what was written. Raises OSError also if the file has been removed meanwhile."""
+        """Have the disk confirm what was written. Raises OSError, also if the file has been removed meanwhile."""
         os.fsync(self.fd)
         if not os.path.samestat(os.fstat(self.fd), self._path.stat()):
             raise FileNotFoundError(errno.ENOENT, "the file was removed, and another is in its place")
 
     def end(self) -> None:
-        """Close it; further calls do nothing, so that a number which is another file's by then is never used."""
+        """Close the file; further calls do nothing, as the descriptor may belong to another file by then."""
         if self.fd >= 0:
             with contextlib.suppress(OSError):
                 os.close(self.fd)
@@ -102,7 +102,7 @@ class _Disk:
 
 
 class Segment:
-    """Raises OSError from `open`, `sync` and `finish`; then `abandon` is what is left to do."""
+    """A file being written. Creation, `sync` and `finish` raise OSError; after that call `abandon` or `discard`."""
 
     def __init__(self, path: Path, head: Head, compression: str) -> None:
         self.path = path
@@ -119,7 +119,7 @@ class Segment:
         self._contents = Contents()
         self._copies = Copies(head.as_metadata())
         self._good = (0, 0)
-        """Offset and checksum as of the last good sync."""
+        """Offset and checksum at the last good sync."""
         try:
             self._writer = Writer(
                 self._disk,  # type: ignore[arg-type]
@@ -137,11 +137,11 @@ class Segment:
 
     @property
     def size_bytes(self) -> int:
-        """On the disk, and what the next sync adds at the most."""
+        """Size on the disk, and at most what the next sync adds."""
         return self._disk.offset + self._unsynced_bytes
 
     def add(self, entry: Entry) -> None:
-        """Take an entry into memory."""
+        """Add an entry, in memory."""
         self._write(entry)
         if entry.run is not None:
             self._contents.add(entry.channel.stream, entry.run)
@@ -161,10 +161,10 @@ class Segment:
     def sync(self) -> None:
         """Write what has been added since the last time, and have the disk confirm it.
 
-        Behind the chunk, the second copy of what is new in it and needed to read the others.
+        After the chunk comes the second copy of its new channels and descriptions.
         """
         if self._unsynced_bytes:
-            self._write(remark_entry(contents_remark(self._contents, self.head.recording, self.head.index, 0)))
+            self._write(annotation_entry(contents_annotation(self._contents, self.head.recording, self.head.index, 0)))
         self._writer.flush()  # type: ignore[no-untyped-call]
         if self._copies.channels or self._copies.descriptions:
             self._writer.add_attachment(self._last_ns, self._last_ns, NAME, MEDIA_TYPE, self._copies.encode())
@@ -196,7 +196,7 @@ class Segment:
             self._disk.write(tail + MCAP0_MAGIC)
             self._disk.sync()
             return self._name()
-        except OSError:  # it keeps the name of an unfinished one, if it is there at all
+        except OSError:  # the file keeps its `.part` name, if it exists at all
             self._disk.end()
             return self._part if self._part.exists() else None
 
@@ -226,7 +226,7 @@ class Segment:
 
 
 def _sync_directory(directory: Path) -> None:
-    """Make a new name durable; where directories cannot be synced, the file system sees to it itself."""
+    """Make a new name durable, on file systems that can sync directories."""
     with contextlib.suppress(OSError):
         fd = os.open(directory, os.O_RDONLY)
         try:

@@ -1,7 +1,7 @@
-"""The files of a recording on their disk: syncs, segments, what is kept, and the disk's bad days.
+"""The files of a recording on the disk: syncs, segments, which of them are kept, and failures of the disk.
 
-A write that fails costs nothing but time: what was not yet confirmed by the disk is still in memory and goes into the
-next segment, which is begun as soon as there is room. Until then `paused` tells the recorder to leave all in the ring.
+A failed write costs nothing but time: what the disk has not confirmed is still in memory and goes into the next segment,
+which begins as soon as there is room. Until then `paused` makes the recorder leave everything in the ring.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from usbcast.recording.claim import Claim
-from usbcast.recording.entries import Annotation, Entry, remark_entry
+from usbcast.recording.entries import Annotation, Entry, annotation_entry
 from usbcast.recording.policy import Keep, Rotation
 from usbcast.recording.segment import Head, Segment
 from usbcast_schemas.errors import RecordingError
@@ -24,26 +24,26 @@ from usbcast_schemas.errors import RecordingError
 log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 4 * 1024 * 1024
-"""So much waits in memory at the most before it is written, however long the sync interval is."""
+"""Memory for entries that wait for a sync; beyond it the sync is early."""
 _RETRY_NS = 500_000_000
 
 
 class Contents(Protocol):
-    """Who knows what the segments are about: the recorder."""
+    """The recorder, as the store calls it: it knows the content of segments."""
 
     def heads(self, realtime_ns: int) -> Sequence[Entry]:
-        """What stands at the beginning of each segment: descriptions, and where each stream stood at the last sync."""
+        """Return the beginning of a segment: descriptions, and the position of each stream at the last sync."""
 
     def tails(self) -> dict[str, object]:
-        """What a segment says of each stream when it is closed."""
+        """Return the state of each stream for the annotation that closes a segment."""
 
     def synced(self) -> None:
-        """All that was appended is on the disk."""
+        """Note that everything appended is on the disk."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreOptions:
-    """Where and how."""
+    """Where and how to write."""
 
     base: Path
     """The files are `<base>-00000.mcap` and so on."""
@@ -55,7 +55,7 @@ class StoreOptions:
 
 
 class Store:
-    """Used by one thread; times are handed in. Raises RecordingError where not even the first segment can be begun."""
+    """Used by one thread; times are handed in. Raises RecordingError if the first segment cannot be opened."""
 
     def __init__(
         self,
@@ -70,13 +70,13 @@ class Store:
         self._claim = claim
         self.recording = recording
         self.paused = ""
-        """Why nothing can be written now; empty while all is well."""
+        """Why nothing can be written now; empty otherwise."""
         self.files: list[Path] = []
-        """The segments of this run that are closed and still there."""
+        """Segments that this run has closed and not removed."""
         self._contents = contents
         self._kept: list[tuple[int, Path]] = list(written)
         self._dropped_before = dropped_before
-        """The segments below were removed; each segment says so, as the one that said it first goes too."""
+        """Segments below this index were removed; every segment repeats it, as the first one to say it is removed too."""
         self._next_index = max((index for index, _ in written), default=-1) + 1
         self._segment: Segment | None = None
         self._opened_ns = self._synced_ns = self._retry_ns = 0
@@ -86,7 +86,7 @@ class Store:
 
     @property
     def path(self) -> Path | None:
-        """The segment being written, by the name that it will have."""
+        """Final name of the segment that is being written."""
         return self._segment.path if self._segment else None
 
     @property
@@ -94,14 +94,14 @@ class Store:
         return self._segment.size_bytes if self._segment else 0
 
     def free_bytes(self) -> int:
-        """0 if the directory is gone."""
+        """Return the free space of the disk; 0 if the directory is gone."""
         try:
             return shutil.disk_usage(self.options.base.parent).free
         except OSError:
             return 0
 
     def append(self, entry: Entry) -> None:
-        """Take `entry` to be written with the next sync."""
+        """Append `entry`; the next sync writes it."""
         self._unsynced.append(entry)
         self._unsynced_bytes += len(entry.data)
         if self._segment is not None:
@@ -123,13 +123,13 @@ class Store:
                 self.rotate(due, monotonic_ns, realtime_ns)
 
     def due_in_s(self, monotonic_ns: int) -> float:
-        """When `tend` is to be called next at the latest."""
+        """Return the time until `tend` is due."""
         if self._segment is None:
             return max(0.0, (self._retry_ns - monotonic_ns) / 1e9)
         return max(0.0, self.options.sync_s - (monotonic_ns - self._synced_ns) / 1e9)
 
     def sync(self, monotonic_ns: int, realtime_ns: int) -> None:
-        """Have the disk confirm all that was appended; on its refusal, pause."""
+        """Have the disk confirm everything appended; pause if it refuses."""
         segment = self._segment
         if segment is None:
             return
@@ -158,7 +158,7 @@ class Store:
             self._open(monotonic_ns, realtime_ns)
 
     def close(self, reason: str, monotonic_ns: int, realtime_ns: int) -> None:
-        """The recording is over: write what is left, if the disk has room for it, and close."""
+        """End the recording: write what is left, if the disk has room for it, and close."""
         if self._segment is None and self._unsynced:
             self._open(monotonic_ns, realtime_ns)
         self.sync(monotonic_ns, realtime_ns)
@@ -186,7 +186,7 @@ class Store:
             if self._dropped_before:
                 segment.add(self._dropped_entry(realtime_ns))
             if self.paused:
-                segment.add(remark_entry(self._disk_remark(realtime_ns)))
+                segment.add(annotation_entry(self._disk_annotation(realtime_ns)))
             for entry in self._unsynced:
                 segment.add(entry)
             segment.sync()
@@ -208,16 +208,16 @@ class Store:
         self._kept.append((index, path))
         self._drop_old(segment, realtime_ns)
 
-    def _disk_remark(self, realtime_ns: int) -> Annotation:
+    def _disk_annotation(self, realtime_ns: int) -> Annotation:
         fields = {"reason": self.paused, "since_ns": self._paused_since_ns, "free_bytes": self.free_bytes()}
         return Annotation("disk", realtime_ns, "", fields)
 
     def _dropped_entry(self, realtime_ns: int) -> Entry:
         fields = {"before": self._dropped_before, "reason": "removed by --keep"}
-        return remark_entry(Annotation("dropped", realtime_ns, "", fields))
+        return annotation_entry(Annotation("dropped", realtime_ns, "", fields))
 
     def _drop_old(self, segment: Segment, realtime_ns: int) -> None:
-        """Remove what is not to be kept. It is declared first, so that a removed segment never looks stolen."""
+        """Remove the segments that --keep does not keep; declare it first, so that they never count as missing."""
         sizes = [_size(path) for _, path in self._kept]
         gone = self.options.keep.surplus(sizes)
         if not gone:
@@ -241,7 +241,7 @@ class Store:
         if segment is None:
             return
         fields = {"reason": reason, "final": final, "streams": self._contents.tails()}
-        segment.add(remark_entry(Annotation("close", realtime_ns, "", fields)))
+        segment.add(annotation_entry(Annotation("close", realtime_ns, "", fields)))
         try:
             self.files.append(segment.finish())
             self._segment = None
@@ -249,7 +249,7 @@ class Store:
             self._pause(_why(error, self.options.base.parent), monotonic_ns, realtime_ns)
 
     def _pause(self, reason: str, monotonic_ns: int, realtime_ns: int) -> None:
-        """End the segment at its last good place, and wait for better days."""
+        """End the segment at its last good sync, and retry later."""
         if self._segment is not None:
             left = self._segment.abandon()
             if left is not None:

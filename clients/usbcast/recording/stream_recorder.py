@@ -1,4 +1,4 @@
-"""One stream of a recording: what its receiver yields becomes entries, and where it stands is kept."""
+"""One stream of a recording: turns the records of its receiver into entries, and keeps its position."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from usbcast.receiving.open import Receiver, receive
 from usbcast.recording.entries import (
     STAGE,
     Entry,
+    annotation_entry,
     batch_entry,
-    begin_remark,
-    clock_remark,
-    gap_remark,
+    begin_annotation,
+    clock_annotation,
+    gap_annotation,
     hex_epoch,
     info_entry,
-    remark_entry,
-    restart_remark,
-    silence_remark,
+    restart_annotation,
+    silence_annotation,
 )
 from usbcast.recording.policy import RateWatch
 from usbcast_schemas.errors import AccessRefused, KeysError, StreamUnknown
@@ -30,11 +30,11 @@ from usbcast_schemas.v1 import usbcast_pb2 as pb
 NOT_WANTED = "outside of a trigger's time"
 _AGAIN_NS = _SECOND_NS = 1_000_000_000
 _EXCUSED_NS = 2_000_000_000
-"""A gap may be noticed so long after its cause: by the next batch, or by the answer to a fetch."""
+"""How long after its cause a gap may be noticed: by the next batch, or by the answer to a fetch."""
 
 
 class StreamRecorder:
-    """Used by one thread. `take` gives records, `entries` makes of them what is written."""
+    """Used by one thread. `next_record` returns records, `entries` turns them into what is written."""
 
     def __init__(
         self,
@@ -48,17 +48,17 @@ class StreamRecorder:
     ) -> None:
         self.stream = stream
         self.patient = patient
-        """Whether a node that does not have the stream is asked again, instead of being believed."""
+        """Keep asking a node that does not have the stream, instead of giving up."""
         self.position: Position | None = start if isinstance(start, Position) else None
         self.durable = self.position
-        """The same as of the last sync."""
+        """`position` as of the last sync."""
         self.info: pb.StreamInfo | None = None
         self.packets = self.lost = self.batches = 0
         self.ended = False
         self.refused = ""
-        """Why the node does not let this recorder in, or not any more; then nothing more comes."""
+        """Why the node refuses this recorder; empty while it does not. After a refusal nothing more arrives."""
         self._excuse = ""
-        """Why the ring may have overtaken the recorder; goes into the gaps until it has caught up."""
+        """Why the ring may have overtaken the recorder; the reason of gaps until it has caught up."""
         self._excused_until_ns = 0
         self.rate_watch = RateWatch()
         self.lag_ns = 0
@@ -70,14 +70,14 @@ class StreamRecorder:
         self._again_ns = 0
         self._asked_ns = 0
         self._skipped: tuple[int, int, int] | None = None
-        """Epoch, first and next sequence of packets that are not wanted."""
+        """Epoch, first and next sequence of packets outside of a trigger's time, not yet declared."""
 
     @property
     def receiver(self) -> Receiver:
         return self._receiver
 
     def pump(self, now_ns: int) -> None:
-        """Let the receiver do what can be done. Raises StreamUnknown, unless patient."""
+        """Pump the receiver. Raises StreamUnknown, unless patient."""
         if now_ns < self._again_ns or self.refused:
             return
         try:
@@ -93,21 +93,21 @@ class StreamRecorder:
             start = self.position or self._start
             self._receiver = receive(self.stream, self._endpoint, start, "all", self._via, self._keys)
 
-    def take(self) -> Record | None:
+    def next_record(self) -> Record | None:
         return self._receiver.take_record()
 
     def excuse_for(self, reason: str, now_ns: int) -> None:
-        """The recorder is not taking: what the ring loses until it has caught up is for this reason."""
+        """Give the reason for what the ring loses while the recorder does not read, until it has caught up."""
         self._excuse = reason
         self._excused_until_ns = now_ns + _EXCUSED_NS
 
     def caught_up(self, now_ns: int) -> None:
-        """There is nothing more to take now."""
+        """Note that no record is left for now."""
         if now_ns >= self._excused_until_ns:
             self._excuse = ""
 
     def described(self, realtime_ns: int) -> list[Entry]:
-        """The description of the stream, if there is a new one."""
+        """Return an entry with the description of the stream, if there is a new one."""
         info = self._receiver.info
         if info is None or (
             self.info is not None and self.info.epoch == info.epoch and self.info.device == info.device
@@ -117,7 +117,7 @@ class StreamRecorder:
         return [info_entry(info, realtime_ns)]
 
     def entries(self, record: Record, realtime_ns: int) -> list[Entry]:
-        """What is to be written of `record`."""
+        """Return what to write for `record`."""
         made = self._declare_skipped(realtime_ns)
         match record:
             case Delivery():
@@ -132,15 +132,15 @@ class StreamRecorder:
             case Gap():
                 made.append(self._gap(record, record.epoch, realtime_ns))
             case Restart():
-                made.append(remark_entry(restart_remark(self.stream, record, realtime_ns)))
+                made.append(annotation_entry(restart_annotation(self.stream, record, realtime_ns)))
                 self.position = Position(record.new_epoch, 0, 0)
                 self.ended = False
             case Silence():
-                made.append(remark_entry(silence_remark(self.stream, record, realtime_ns)))
+                made.append(annotation_entry(silence_annotation(self.stream, record, realtime_ns)))
         return made
 
     def skip(self, record: Record, realtime_ns: int) -> list[Entry]:
-        """Pass over a record that is not wanted; its packets are declared later. Returns what is written anyway."""
+        """Skip a record outside of a trigger's time; its packets are declared later. Return what to write anyway."""
         if not isinstance(record, Delivery) or not record.batch.packet_count:
             return self.entries(record, realtime_ns)
         batch = record.batch
@@ -154,31 +154,31 @@ class StreamRecorder:
         return []
 
     def head(self, realtime_ns: int) -> list[Entry]:
-        """What stands about this stream at the beginning of a segment."""
-        made = [remark_entry(begin_remark(self.stream, self.durable, realtime_ns))]
+        """Return the entries about this stream for the beginning of a segment."""
+        made = [annotation_entry(begin_annotation(self.stream, self.durable, realtime_ns))]
         if self.info is not None:
             made.insert(0, info_entry(self.info, realtime_ns))
         return made
 
     @property
-    def clock_is_news(self) -> bool:
-        """Whether the reading host was asked for its clock since the last entry about it."""
+    def clock_has_changed(self) -> bool:
+        """True if the reading host has reported its clock since the last entry about it."""
         return self._asked_at() not in (0, self._asked_ns)
 
     def clock(self, realtime_ns: int) -> Entry:
-        """What is known now of the reading host's clock."""
+        """Return an entry with the current clock offset of the reading host."""
         self._asked_ns = self._asked_at()
-        return remark_entry(clock_remark(self.stream, self._receiver.clock, realtime_ns))
+        return annotation_entry(clock_annotation(self.stream, self._receiver.clock, realtime_ns))
 
     def _asked_at(self) -> int:
-        """A number that changes with each answer; 0 before the first."""
+        """Return a number that changes with each answer; 0 before the first."""
         known = self._receiver.clock
         if known is None:
             return 0
         return (known.at_ns - known.age_ns) // _SECOND_NS if known.uncertainty_ns else 1
 
     def tail(self) -> dict[str, Any]:
-        """What a closed segment says of this stream."""
+        """Return the state of this stream for the annotation that closes a segment."""
         said: dict[str, Any] = {"packets": self.packets, "lost": self.lost, "batches": self.batches}
         if self.position is not None and self._skipped is None:
             said |= {
@@ -198,17 +198,17 @@ class StreamRecorder:
         self.lost += gap.count
         if self.position is not None and gap.last >= gap.first:
             self.position = Position(self.position.epoch, gap.last + 1, self.position.next_number)
-        return remark_entry(gap_remark(self.stream, epoch, gap, realtime_ns))
+        return annotation_entry(gap_annotation(self.stream, epoch, gap, realtime_ns))
 
     def _declare_skipped(self, realtime_ns: int) -> list[Entry]:
         if self._skipped is None:
             return []
         (epoch, first, until), self._skipped = self._skipped, None
         gap = Gap(first, until - 1, until - first, STAGE, NOT_WANTED, epoch=epoch)
-        return [remark_entry(gap_remark(self.stream, epoch, gap, realtime_ns))]
+        return [annotation_entry(gap_annotation(self.stream, epoch, gap, realtime_ns))]
 
     def finish(self, realtime_ns: int) -> list[Entry]:
-        """What is still to be declared at the end."""
+        """Return the entries that are still due at the end."""
         return self._declare_skipped(realtime_ns)
 
     def note_synced(self) -> None:

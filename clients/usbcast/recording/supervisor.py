@@ -32,7 +32,7 @@ class Registered:
 
 
 def recorders() -> list[dict[str, Any]]:
-    """`pid` and `base` of this user's armed recorders that are alive. Sweeps the records of dead ones."""
+    """Return `pid` and `base` of this user's live armed recorders; remove the records of dead ones."""
     alive = []
     for path in runtime_directory().glob("recorder-*.json"):
         with contextlib.suppress(OSError), path.open("r+") as file:

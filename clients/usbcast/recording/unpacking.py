@@ -1,6 +1,6 @@
-"""Unpacking the chunks of a recording: what a few kilobytes unpack to is bounded while it unpacks.
+"""Unpacking the chunks of a recording, with a bound on the size that a small chunk may unpack to.
 
-A file from elsewhere may claim what it likes: the size that a chunk claims is a bound, not a promise.
+A hostile file may claim anything: the size that a chunk claims is checked while it unpacks.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from mcap.opcode import Opcode
 from mcap.records import Channel, Chunk, Message, Schema
 
 MAX_CHUNK_BYTES: Final = 320 * 1024 * 1024
-"""A chunk is no larger: what waits for a trigger is written as one, 256 MiB of it, and one batch has 16 MiB."""
+"""Largest chunk, unpacked: records that waited for a trigger are one chunk of up to 256 MiB, and a batch has up to 16 MiB."""
 
 _PIECE_BYTES: Final = 1 << 20
 _WINDOW_BYTES: Final = 1 << 27
-"""A frame of zstd may ask for so much memory; what is written here asks for 8 MiB at the most."""
+"""Memory that a zstd frame may ask for; the recorder's own frames ask for at most 8 MiB."""
 
 _HEADER_BYTES: Final = 9
 _MESSAGE_BYTES: Final = 22
 
 
 def unpack(chunk: Chunk) -> bytes:
-    """The bytes in a chunk. Raises ValueError or the decompressor's error unless they are as many as it claims."""
+    """Return the bytes of a chunk. Raises ValueError, or the decompressor's error, unless it has the size that it claims."""
     claimed = chunk.uncompressed_size
     if claimed > MAX_CHUNK_BYTES:
         raise ValueError(f"it claims to unpack to {claimed:,} bytes: at most {MAX_CHUNK_BYTES:,} are allowed")
@@ -47,7 +47,7 @@ def unpack(chunk: Chunk) -> bytes:
 
 
 def _opened(chunk: Chunk) -> Any:
-    """A chunk as a file that unpacks what is read of it, and no more."""
+    """Return a chunk as a file that unpacks no more than is read."""
     packed = io.BytesIO(chunk.data)
     match chunk.compression:
         case "":
@@ -62,7 +62,7 @@ def _opened(chunk: Chunk) -> Any:
 
 
 def records(unpacked: bytes) -> Iterator[Schema | Channel | Message]:
-    """The records in a chunk, one by one, so that many small ones take no more memory than one. Raises as `unpack`."""
+    """Records of a chunk, one by one, so that many small ones take no more memory than one. Raises like `unpack`."""
     stream, size = ReadDataStream(io.BytesIO(unpacked)), len(unpacked)
     while stream.count < size:
         if size - stream.count < _HEADER_BYTES:

@@ -1,4 +1,4 @@
-"""Verify recordings: read every byte, compare every checksum, balance the books over all segments."""
+"""Verification of recordings: read every byte, compare every checksum, balance the ledger over all segments."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from usbcast.recording.books import Books
 from usbcast.recording.files import Damage, SegmentFile, walk
+from usbcast.recording.ledgers import RecordingLedger
 
 
 @dataclass(slots=True)
 class Verified:
-    """One recording: its files and its books."""
+    """One verified recording: its files and its ledger."""
 
     recording: str
     files: list[Path]
-    books: Books
+    books: RecordingLedger
 
     @property
     def balanced(self) -> bool:
@@ -37,9 +37,9 @@ class Verified:
 
 
 def verify(paths: Iterable[Path], progress: Callable[[int], object] = lambda _: None) -> list[Verified]:
-    """The recordings that these files belong to, each verified. `progress` hears of the bytes that it goes through.
+    """Verify the recordings that these files belong to. `progress` is called with the number of bytes of each chunk.
 
-    Raises RecordingError for a file that is no recording.
+    Raises RecordingError for a file that is not a recording.
     """
     recordings: dict[str, list[SegmentFile]] = {}
     for path in paths:
@@ -47,7 +47,7 @@ def verify(paths: Iterable[Path], progress: Callable[[int], object] = lambda _: 
         recordings.setdefault(found.head.recording, []).append(found)
     unknown = recordings.pop("", [])
     if unknown and len(recordings) == 1:
-        next(iter(recordings.values())).extend(unknown)  # so damaged that it does not say whose it is
+        next(iter(recordings.values())).extend(unknown)  # too damaged to say which recording they belong to
     elif unknown:
         recordings[""] = unknown
     return [_verify_one(name, files, progress) for name, files in recordings.items()]
@@ -62,15 +62,15 @@ def _walk(path: Path) -> SegmentFile:
 
 def _verify_one(name: str, files: list[SegmentFile], progress: Callable[[int], object]) -> Verified:
     files.sort(key=lambda found: found.head.index)
-    books = Books()
+    ledger = RecordingLedger()
     for found in files:
         label = found.path.name
-        books.segment(found.head.index, label)
+        ledger.segment(found.head.index, label)
         damages = list(found.damages)
         for stored in found.stored(damages=damages, progress=progress):
-            books.take(stored.stream, stored.item)
+            ledger.add(stored.stream, stored.item)
         damages += found.check_sums()
         for damage in damages:
-            books.problem(f"{label}, at byte {damage.offset:,}: {damage.what}")
-    books.finish()
-    return Verified(name, [found.path for found in files], books)
+            ledger.problem(f"{label}, at byte {damage.offset:,}: {damage.what}")
+    ledger.finish()
+    return Verified(name, [found.path for found in files], ledger)

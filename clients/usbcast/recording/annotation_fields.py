@@ -1,6 +1,6 @@
-"""What the remarks of a recording must say, by kind: checked once, where they are read, so that nothing behind has to.
+"""Required and optional fields of annotations, by kind: checked once, where they are read, so that no later code has to.
 
-Kinds that are not known are read by later versions, and pass; so do fields that are not known.
+Unknown kinds and unknown fields are those of later versions, and pass.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from usbcast.recording.contents import Contents
 from usbcast_schemas.contract import is_stream_name
 
-MAX_REMARK_BYTES = 4 * 1024 * 1024
+MAX_ANNOTATION_BYTES = 4 * 1024 * 1024
 
 Check = Callable[[Any], bool]
 
@@ -30,12 +30,12 @@ def is_whole(value: Any) -> bool:
 
 
 def is_count(value: Any) -> bool:
-    """A sequence, or a number of packets or batches."""
+    """Return True for a sequence, or a number of packets or batches."""
     return type(value) is int and 0 <= value < 2**64
 
 
 def is_time(value: Any) -> bool:
-    """Nanoseconds, also such as lie before 1970 or are a difference."""
+    """Return True for nanoseconds, including differences and times before 1970."""
     return type(value) is int and -(2**63) <= value < 2**63
 
 
@@ -48,12 +48,12 @@ def is_flag(value: Any) -> bool:
 
 
 def is_drift(value: Any) -> bool:
-    """Parts per million: a clock that stands still or runs backwards has no drift."""
+    """Return True for a drift in parts per million; a clock that stands still or runs backwards has none."""
     return isinstance(value, int | float) and math.isfinite(value) and abs(value) < 1e6
 
 
 def is_position(value: Any) -> bool:
-    """Where a stream stands at the end of a segment; a stream that gave nothing stands nowhere."""
+    """Return True for the position of a stream at the end of a segment; a stream without packets has no position."""
     return isinstance(value, dict) and ("epoch" not in value or _fits(value, _POSITION, {}))
 
 
@@ -92,13 +92,13 @@ _TOGETHER: dict[str, tuple[str, dict[str, Check]]] = {
     "begin": ("epoch", _POSITION),
     "clock": ("node_ahead_ns", _CLOCK),
 }
-"""Where the one field is there, so are the others."""
+"""If the first field is present, the others are required as well."""
 
 
-def read_remark(data: bytes) -> tuple[str, int, str, dict[str, Any]]:
-    """Kind, time, stream and fields of a remark. Raises ValueError for anything else."""
-    if len(data) > MAX_REMARK_BYTES:
-        raise ValueError(f"it has {len(data):,} bytes: at most {MAX_REMARK_BYTES:,} are allowed")
+def read_annotation(data: bytes) -> tuple[str, int, str, dict[str, Any]]:
+    """Return kind, time, stream and fields of an annotation. Raises ValueError for anything else."""
+    if len(data) > MAX_ANNOTATION_BYTES:
+        raise ValueError(f"it has {len(data):,} bytes: at most {MAX_ANNOTATION_BYTES:,} are allowed")
     try:
         fields = json.loads(data)
     except RecursionError:
@@ -108,7 +108,7 @@ def read_remark(data: bytes) -> tuple[str, int, str, dict[str, Any]]:
     kind, time_ns, stream = fields.pop("kind", None), fields.pop("time_ns", None), fields.pop("stream", "")
     if not (is_text(kind) and is_count(time_ns) and is_text(stream) and (not stream or is_stream_name(stream))):
         raise ValueError("kind, time_ns or stream is missing or invalid")
-    json.dumps(fields, ensure_ascii=False).encode()  # what no terminal and no file can show
+    json.dumps(fields, ensure_ascii=False).encode()  # refuses lone surrogates, which cannot be printed or written
     _check(kind, fields)
     return kind, time_ns, stream, fields
 
@@ -132,4 +132,4 @@ def _fits(fields: dict[str, Any], required: dict[str, Check], optional: dict[str
     )
 
 
-__all__ = ["MAX_REMARK_BYTES", "read_remark"]
+__all__ = ["MAX_ANNOTATION_BYTES", "read_annotation"]
