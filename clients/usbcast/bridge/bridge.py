@@ -1,4 +1,4 @@
-"""The bridge: streams of other nodes on a node of its own, those that appear later too."""
+"""The bridge: streams of other nodes on a node of its own, including streams that appear later."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import logging
 import threading
 from dataclasses import dataclass
 
-from usbcast.bridge.feed import BridgedFeed, Upstream, describe
+from usbcast.bridge.feed import BridgedFeed
 from usbcast.bridge.options import BridgeOptions, UpstreamAddress
+from usbcast.bridge.restart import describe
+from usbcast.bridge.upstream import Upstream
 from usbcast.node.requests import NodeClient
 from usbcast_broker.node import Node
 from usbcast_broker.stream.outlet import Source
@@ -18,13 +20,13 @@ from usbcast_schemas.v1 import usbcast_pb2 as pb
 log = logging.getLogger(__name__)
 
 LOOK_S = 2.0
-"""How often an upstream is asked for streams that it did not have before."""
+"""How often to ask an upstream for new streams."""
 
 LOOK_TIMEOUT_S = 6.0
-"""To connect and to ask takes five round trips, and on a bad line a second try of the kernel's."""
+"""Connecting and asking take five round trips, and on a bad link a retransmission by the kernel."""
 
 MAX_STREAMS = 256
-"""Of one bridge. Each has a thread, a connection and a ring."""
+"""Streams of one bridge. Each has a thread, a connection and a ring."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +35,14 @@ class Bridged:
 
     upstream: UpstreamAddress
     stream: str
-    """As the upstream calls it."""
+    """Name at the upstream."""
     local: str
 
 
 class Bridge:
-    """Use it around a node: `connect`, start the node, `watch`; at the end `stop`, then stop the node.
+    """Adds streams to a node: `connect`, start the node, `watch`; at the end `stop`, then stop the node.
 
-    Whoever sets `stopping` ends what it waits for.
+    Setting `stopping` ends every wait.
     """
 
     def __init__(self, node: Node, options: BridgeOptions, stopping: threading.Event | None = None) -> None:
@@ -49,14 +51,14 @@ class Bridge:
         self._adding = threading.Lock()
         self._stopping = stopping or threading.Event()
         self._watchers: list[threading.Thread] = []
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
         self.streams: dict[str, Bridged] = {}
-        """By the name that they have here."""
+        """Bridged streams by their name at the bridge."""
 
     def connect(self, *, wait: bool = False) -> None:
-        """Add the streams that the upstreams have now; with `wait`, what is not there may come later.
+        """Add the streams that the upstreams have now; with `wait`, missing ones may appear later.
 
-        Raises NodeUnreachable, UsageError where no stream is wanted, ConfigError where two would have one name.
+        Raises NodeUnreachable, UsageError if no stream matches, ConfigError if two streams would have one name.
         """
         for upstream in self._options.upstreams:
             try:
@@ -75,14 +77,14 @@ class Bridge:
             )
 
     def watch(self) -> None:
-        """From now on, add streams as they appear."""
+        """Start adding streams as they appear."""
         for upstream in self._options.upstreams:
             watcher = threading.Thread(target=self._watch, args=(upstream,), name="usbcast-bridge-watch", daemon=True)
             watcher.start()
             self._watchers.append(watcher)
 
     def stop(self) -> None:
-        """Add nothing any more; the node is stopped by whoever has it."""
+        """Stop adding streams; the owner of the node stops the node."""
         self._stopping.set()
         for watcher in self._watchers:
             watcher.join()
@@ -93,10 +95,10 @@ class Bridge:
                 self._look(upstream)
             except UsbcastError as error:
                 if not self._stopping.is_set():
-                    self._say_once(str(error))
+                    self._warn_once(str(error))
 
     def _look(self, upstream: UpstreamAddress) -> None:
-        """Add the streams of `upstream` that are wanted and not there yet."""
+        """Add the streams of `upstream` that match and are not bridged yet."""
         asking = NodeClient(
             upstream.endpoint, timeout_s=LOOK_TIMEOUT_S, keys=self._options.keys, stopping=self._stopping
         )
@@ -130,14 +132,14 @@ class Bridge:
             return BridgedFeed(which, info, queue, source, lambda: self._node.asked_monotonic_ns(local))
 
         epoch = which.carrier(info.epoch).epoch
-        # Whoever joins before anything has come begins where the stream is at the upstream, and is owed nothing before.
+        # A subscriber that joins before the first batch begins at the upstream's position, and is owed nothing before it.
         level = (info.next_sequence, info.next_number) if epoch == info.epoch else (0, 0)
         self._node.add_relay(describe(local, info), make_feed, epoch=epoch, source=source, level=level)
         self.streams[local] = Bridged(upstream, info.stream, local)
 
-    def _say_once(self, sentence: str) -> None:
-        if sentence not in self._said:
-            if len(self._said) >= MAX_STREAMS:
-                self._said.clear()
-            self._said.add(sentence)
+    def _warn_once(self, sentence: str) -> None:
+        if sentence not in self._warned:
+            if len(self._warned) >= MAX_STREAMS:
+                self._warned.clear()
+            self._warned.add(sentence)
             log.warning("%s", sentence)

@@ -1,4 +1,4 @@
-"""The feed of one bridged stream: a thread that receives it and offers its batches, as they are, to the relay of a node."""
+"""The feed of one bridged stream: a thread that receives records from the upstream and offers batches to the relay of a node."""
 
 from __future__ import annotations
 
@@ -7,80 +7,47 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from concurrent.futures import Future
+from dataclasses import replace
 
-from usbcast.bridge.carrier import Carrier, Level, Whole
-from usbcast.bridge.choice import EVERYTHING, LEFT_OUT, Choice
-from usbcast.bridge.decimation import EveryNth
+from usbcast.bridge.commands import CommandForwarder
 from usbcast.bridge.gates import DemandGate, gate_of
+from usbcast.bridge.restart import EpochTracker
+from usbcast.bridge.upstream import Upstream
 from usbcast.events import Gap, Restart
-from usbcast.node.credentials import Keys
-from usbcast.node.requests import NodeClient
 from usbcast.receiving.continuity import SKIPPED, Delivery, Position
 from usbcast.receiving.event_builder import Record
 from usbcast.receiving.receiver import NodeReceiver
 from usbcast_broker.doorbell import PollableDoorbell
 from usbcast_broker.flow import DeviceIdentity
 from usbcast_broker.stream.batcher import Encoded
-from usbcast_broker.stream.outlet import Description, Source
+from usbcast_broker.stream.outlet import Source
 from usbcast_broker.stream.reading_host import ReadingHost
 from usbcast_broker.stream.relay import EpochChange, RelayQueue
-from usbcast_schemas.errors import CommandFailed, PeerError, UsbcastError
+from usbcast_schemas.errors import PeerError, UsbcastError
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 log = logging.getLogger(__name__)
 
-TURN_RECORDS = 64
-"""So many are taken before the upstream is listened to again."""
+MAX_RECORDS = 64
+"""Records processed before the receiver is pumped again."""
 
 FULL_S = 0.005
-"""How long to wait where the publisher has not taken what was offered."""
+"""How long to wait while the relay's queue is full."""
 
 TROUBLE_S = 1.0
-"""How long to wait where the upstream answers and does not have the stream."""
-
-DESCRIBED_S = 3.0
-"""How long a new epoch waits for its description, before it begins with that of the last one."""
+"""How long to wait before asking again an upstream that answers but does not have the stream."""
 
 PASS_OVER_NS = 2_000_000_000
-"""What a limit has kept the bridge from for so long is left out, and the newest is next."""
+"""How long a limit may hold batches back; then they are left out, and the newest comes next."""
 
 IDLE_NS = 1_000_000_000
-"""While nobody asks for a stream that is carried on demand, it says so often how far that has come."""
-
-MAX_COMMANDS = 64
-"""Commands of one stream that wait for the upstream."""
-
-
-@dataclass(frozen=True, slots=True)
-class Upstream:
-    """Which stream a feed has, and from where."""
-
-    endpoint: str
-    stream: str
-    """As the upstream calls it."""
-    local: str
-    start: str
-    via: str
-    commands: bool
-    keys: Keys
-    choice: Choice = EVERYTHING
-
-    def carrier(self, upstream_epoch: int, level: Level | None = None) -> Carrier:
-        """What makes of this epoch of the upstream, which is told to be at `level`, what is published."""
-        if self.choice.every > 1:
-            return EveryNth(upstream_epoch, self.choice.every, self.choice.reason)
-        if self.choice.asks:
-            return Whole(upstream_epoch, level, self.choice.reason)
-        if self.start == "now":
-            return Whole(upstream_epoch, level, f"{LEFT_OUT}: from before the bridge began")
-        return Whole(upstream_epoch, level, "gone before the bridge had it", on_purpose=False)
+"""How often a stream that is carried on demand reports its position while nobody subscribes."""
 
 
 class BridgedFeed:
-    """Stands for the device of one stream. Started and stopped by the node; its state is read by any thread."""
+    """Takes the place of the device of one stream. The node starts and stops it; any thread may read its state."""
 
     def __init__(
         self,
@@ -91,42 +58,37 @@ class BridgedFeed:
         asked_ns: Callable[[], int | None],
     ) -> None:
         self._which = which
-        self._info = info
         self._queue = queue
         self._source = source
         self._asked_ns = asked_ns
         self._gate = gate_of(which.choice)
-        self._carrier = which.carrier(info.epoch, Level(info.next_sequence, info.next_number))
-        self._upstream_epoch = info.epoch
+        self._epochs = EpochTracker(which, info)
         self._caught_up_ns = time.monotonic_ns()
         self._bell = PollableDoorbell()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
-        """Guards the receiver and the books, so that these can be told of from one moment."""
+        """Guards the receiver and the ledgers, so that all ledgers are of one moment."""
         self._receiver: NodeReceiver | None = None
         self._position: Position | None = None
         self._made: deque[Encoded | EpochChange] = deque()
-        """On its way into the queue."""
+        """Items that wait for room in the queue."""
         self._last: set[int] = set()
-        """Numbers among them that end their epoch."""
-        self._restart: tuple[Restart, float] | None = None
-        """A restart that waits for its description, and until when."""
-        self._books = Ledger("bridge", "packets")
+        """Numbers of the batches in `_made` that end their epoch."""
+        self._ledger = Ledger("bridge", "packets")
         self._former = Ledger("upstream", "packets")
-        """The books of receivers that were given up."""
+        """The sum of the ledgers of the receivers that were closed."""
         self.turned_ns: int | None = None
-        """When its thread last went round; it wakes at least as often as a request or a report is due."""
+        """When the thread last went through its loop; it does so at least as often as a request or a report is due."""
         self._trouble = ""
         self._trouble_until_s = 0.0
         self._attached = info.attached
         self.reads_ahead = True
         self.held_ns = 0
         self._counters = {"batches": 0, "bytes": 0, "outages": 0, "clock_steps": 0}
-        self._commander = ThreadPoolExecutor(1, thread_name_prefix="usbcast-bridge-commands")
-        self._commanding = 0
+        self._commands = CommandForwarder(which, self._stopping)
 
-    # What a node uses
+    # Interface for the node
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._run, name=f"usbcast-bridge-{self._which.local}", daemon=True)
@@ -139,33 +101,16 @@ class BridgedFeed:
         self._bell.ring()
         if self._thread is not None:
             self._thread.join()
-        self._commander.shutdown(cancel_futures=True)
+        self._commands.close()
         self._bell.close()
 
     def command(self, request: pb.CommandRequest) -> Future[pb.CommandReply]:
-        """Have the upstream's device do it, in order with other commands."""
-        refusal = ""
-        if not self._which.commands:
-            refusal = f"the bridge does not forward commands to {self._which.endpoint}"
-        elif self._commanding >= MAX_COMMANDS:
-            refusal = f"{MAX_COMMANDS} commands are already waiting for {self._which.endpoint}: try again"
-        elif self._stopping.is_set():
-            refusal = "the bridge is stopping"
-        if refusal:
-            refused: Future[pb.CommandReply] = Future()
-            refused.set_exception(CommandFailed(refusal))
-            return refused
-        forwarded = pb.CommandRequest()
-        forwarded.CopyFrom(request)
-        forwarded.stream = self._which.stream
-        self._commanding += 1
-        answer = self._commander.submit(self._forward, forwarded)
-        answer.add_done_callback(self._answered)
-        return answer
+        """Have the upstream's device execute the command, in order with other commands."""
+        return self._commands.forward(request)
 
     @property
     def identity(self) -> DeviceIdentity | None:
-        device = self._info.device
+        device = self._epochs.info.device
         if not device.ByteSize():
             return None
         return DeviceIdentity(
@@ -174,7 +119,7 @@ class BridgedFeed:
 
     @property
     def attached(self) -> bool:
-        """Whether the device is, as far as is known."""
+        """True if the device is attached, as far as the bridge knows."""
         return self._attached and self._source.silent_since_ns is None
 
     @property
@@ -190,32 +135,32 @@ class BridgedFeed:
         return self._counters
 
     def reading_host(self) -> ReadingHost:
-        """The host that reads the device: the upstream's, or one behind that."""
+        """The host that reads the device: the upstream, or a node behind it."""
         receiver = self._receiver
         clock = receiver.clock if receiver is not None else None
         return ReadingHost(
-            self._info.reader_host_id or self._info.host_id,
+            self._epochs.info.reader_host_id or self._epochs.info.host_id,
             clock.ahead_ns(time.time_ns()) if clock is not None else None,
             clock.uncertainty_ns if clock is not None else 0,
         )
 
     def ledgers(self) -> Sequence[Ledger]:
-        """What came of the upstream, and what became of it here."""
+        """Ledgers of what the upstream sent, and of what the bridge made of it."""
         with self._lock:
             upstream = Ledger.from_proto(self._former.to_proto())
             receiver = self._receiver
             if receiver is not None:
                 _add(upstream, receiver.ledger())
-                self._books.counters["behind"] = receiver.behind
-                self._books.counters["lag_us"] = receiver.lag_ns // 1000
-            # By its own account the receiver skipped them for the newest; that is what somebody chose.
+                self._ledger.counters["behind"] = receiver.behind
+                self._ledger.counters["lag_us"] = receiver.lag_ns // 1000
+            # The receiver counts as lost what it skipped for the newest packets; here that is the user's choice.
             skipped = upstream.lost.pop(f"subscription: {SKIPPED}", 0)
             if skipped:
                 upstream.overhead += skipped
                 upstream.count(f"left out: {self._which.choice.reason}", skipped)
-            self._books.held = sum(item.packet_count for item in self._made if isinstance(item, Encoded))
-            self._books.counters.update(self._counters)
-            return upstream, Ledger.from_proto(self._books.to_proto())
+            self._ledger.held = sum(item.packet_count for item in self._made if isinstance(item, Encoded))
+            self._ledger.counters.update(self._counters)
+            return upstream, Ledger.from_proto(self._ledger.to_proto())
 
     # The thread
 
@@ -226,7 +171,7 @@ class BridgedFeed:
             while not self._stopping.is_set():
                 self.turned_ns = time.monotonic_ns()
                 with self._lock:
-                    busy = self._turn()
+                    busy = self._process()
                 if not busy:
                     self._rest()
         except PeerError as error:
@@ -238,7 +183,7 @@ class BridgedFeed:
             raise
         finally:
             with self._lock:
-                self._give_up()
+                self._close_receiver()
 
     def _receive_from(self, start: str | Position) -> None:
         which = self._which
@@ -247,18 +192,18 @@ class BridgedFeed:
         self._receiver = NodeReceiver(which.stream, which.endpoint, start, deliver, via, which.keys, self._gate)
         self._receiver.waiter.add(self._bell.fileno())
 
-    def _give_up(self) -> None:
-        """Let go of the receiver; its books stay."""
+    def _close_receiver(self) -> None:
+        """Close the receiver; keep its ledger."""
         if self._receiver is not None:
             _add(self._former, self._receiver.ledger())
-            self._former.entered -= self._former.held  # they come again
+            self._former.entered -= self._former.held  # the next receiver gets them again
             self._former.held = 0
             self._receiver.waiter.remove(self._bell.fileno())
             self._receiver.close()
             self._receiver = None
 
-    def _turn(self) -> bool:
-        """Take what has come and pass it on; True if there may be more at once."""
+    def _process(self) -> bool:
+        """Receive and publish what is there; return True if there may be more at once."""
         if self._receiver is None:
             if time.monotonic() < self._trouble_until_s:
                 return False
@@ -268,28 +213,28 @@ class BridgedFeed:
         try:
             receiver.pump()
         except UsbcastError as error:
-            # The upstream answers, but not with the stream: it waits for its device, or is of another version.
-            self._say(str(error))
+            # The upstream answers, but without the stream: it waits for its device, or has another version.
+            self._note_trouble(str(error))
             self._note_silence(1)
-            self._give_up()
+            self._close_receiver()
             return False
         silent_ns = receiver.silent_ns
         if silent_ns or receiver.info is not None:
             self._note_silence(silent_ns)
-        if receiver.info is not None and receiver.info is not self._info:
+        if receiver.info is not None and receiver.info is not self._epochs.info:
             self._describe(receiver.info)
         self._pass_over(receiver, time.monotonic_ns())
-        for _ in range(TURN_RECORDS):
+        for _ in range(MAX_RECORDS):
             if not self._offer():
                 return False
-            if self._restart is not None:
-                if not self._may_begin(receiver):
+            if self._epochs.is_waiting:
+                if not self._begin_waiting(receiver):
                     return False
                 continue
             record = receiver.take_record()
             if record is None:
                 return False
-            self._take(record)
+            self._record(record)
         return True
 
     def _rest(self) -> None:
@@ -300,16 +245,17 @@ class BridgedFeed:
         elif self._made:
             self._stopping.wait(FULL_S)
         elif (rest_s := receiver.rest_s()) > 0 and receiver.may_sleep():
-            receiver.waiter.wait(min(rest_s, 0.02 if self._restart else 0.1 if self._gate else rest_s))
+            receiver.waiter.wait(min(rest_s, 0.02 if self._epochs.is_waiting else 0.1 if self._gate else rest_s))
 
-    def _take(self, record: Record) -> None:
+    def _record(self, record: Record) -> None:
+        """Make batches of a record, and count it."""
         match record:
             case Delivery():
                 batch = record.batch
-                if batch.epoch != self._upstream_epoch:
-                    self._begin(batch.epoch)
+                if batch.epoch != self._epochs.epoch:
+                    self._made.append(self._epochs.begin(batch.epoch))
                 entered = batch.packet_count - record.skip
-                self._books.enter(entered)
+                self._ledger.enter(entered)
                 self._position = Position(batch.epoch, batch.end_sequence, batch.number + 1)
                 self._counters["batches"] += 1
                 self._counters["bytes"] += len(batch.raw)
@@ -319,48 +265,41 @@ class BridgedFeed:
                     elif event.kind == pb.DeviceEvent.KIND_CLOCK_STEPPED:
                         self._counters["clock_steps"] += 1
                 if self._which.choice.latest_hz:
-                    record.gaps = tuple(self._chosen(gap) for gap in record.gaps)
-                made = self._carrier.deliver(record)
+                    record.gaps = tuple(self._as_chosen(gap) for gap in record.gaps)
+                made = self._epochs.carrier.deliver(record)
                 left_out = entered - sum(one.packet_count for one in made)
                 if left_out:
-                    self._books.overhead += left_out
-                    self._books.count(f"left out: {self._which.choice.reason}", left_out)
+                    self._ledger.overhead += left_out
+                    self._ledger.count(f"left out: {self._which.choice.reason}", left_out)
                 if batch.end is not None:
                     self._last.add(made[-1].number)
                 self._made.extend(made)
             case Gap():
-                self._made.extend(self._carrier.lose(self._chosen(record)))
+                self._made.extend(self._epochs.carrier.lose(self._as_chosen(record)))
             case Restart():
-                self._restart = record, time.monotonic() + DESCRIBED_S
+                self._epochs.wait_for_description(record, time.monotonic())
             case _:
-                pass  # silence is looked at all the time
+                pass  # `_process` watches for silence itself
 
-    def _may_begin(self, receiver: NodeReceiver) -> bool:
-        """Begin the epoch that waits, if there is its description, or none comes."""
-        assert self._restart is not None
-        restart, until_s = self._restart
-        described = receiver.info is not None and receiver.info.epoch == restart.new_epoch
-        if not described and time.monotonic() < until_s:
+    def _begin_waiting(self, receiver: NodeReceiver) -> bool:
+        """Begin the epoch that waits; return False if it has to wait on."""
+        change = self._epochs.begin_waiting(
+            receiver.info.epoch if receiver.info is not None else None, time.monotonic()
+        )
+        if change is None:
             return False
-        self._restart = None
-        self._position = Position(restart.new_epoch, 0, 0)
-        self._begin(restart.new_epoch)
+        self._position = Position(self._epochs.epoch, 0, 0)
+        self._made.append(change)
         return True
 
-    def _begin(self, epoch: int) -> None:
-        log.info("stream %s: %s has begun epoch %016x", self._which.local, self._which.endpoint, epoch)
-        self._upstream_epoch = epoch
-        self._carrier = self._which.carrier(epoch)
-        self._made.append(EpochChange(self._carrier.epoch, describe(self._which.local, self._info)))
-
-    def _chosen(self, gap: Gap) -> Gap:
-        """The gap as it is told: what was skipped for the newest was left out on purpose."""
+    def _as_chosen(self, gap: Gap) -> Gap:
+        """Return the gap as it is published: packets skipped for the newest were left out on purpose."""
         if gap.reason != SKIPPED:
             return gap
         return replace(gap, stage="bridge", reason=self._which.choice.reason, on_purpose=True)
 
     def _pass_over(self, receiver: NodeReceiver, now_ns: int) -> None:
-        """Leave out what the choice keeps the bridge from."""
+        """Leave out the packets that the choice has held back for too long."""
         gate = self._gate
         if gate is None or self._which.choice.latest_hz or receiver.has_events or self._made:
             return
@@ -378,10 +317,10 @@ class BridgedFeed:
         position = receiver.position
         if gap is not None and position is not None:
             self._position = position
-            self._made.extend(self._carrier.lose(gap, position.next_number))
+            self._made.extend(self._epochs.carrier.lose(gap, position.next_number))
 
     def _offer(self) -> bool:
-        """Give on what was made; False if the publisher has no room for it now."""
+        """Put what was made into the queue; return False if the queue is full."""
         while self._made:
             item = self._made[0]
             if isinstance(item, EpochChange):
@@ -391,16 +330,16 @@ class BridgedFeed:
                 if not self._queue.offer(item, last=item.number in self._last):
                     return False
                 self._last.discard(item.number)
-                self._books.leave(item.packet_count)
+                self._ledger.leave(item.packet_count)
             self._made.popleft()
         return True
 
     def _describe(self, info: pb.StreamInfo) -> None:
-        self._info = info
+        self._epochs.info = info
         self._attached = info.attached
         self._trouble = ""
 
-    def _say(self, sentence: str) -> None:
+    def _note_trouble(self, sentence: str) -> None:
         if sentence != self._trouble:
             log.warning("stream %s: %s", self._which.local, sentence)
         self._trouble = sentence
@@ -416,27 +355,13 @@ class BridgedFeed:
             self._counters["outages"] += 1
             log.warning("stream %s: %s no longer answers", self._which.local, self._which.endpoint)
 
-    def _forward(self, request: pb.CommandRequest) -> pb.CommandReply:
-        with NodeClient(self._which.endpoint, keys=self._which.keys) as node:
-            return node.command(request)
 
-    def _answered(self, _answer: Future[pb.CommandReply]) -> None:
-        self._commanding -= 1
-
-
-def describe(local: str, info: pb.StreamInfo) -> Description:
-    """The description of an upstream's stream, as it is called here."""
-    return Description(
-        local, info.profile_name, info.profile_toml, tuple(info.fields), info.packet_size, info.nominal_rate_hz
-    )
-
-
-def _add(total: Ledger, books: Ledger) -> None:
-    """Add the books of one receiver to those of all before it."""
-    total.entered += books.entered
-    total.left += books.left
-    total.overhead += books.overhead
-    total.held += books.held
-    for mine, theirs in ((total.lost, books.lost), (total.counters, books.counters)):
+def _add(total: Ledger, ledger: Ledger) -> None:
+    """Add the ledger of one receiver to the sum of all before it."""
+    total.entered += ledger.entered
+    total.left += ledger.left
+    total.overhead += ledger.overhead
+    total.held += ledger.held
+    for mine, theirs in ((total.lost, ledger.lost), (total.counters, ledger.counters)):
         for name, n in theirs.items():
             mine[name] = mine.get(name, 0) + n
