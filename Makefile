@@ -18,13 +18,14 @@ IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in $(NAMES); do $$p -c '$(IS_NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-all test-kernel test-kernel-ci chaos check format proto bench regression clean
+.PHONY: help demo test test-slow test-slow-ci test-all test-kernel test-kernel-ci chaos check format proto bench regression clean
 
 help:
 	@echo "make demo         see it work, without any hardware"
 	@echo "make test         the tests, but for the slow ones"
 	@echo "make test-slow    the slow ones alone"
-	@echo "make test-all     both"
+	@echo "make test-slow-ci  those of them that also pass on a busy machine, for CI"
+	@echo "make test-all     all of them"
 	@echo "make test-kernel  against a real kernel's USB stack, in QEMU"
 	@echo "make test-kernel-ci  those of them for which CI has the time"
 	@echo "make chaos        a random run of everything under faults, held against an account of its own; ARGS=\"--seconds 60 --seed 7\""
@@ -43,6 +44,9 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	@$(PYTEST) -m "slow and not kernel" $(ARGS)
+
+test-slow-ci: $(STAMP)
+	@$(PYTEST) -m "slow and not kernel and not load_sensitive" $(ARGS)
 
 test-all: $(STAMP)
 	@$(PYTEST) -m "not kernel" $(ARGS)

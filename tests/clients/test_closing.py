@@ -42,6 +42,7 @@ def test_a_reader_whose_subscription_is_closed_ends_at_once_and_cleanly(way: str
 
 
 @pytest.mark.slow
+@pytest.mark.load_sensitive
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_reader_ends_cleanly_however_often(way: str, form: str) -> None:

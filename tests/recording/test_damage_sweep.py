@@ -174,6 +174,7 @@ def test_cuts_at_many_places(files: list[Path]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.load_sensitive
 @pytest.mark.timeout(3600)
 def test_bytes_changed_at_every_place(files: list[Path]) -> None:
     """Some 20,000 places; each file of the recording, each byte of it."""
@@ -183,6 +184,7 @@ def test_bytes_changed_at_every_place(files: list[Path]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.load_sensitive
 @pytest.mark.timeout(3600)
 def test_cuts_at_every_place(files: list[Path]) -> None:
     for path in files:

@@ -299,6 +299,7 @@ def bomb(directory: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.load_sensitive
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says how much memory was taken at most in KiB")
 @pytest.mark.parametrize("verb", ["verify", "info", "convert", "recover"])
 def test_no_verb_unpacks_more_than_it_must(verb: str, tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ def test_a_killed_recorder_loses_at_most_a_second_and_a_resumed_one_nothing(tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.load_sensitive
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("rate_hz", [100, 20_000])
 def test_twenty_kills_lose_nothing(tmp_path: Path, rate_hz: float) -> None:
@@ -204,6 +205,7 @@ def test_a_stopped_recorder_says_so_and_what_it_cost(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.load_sensitive
 def test_a_recorder_stopped_for_ten_seconds(tmp_path: Path) -> None:
     stop_and_continue(tmp_path, 10.0)
 

@@ -27,6 +27,7 @@ main()
 
 
 @pytest.mark.slow
+@pytest.mark.load_sensitive
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(
     "verb",

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.parametrize("via", WAYS)
 
 @pytest.fixture(
     autouse=True,
-    params=[(), pytest.param(("push", "auto"), marks=pytest.mark.slow)],
+    params=[(), pytest.param(("push", "auto"), marks=[pytest.mark.slow, pytest.mark.load_sensitive])],
     ids=["the node itself", "behind two bridges"],
 )
 def hops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
