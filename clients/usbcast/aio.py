@@ -158,10 +158,12 @@ class AsyncSubscription:
 
     @property
     def ledger(self) -> Ledger:
+        """The books, as `usbcast.Subscription.ledger`; for the thread of the event loop."""
         return self._receiver.ledger()
 
     @property
     def lag_ns(self) -> int:
+        """As `usbcast.Subscription.lag_ns`; for the thread of the event loop."""
         return self._receiver.lag_ns
 
     @property

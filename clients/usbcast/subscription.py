@@ -31,7 +31,7 @@ _LOOK_S = 0.002
 
 
 class Subscription:
-    """One stream, received. A context manager; for one thread at a time (`close` and `command` may be called from any).
+    """One stream, received. A context manager; for one thread at a time (`close`, `command` and `write` are for any).
 
     It connects, and after an interruption connects again, by itself and for ever. Once it is closed, whatever would have to
     ask the node raises SubscriptionClosed; `info`, `ledger` and the like go on telling what was known.
@@ -192,14 +192,19 @@ class Subscription:
 
     @property
     def ledger(self) -> Ledger:
-        """Ledger in packets: what came in, what was delivered, and what was lost, by stage and reason."""
+        """Ledger in packets: what came in, what was delivered, and what was lost, by stage and reason.
+
+        For the thread that takes the events, which with a listener is the listener's; for any thread once the reader has
+        ended. Another thread that asks while events are taken may get, and leave behind, a ledger that does not balance.
+        """
         return self._receiver.ledger()
 
     @property
     def lag_ns(self) -> int:
         """Nanoseconds from the last delivered packet's arrival at the host that reads the device to its delivery here.
 
-        Between two machines, the offset of their clocks (`clock`) is subtracted as soon as it is known.
+        Between two machines, the offset of their clocks (`clock`) is subtracted as soon as it is known. For the same thread
+        as `ledger`.
         """
         return self._receiver.lag_ns
 
