@@ -131,7 +131,9 @@ class Terminals:
         # exec, so that Ctrl-C comes to the program alone.
         command += "\n".join([*self._activation, f"exec {shlex.join(words)}"])
         path = ":".join(part for part in os.environ["PATH"].split(":") if part != str(Path(sys.executable).parent))
-        program = self._stack.enter_context(Program(["bash", "-c", command], PATH=path, VIRTUAL_ENV=""))
+        # What a make above this test was told is not for a make below it.
+        bare = dict.fromkeys(("ARGS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "VIRTUAL_ENV"), "")
+        program = self._stack.enter_context(Program(["bash", "-c", command], PATH=path, **bare))
         written = shlex.join(words)
         if len(words) > 1 and words[1] in STAYING and written not in WITHOUT_HARDWARE:
             eventually(lambda: program.out or not program.running, f"{written} says something")

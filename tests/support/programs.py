@@ -20,6 +20,9 @@ from tests.support.nodes import DEADLINE_S
 
 FOLLOWER = Path(__file__).with_name("follower.py")
 
+ENDING_S = 60.0
+"""A program that starts and ends needs more than one that answers, beside others that are busy."""
+
 
 def usbcast(*arguments: str) -> list[str]:
     """The command line of the program under test: the one that was installed beside this interpreter."""
@@ -91,7 +94,7 @@ class Program:
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
-    def finish(self, timeout_s: float = DEADLINE_S) -> int:
+    def finish(self, timeout_s: float = ENDING_S) -> int:
         """Wait for its end and return its exit code."""
         try:
             code = self._process.wait(timeout_s)
@@ -127,7 +130,7 @@ class Program:
             lines.put(None)
 
 
-def run(*arguments: str, timeout_s: float = DEADLINE_S, **environment: str) -> Program:
+def run(*arguments: str, timeout_s: float = ENDING_S, **environment: str) -> Program:
     """`usbcast` with these arguments, to its end."""
     with Program(usbcast(*arguments), **environment) as program:
         program.finish(timeout_s)
