@@ -137,8 +137,8 @@ def test_auto_is_push_where_the_ring_cannot_be_opened(served: Served) -> None:
 
 @pytest.mark.parametrize("via", ["auto", "push", "notify"])
 def test_from_another_machine_it_goes_by_tcp(served: Served, via: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("receiver", "ways.ring", "ways.published"):
-        monkeypatch.setattr(f"usbcast.{module}.host_id", lambda: "elsewhere", raising=False)
+    for module in ("receiver", "channels.ring", "channels.published"):
+        monkeypatch.setattr(f"usbcast.receiving.{module}.host_id", lambda: "elsewhere", raising=False)
     with served.subscribe(via) as subscription:
         account = Account()
         take_until(subscription, account, lambda: account.delivered > 50)
