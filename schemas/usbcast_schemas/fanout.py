@@ -127,6 +127,9 @@ class PyzmqFanout:
                 for _ in range(MOST_WAITING):
                     if not self._waiting:
                         break
+                    if self._has_commands():
+                        # A send may put off what peers have taken, and then drop a message because their queue seems full.
+                        self._socket.getsockopt(zmq.EVENTS)
                     self._send(*self._waiting.popleft())
                 self._said = self._receive(said)
         return said

@@ -297,7 +297,7 @@ def test_a_batch_larger_than_the_ring_is_refused(writer: RingWriter) -> None:
 
 @pytest.mark.parametrize(("data_bytes", "slots"), [(100, 16), (4097, 16), (4096, 1)])
 def test_sizes_that_make_no_ring(tmp_path: Path, data_bytes: int, slots: int) -> None:
-    with pytest.raises(ConfigError, match=f"a ring of {data_bytes} bytes and {slots} slots cannot be"):
+    with pytest.raises(ConfigError, match=f"a ring cannot have {data_bytes} bytes and {slots} slots"):
         RingWriter(tmp_path, "s", 1, data_bytes=data_bytes, slots=slots)
 
 

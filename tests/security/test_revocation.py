@@ -81,7 +81,7 @@ def test_a_list_that_cannot_be_read_leaves_the_former_in_force(node: Keyed, capl
         assert subscription.ready()
     good = node.ring.clients_file.read_text()
     node.ring.clients_file.write_text(good + "[[client\n")
-    eventually(lambda: "the former one stays in force" in caplog.text, "it is said", AT_ONCE_S)
+    eventually(lambda: "the previous one stays in force" in caplog.text, "it is said", AT_ONCE_S)
     with node.served.subscribe("push", keys=alice.directory) as subscription:
         assert subscription.ready()
         node.ring.clients_file.write_text("")
