@@ -131,7 +131,7 @@ typedef union {
     void *aligned;
 } Frame;
 
-enum { DONTWAIT = 1, SNDMORE = 2, SRCFD = 2, FD = 14 };
+enum { DONTWAIT = 1, SNDMORE = 2, SRCFD = 2, FD = 14, EVENTS = 15 };
 
 /* The functions of zmq.h that are used here. */
 typedef struct {

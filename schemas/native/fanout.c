@@ -132,6 +132,14 @@ static int has_commands(Fanout *self)
     return poll(&look, 1, 0) != 0;
 }
 
+/* Have libzmq carry out what waits for it. A send may put that off, and then drop a message because a queue seems full. */
+static void take_notice(Fanout *self)
+{
+    int events;
+    size_t room = sizeof events;
+    zmq.option(self->socket, EVENTS, &events, &room); /* whatever it answers, it has looked */
+}
+
 /* Send a frame without waiting: 0, or libzmq's reason; it is closed either way. */
 static int send_frame(void *socket, Frame *frame, int flags)
 {
@@ -257,8 +265,11 @@ static PyObject *fanout_attend(PyObject *object, PyObject *arg)
         rung = poll(look, 2, wait_ms) > 0 && look[1].revents != 0;
         pthread_mutex_lock(&self->use);
         Pair pair;
-        for (int most = MOST_WAITING; reason == 0 && most > 0 && take_waiting(self, &pair); most--)
+        for (int most = MOST_WAITING; reason == 0 && most > 0 && take_waiting(self, &pair); most--) {
+            if (has_commands(self))
+                take_notice(self);
             reason = send_pair(self, &pair);
+        }
         while (reason == 0 && count < MOST_SAID) {
             zmq.init(&frames[count]);
             reason = zmq.recv(&frames[count], self->socket, DONTWAIT) < 0 ? zmq.error() : 0;
