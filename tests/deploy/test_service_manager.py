@@ -119,7 +119,7 @@ def test_a_bridge_that_stores_is_ready_though_no_stream_is_there_yet(
 ) -> None:
     for name, value in manager.environment.items():
         monkeypatch.setenv(name, value)
-    view = storing._View("nats://nowhere", as_json=True)
+    view = storing._Progress("nats://nowhere", as_json=True)
     none_yet = SimpleNamespace(forwarders={}, figures=dict)
     for _ in range(3):
         view.look(none_yet)  # type: ignore[arg-type]

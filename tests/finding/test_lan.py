@@ -155,7 +155,7 @@ def test_a_node_is_announced_where_it_listens(announce: str, endpoint: str, wher
         ("eth99", "tcp://0.0.0.0:5570", r"'eth99' is not a network interface.*lo"),
         ("192.0.2.7", "tcp://0.0.0.0:5570", r"'192.0.2.7' is not a network interface"),
         ("127.0.0.1", "tcp://[::1]:5570", "only IPv4"),
-        ("127.0.0.1", "tcp://192.0.2.7:5570", r"at tcp://192.0.2.7:5570 alone.*nobody could reach it"),
+        ("127.0.0.1", "tcp://192.0.2.7:5570", r"at tcp://192.0.2.7:5570 alone.*nobody there could reach it"),
     ],
 )
 def test_what_nobody_could_reach_is_not_announced(announce: str, endpoint: str, sentence: str) -> None:
