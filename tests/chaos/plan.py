@@ -34,7 +34,7 @@ class Step:
 
     at_s: float
     what: str
-    """suspend, kill, join, kill-node, kill-bridge, kill-recorder, kill-server or step-clock."""
+    """join, kill, suspend, suspend-bridge, suspend-recorder, kill-node, kill-bridge, kill-recorder, kill-server or step-clock."""
     target: int = 0
     """Index of the reader, bridge or recorder that it is done to; of the new reader for join."""
     for_s: float = 0.0

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from tests.chaos.plan import STREAM, Plan, Reader
+from tests.support.ports import free_ports
 
 START_S = 30.0
 END_S = 90.0
@@ -38,17 +38,6 @@ def faketime_library() -> str | None:
     """The library that steps the clock of one process, if there is one."""
     found = sorted(Path("/usr").glob("lib/*/faketime/libfaketimeMT.so.1"))
     return str(found[0]) if found else None
-
-
-def free_ports(count: int) -> list[int]:
-    taken = [socket.socket() for _ in range(count)]
-    try:
-        for one in taken:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in taken]
-    finally:
-        for one in taken:
-            one.close()
 
 
 def until(condition: Callable[[], bool], what: str, timeout_s: float) -> None:
