@@ -1,1 +1,1 @@
-"""Access control: who may connect, as what, and how much a connection may ask for."""
+"""Access control: which clients may connect, with which rights, and how much each connection may ask for."""

@@ -24,7 +24,7 @@ NO_KEY = "no key"
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What libzmq asks about a connection."""
+    """A ZAP request: libzmq's question about one connection."""
 
     request_id: bytes
     address: str
@@ -35,7 +35,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why somebody is not let in, or not answered: the reason that is counted, and a sentence that names the key."""
+    """Why a client is not admitted, or not answered: the reason that is counted, and a sentence that names the key."""
 
     reason: str
     who: str
@@ -58,13 +58,13 @@ def parse_question(frames: Sequence[bytes]) -> Question:
 
 
 def answer(question: Question, status: bytes, text: str = "") -> list[bytes]:
-    """The ZAP reply. The key of who is admitted goes along with every message of the connection, as its User-Id."""
+    """Return the ZAP reply. Every message of an admitted connection carries the client's key as its User-Id."""
     user = key_text(question.key).encode() if status == ADMITTED and question.key else b""
     return [ZAP_VERSION, question.request_id, status, text.encode(), user, b""]
 
 
 class Admission:
-    """Who may come in. Without keys: everybody, for everything. Replaced as a whole when the list has changed."""
+    """The clients that may connect. Without keys: everybody, with all rights. Replaced as a whole when the list changes."""
 
     def __init__(self, own: KeyPair | None = None, clients: Mapping[bytes, ClientKey] | None = None) -> None:
         self.keyed = own is not None

@@ -42,20 +42,20 @@ KEYED_LOOK_S, LOOK_S = 0.2, 0.5
 """A revoked key is noticed so soon at the latest; without keys, a peer that talks to the data port. Each look has its cost."""
 
 MAX_SAID_BYTES = 64 * 1024
-"""What a subscriber may send to the data port: its handshake and its subscriptions."""
+"""Most bytes that a subscriber may send to the data port: its handshake and its subscriptions."""
 
 MAX_UNENDED_BYTES = 2 * MAX_REQUEST_BYTES
-"""What all connections together have sent that is no whole request yet, or has not been handled. libzmq bounds a frame of a
+"""Most bytes of unfinished or unhandled requests, over all connections. libzmq bounds a frame of a
 message and not their number, and holds all of a message until its last one has come: 2 bytes sent may take 64 of memory."""
 
 QUICK_LOOK_S, GROWN_BYTES = 0.04, 8 * 1024 * 1024
-"""While somebody is connected it is looked so often whether the node has grown by so much; if so, at everything else too."""
+"""Interval of a check of the process's memory while clients are connected, and the growth that makes it check every bound."""
 
 MAX_SLOW_S = 30.0
 """A connection that has not taken its answers for so long is cut; no client waits for one as long as that."""
 
 TRIM_S, TRIMS, WORTH_TRIMMING_BYTES = 1.0, 3, 32 * 1024 * 1024
-"""When connections have gone and the node has grown by so much since it began, memory is given back, three times at the most."""
+"""After connections end and the process has grown by this much since its start, it gives memory back, at most three times."""
 
 GONE = "gone before the handshake was over"
 STALLED = "stalled in the handshake"
@@ -95,12 +95,12 @@ _MAX_EVENTS = 10_000
 
 @dataclass(slots=True)
 class _Monitor:
-    """What has been heard of one socket."""
+    """Events of one socket's monitor, and what follows from them."""
 
     which: str
     socket: zmq.Socket[bytes]
     failed: str | None = None
-    """Why the handshake failed of the connection whose end is told next."""
+    """Reason of the failed handshake whose disconnection is reported next."""
     keys_refused: int = 0
     """Connections that libzmq is about to end as their keys were refused, which has been counted."""
 
@@ -110,16 +110,16 @@ class _Growth:
 
     def __init__(self) -> None:
         self._trims = 0
-        """How often memory is still to be given back, as connections have gone: what they held is not freed at once."""
+        """Number of times that memory is still to be given back: libzmq does not free at once what a connection held."""
         self._at_first = self._seen = resident_bytes()
         self._trim_at_s = 0.0
 
     def by_much(self) -> bool:
-        """Whether it has grown by much since everything was looked at."""
+        """True if the process has grown by GROWN_BYTES since the last full check."""
         return resident_bytes() - self._seen > GROWN_BYTES
 
     def looked(self) -> None:
-        """All was looked at; give back what those left behind who have gone."""
+        """Note a full check; give back the memory of connections that have ended."""
         self._seen = resident_bytes()
         if not self._trims or time.monotonic() < self._trim_at_s:
             return
@@ -148,18 +148,18 @@ class Authenticator:
         self._refusals = refusals
         self.own: KeyPair | None = keyring.own() if keyring else None
         self.admission = Admission(self.own, keyring.clients() if keyring else None)
-        """Who may do what, as of now. Replaced as a whole, so any thread may look."""
+        """The rights of all clients. Replaced as a whole, so that any thread may read it."""
         self._seen = self._stamp()
         self._connections = Connections(make_room(max_connections))
         self.caught_up = True
-        """Whether the service has taken all whole requests that have come; it says so itself."""
+        """True if the service has taken all complete requests; the service sets it."""
         self._grown = _Growth()
         self._bell = PollableDoorbell()
         self._stopping = False
         self._thread: threading.Thread | None = None
         self._ready: Future[None] = Future()
         self.problem: BaseException | None = None
-        """Why the authenticator failed, so the node admits no new connections; restart the node, which should never be."""
+        """Exception that stopped the authenticator: the node then admits no new connections until it is restarted."""
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="usbcast-authenticator", daemon=True)
@@ -189,7 +189,7 @@ class Authenticator:
         self._connections.cut(which, fd)
 
     def has(self, which: str, fd: int) -> bool:
-        """Whether there is a connection with this descriptor."""
+        """Return True if a connection with this descriptor is open."""
         return self._connections.has(which, fd)
 
     def heard(self, which: str, fd: int, size_bytes: int) -> None:
@@ -201,11 +201,11 @@ class Authenticator:
         self._connections.gave(which, fd, size_bytes)
 
     def owed(self, which: str, fd: int) -> int:
-        """How much of its answers this connection has not taken."""
+        """Return the bytes of answers that this connection has not acknowledged."""
         return self._connections.owed(which, fd)
 
     def owed_by_all(self) -> tuple[int, int]:
-        """How much of their answers all connections have not taken, and how many these are."""
+        """Return the bytes of answers that all connections together have not acknowledged, and the number of these connections."""
         return self._connections.owed_by_all()
 
     def said(self, which: str, fd: int) -> int:
@@ -213,7 +213,7 @@ class Authenticator:
         return self._connections.said(which, fd)
 
     def talked(self, which: str, said: Said) -> None:
-        """What came up to a socket that only sends is no subscription, or one too many: end the connection that it came by."""
+        """End a connection that sent something other than a subscription to a data socket, or one subscription too many."""
         self._cut_for(TALKS, which, said, "it sent more than subscriptions to the data port")
 
     def asked_for_nothing(self, which: str, said: Said) -> None:
@@ -318,7 +318,7 @@ class Authenticator:
             log.warning("revoked %s; disconnected all %d subscribers, so that they authenticate again", names, cut)
 
     def _stamp(self) -> tuple[int, int, int]:
-        """What changes when the list of clients does."""
+        """Return a value that changes whenever the list of clients changes."""
         if self._keyring is None:
             return (0, 0, 0)
         try:

@@ -1,4 +1,4 @@
-"""Connections: the peers on a node's sockets, as the system sees them, so that one can be named, counted and cut.
+"""Connections: the peers on a node's sockets as the operating system sees them, so that each can be named, counted and cut.
 
 libzmq tells the descriptor of a connection and nothing else, and it can drop none. A duplicate of the descriptor can ask
 whose it is, who ended it, and how much came; and what is shut down through it is shut down for libzmq too.
@@ -25,29 +25,29 @@ GONE_AT_ONCE = "a peer that was gone at once"
 """The name of one that libzmq had done with before it could be asked for its address."""
 
 _SPARE_DESCRIPTORS = 256
-"""For all else that a node holds open."""
+"""File descriptors kept free for everything else that a node opens."""
 
 _READ_AWAY, _READ_AWAY_BYTES = 64, 64 * 1024
-"""Of a connection that is cut, at most so much is read: a little more than the system keeps."""
+"""Most reads and bytes read from a connection that is cut: a little more than the system buffers."""
 
 _TCP_INFO = struct.Struct("=120xQQ")
 """tcpi_bytes_acked and tcpi_bytes_received in Linux's struct tcp_info."""
 
 _FRAMING_BYTES = 64
-"""On the wire a message takes no more than this beyond its bytes, encrypted or not."""
+"""Most bytes that ZMTP adds to a message on the wire, encrypted or not."""
 
 _STALE_S = 0.02
-"""How old the sum of what all owe may be: to ask the system takes some microseconds for each that owes."""
+"""Longest age of the sum over all connections: asking the system costs some microseconds for each."""
 
 
 class EndedBy(Enum):
-    """Who ended a connection."""
+    """The side that ended a connection."""
 
     PEER = "peer"
     LIBZMQ = "libzmq"
-    """It broke the protocol, or was refused."""
+    """The peer broke the protocol, or was refused."""
     CUT = "cut"
-    """By `cut`, or as it was one too many."""
+    """Ended by `cut`, or because there were too many connections."""
 
 
 @dataclass(slots=True)
@@ -56,16 +56,16 @@ class _Open:
     peer: str
     cut: bool = False
     heard_bytes: int = 0
-    """What it has sent as whole messages, as far as is known; the rest is under way, or without an end."""
+    """Bytes received as complete messages, as far as known; the rest belongs to an unfinished message."""
     heard: bool = False
-    """Whether a message was complete since `unending` looked last."""
+    """True if a message was completed since the last call of `unending`."""
     owed_until: int = 0
-    """How much it will have acknowledged in all when it has taken what it was given."""
+    """Total of acknowledged bytes that is reached once the peer has taken all its answers."""
     owed_bytes: int = 0
-    """How much of that was open when it was looked last."""
+    """Bytes of that not yet acknowledged at the last look."""
     owes_since_s: float = 0.0
     said: int = 0
-    """How many messages of it were counted by `said`."""
+    """Number of its messages counted by `said`."""
 
     def shut(self) -> None:
         self.cut = True
@@ -86,14 +86,14 @@ class Connections:
         self._open: dict[tuple[str, int], _Open] = {}
         self._by_peer: Counter[str] = Counter()
         self._owing: dict[tuple[str, int], _Open] = {}
-        """Those that may not have taken all that they were given."""
+        """Connections that may not have taken all their answers."""
         self._owed_at_s = 0.0
 
     def __len__(self) -> int:
         return len(self._open)
 
     def has(self, which: str, fd: int) -> bool:
-        """Whether there is a connection with this descriptor that was not cut."""
+        """Return True if a connection with this descriptor is open and was not cut."""
         found = self._open.get((which, fd))
         return found is not None and not found.cut
 
@@ -114,7 +114,7 @@ class Connections:
         return peer, stays
 
     def remove(self, which: str, fd: int) -> tuple[str, EndedBy] | None:
-        """A connection is over: its peer, and who ended it. None if it was not known of."""
+        """Forget a connection that has ended; return its peer and the side that ended it, None if it is unknown."""
         with self._lock:
             found = self._open.pop((which, fd), None)
             self._owing.pop((which, fd), None)
@@ -214,13 +214,13 @@ class Connections:
             self._owing[which, fd] = found
 
     def owed(self, which: str, fd: int) -> int:
-        """How much of what this connection was given it has not taken; 0 where unknown."""
+        """Return the bytes of answers that this connection has not acknowledged; 0 if unknown."""
         with self._lock:
             found = self._owing.get((which, fd))
             return self._ask(found) if found is not None else 0
 
     def owed_by_all(self) -> tuple[int, int]:
-        """How much all connections together have not taken, and how many these are."""
+        """Return the bytes that all connections together have not acknowledged, and the number of these connections."""
         with self._lock:
             now_s = time.monotonic()
             if now_s - self._owed_at_s > _STALE_S:
@@ -254,7 +254,7 @@ class Connections:
 
 
 def make_room(connections: int) -> int:
-    """See that the process may hold so many connections, with a duplicate each; return how many it may."""
+    """Raise the limit on open files for this many connections, two descriptors each; return how many are possible."""
     wanted = 2 * connections + _SPARE_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -290,7 +290,7 @@ def _peer_of(connection: posix.socket) -> str:
 
 
 def _was_ended_here(connection: posix.socket) -> bool:
-    """Whether the peer has neither closed nor reset the connection, so that only libzmq can have given it up."""
+    """Return True if the peer has neither closed nor reset the connection, so that libzmq must have ended it."""
     try:
         return bool(connection.recv(1, posix.MSG_PEEK | posix.MSG_DONTWAIT))  # not even all was read
     except BlockingIOError:
@@ -300,7 +300,7 @@ def _was_ended_here(connection: posix.socket) -> bool:
 
 
 def _counts(connection: posix.socket) -> tuple[int | None, int]:
-    """How many bytes the peer has acknowledged, None where unknown, and how many have come of it, 0 where unknown."""
+    """Return the bytes that the peer has acknowledged (None if unknown), and the bytes received from it (0 if unknown)."""
     if sys.platform != "linux":
         return None, 0
     try:

@@ -1,4 +1,4 @@
-"""How much memory this process has, and giving back what it no longer needs."""
+"""Memory of this process: measure it, and give back what is no longer needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Peers: what libzmq knows of who sent a message."""
+"""Peers: what libzmq knows about the sender of a message."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from usbcast_schemas.sockets import property_of
 
 
 def peer_of(frame: zmq.Frame) -> str:
-    """Who sent it, for people: its key if it has one, else its address."""
+    """Return the sender's name for people: its key if it has one, else its address."""
     return peer_named(property_of(frame, "User-Id"), property_of(frame, "Peer-Address"))
 
 

@@ -1,4 +1,4 @@
-"""The budget of each connection: requests a second, bytes fetched, and the processor time that its answers take.
+"""Rate limit of each connection: requests per second, bytes fetched, and the processor time of its answers.
 
 Requests and bytes are a token bucket. A client that goes on after it was told to wait runs into debt, and at a bound is cut; for
 some seconds new connections of the same party then begin with little, so that connecting again is no way around it.
@@ -19,7 +19,7 @@ MAX_ACCOUNTS = 4096
 """Connections whose spending is remembered; beyond it that of the one heard least recently is forgotten."""
 
 BYTES_PER_REQUEST = 128 * 1024
-"""So many bytes fetched count as one request more: 2000 requests a second are 250 MB/s."""
+"""Bytes fetched that count as one more request: 2000 requests per second are 250 MB/s."""
 
 HALF_LIFE_NS = 500_000_000
 """Processor time that was spent for a connection counts half after so long."""
@@ -30,7 +30,7 @@ PENALISED_TOKENS, PENALISED_DEBT = 50, 200
 
 
 class Verdict(Enum):
-    """What is to be done about a request."""
+    """What the service does with a request."""
 
     GRANTED = "granted"
     WAIT = "wait"
@@ -38,7 +38,7 @@ class Verdict(Enum):
     CUT = "cut"
     """End the connection: it was told, and went on."""
     IGNORED = "ignored"
-    """It came from a connection that is being cut."""
+    """The connection is being cut: drop the request."""
 
 
 @dataclass(slots=True)
@@ -48,7 +48,7 @@ class _Account:
     at_ns: int
     cut: bool = False
     forgotten_ns: float = -math.inf
-    """When what counts of the work done for it will have come down to 1 ns."""
+    """Time at which the decayed work of this connection has fallen to 1 ns."""
 
 
 class RateLimiter:
@@ -94,7 +94,7 @@ class RateLimiter:
             account.forgotten_ns = now_ns + HALF_LIFE_NS * math.log2(max(1.0, counts_ns))
 
     def forgotten_ns(self, connection: bytes) -> float:
-        """When what counts of the work done for `connection` will have come down to 1 ns: the later, the more there is."""
+        """Return the time at which the decayed work for `connection` falls to 1 ns: the more work, the later."""
         account = self._accounts.get(connection)
         return account.forgotten_ns if account is not None else -math.inf
 

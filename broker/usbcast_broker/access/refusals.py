@@ -9,7 +9,7 @@ from collections import OrderedDict
 log = logging.getLogger(__name__)
 
 MAX_NAMED = 1000
-"""So many peers are remembered; beyond it the oldest is forgotten, and may be named again."""
+"""Number of peers remembered; beyond it the oldest is forgotten, and may be logged again."""
 
 
 class Refusals:

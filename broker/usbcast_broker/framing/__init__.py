@@ -1,4 +1,4 @@
-"""From the bytes of USB transfers to whole packets, with every byte that was none accounted for.
+"""Framing: cut the bytes of USB transfers into whole packets, and account for every byte that is not part of one.
 
 Pure: no socket, thread or clock.
 """

@@ -1,4 +1,4 @@
-"""One stream's way from transfers to packets: status bytes off, framing, the device's counter; and the books of both.
+"""Assemble one stream's packets from transfers: strip status bytes, frame, follow the device's counter; with both ledgers.
 
 Bytes thrown away become one Lost per reason and one event, when the next packet comes, or after a second. Where the counter
 then shows packets missing, as many are put down to those bytes as had room in them; the rest was lost in the device. Where
@@ -66,7 +66,7 @@ class Assembler:
         self._gap_reason = ""
 
     def feed(self, transfer: Transfer) -> tuple[StreamItem, ...]:
-        """What the transfer completed, in order."""
+        """Return the items that the transfer completed, in order."""
         data, stripped = self._stripper.strip(transfer.data)
         self.framing.enter(len(transfer.data))
         self.framing.overhead += stripped
@@ -82,7 +82,7 @@ class Assembler:
 
     @property
     def problem(self) -> str:
-        """That bytes come and no packet is among them, in one sentence; empty while packets come, or nothing does."""
+        """One sentence if bytes arrive without a single valid packet; empty while packets arrive, or nothing does."""
         span_ns = self._vain_until_ns - self._vain_since_ns
         least_ns = VAIN_NS if self._vain_thrown_away else HELD_IN_VAIN_NS
         if not self._vain_bytes or self._vain_bytes < 2 * self.packet_size or span_ns < least_ns:
@@ -114,7 +114,7 @@ class Assembler:
         device.left += packets
 
     def _add_vain(self, size_bytes: int, thrown_away: bool, monotonic_ns: int) -> None:
-        """So much came, and completed no packet."""
+        """Count bytes that arrived and completed no packet."""
         if size_bytes <= 0:
             return
         if not self._vain_bytes:
@@ -172,7 +172,7 @@ class Assembler:
         return (*items, *self._told(), lost)
 
     def finish(self, realtime_ns: int, monotonic_ns: int) -> tuple[StreamItem, ...]:
-        """Nothing more will come: what is still held, thrown away and told."""
+        """Throw away what is still held, because nothing more will come; return the losses."""
         return (*self._take(self._framer.reset(ENDED), realtime_ns, monotonic_ns), *self._told(), *self._sized())
 
     def _take(self, framed: Framed, realtime_ns: int, monotonic_ns: int) -> list[StreamItem]:
@@ -249,7 +249,7 @@ class Assembler:
             self.device.lose(reason, packets)
 
     def _told(self) -> list[StreamItem]:
-        """What was thrown away since the last time, as items of the stream."""
+        """Return what was thrown away since the last call, as items of the stream."""
         if not self._run:
             return []
         items: list[StreamItem] = [Lost(pb.STAGE_FRAMING, reason, size_bytes=n) for reason, n in self._run.items()]

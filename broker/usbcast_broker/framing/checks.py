@@ -80,7 +80,7 @@ class Check:
         self._smallest = spec.smallest_packet
 
     def fits(self, view: memoryview, start: int, end: int) -> bool:
-        """Whether the packet at [start, end) bears its checksum; False if it has no room for one."""
+        """Return True if the packet at [start, end) has a valid checksum; False if it is too short for one."""
         size = end - start
         if size < self._smallest:
             return False
@@ -89,9 +89,9 @@ class Check:
         return bool(self._compute(covered) == self._stored.unpack_from(view, start + at)[0])
 
     def run_end(self, data: bytes, start: int, size: int, sync: bytes) -> int:
-        """Where the good packets of `size` bytes, that each begin with `sync`, end that stand back to back from `start`.
+        """Return the end offset of the run of valid packets (`size` bytes each, starting with `sync`) that begins at `start`.
 
-        Looks at more and more packets at once, as long as all are good.
+        Checks more and more packets at once, as long as all are valid.
         """
         compute, unpack = self._compute, self._stored.unpack_from
         at = self._spec.position(size)

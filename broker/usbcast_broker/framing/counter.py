@@ -22,15 +22,15 @@ UNKNOWN_RATE_HZ: Final = 1e7
 """Assumed until a second of packets was measured: a bus of 10 Gbit/s has no room for more packets of 100 bytes."""
 
 RATE_MARGIN: Final = 1.25
-"""A device may be so much faster than its nominal or measured rate."""
+"""Factor by which a device may be faster than its nominal or measured rate."""
 
 SHORT_WRAP: Final = 1 << 16
-"""Up to here a loss of half the values is nothing unusual, so that every step counts as forward."""
+"""With a range up to this, losing half of the values is not unusual, so every step counts as forward."""
 
 ENVELOPE_S: Final = 60.0
 ENVELOPE_FACTOR: Final = 10.0
 ENVELOPE_PACKETS: Final = 1000.0
-"""A step further than ten times what the rate gives in the time elapsed and a minute more is no loss."""
+"""A step beyond ten times the packets of the elapsed time plus a minute is not a loss but a new numbering."""
 
 TOLD_NS: Final = 1_000_000_000
 """A device that begins to count anew again and again is told of once in this time; `counters` has every time."""
@@ -50,7 +50,7 @@ class _Claim(NamedTuple):
 
 
 class CounterTracker:
-    """Splits packets where the counter jumped, and puts there what was lost.
+    """Splits packets where the counter jumped, and inserts the loss there.
 
     A step forward is a loss of exactly that many packets; "at least" that many where the time since the packets before
     would have allowed the device another whole wrap. The same value once more is no loss, and counted as "repeated". After
@@ -70,7 +70,7 @@ class CounterTracker:
         self._dtype = np.dtype(f"{'<' if counter.byte_order == 'little' else '>'}u{counter.width}")
         self._expected: int | None = None
         self._before: int | None = None
-        """What was expected before the device was away, until the first packet after that."""
+        """The value expected before the device was away; None once a packet has followed."""
         self._first: tuple[int, int] | None = None
         """Index and counter of the packet that nothing was expected of."""
         self._seen_ns = 0
@@ -83,11 +83,11 @@ class CounterTracker:
 
     @property
     def following(self) -> bool:
-        """Whether there was a packet before, so that the next one shows what is missing between them."""
+        """True if there was a packet before, so that the next one shows what is missing between them."""
         return self._expected is not None or self._before is not None
 
     def skip(self, packets: int) -> None:
-        """So many packets behind the last one are accounted for otherwise."""
+        """Expect the counter to skip `packets`, which are accounted for elsewhere."""
         if self._expected is not None:
             self._expected = (self._expected + packets) % self._wrap
         elif self._before is not None:
@@ -134,7 +134,7 @@ class CounterTracker:
         return (self._rate_hz or UNKNOWN_RATE_HZ) * RATE_MARGIN * elapsed_s
 
     def _is_forward(self, step: int, elapsed_s: float) -> bool:
-        """Whether the device can have come so far by counting on."""
+        """Return True if the device can have counted on as far as `step` in the elapsed time."""
         if self._wrap <= SHORT_WRAP:
             return True
         envelope = ENVELOPE_FACTOR * (self._rate_hz or UNKNOWN_RATE_HZ) * (elapsed_s + ENVELOPE_S) + ENVELOPE_PACKETS
@@ -155,7 +155,7 @@ class CounterTracker:
         return claims
 
     def _claim_of_absence(self, away_s: float) -> list[_Claim]:
-        """What is missing between the last packet before the device was away and the first one after."""
+        """Return the claims about packets missing between the last one before the device was away and the first one after."""
         assert self._before is not None
         assert self._first is not None
         (index, value), before = self._first, self._before

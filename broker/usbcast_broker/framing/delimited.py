@@ -16,7 +16,7 @@ from usbcast_schemas.profile import Checksum
 
 
 class DelimitedFramer:
-    """What ends in no delimiter within `max_size` is thrown away up to the next one, and never held beyond that size.
+    """Packets that end in a delimiter. Without one within `max_size`, bytes are thrown away up to the next delimiter.
 
     Size, checksum and bound are those of the packet as it is delivered. Two delimiters in succession hold no packet.
     The first packet of an attachment is most often the tail of one: where neither a size nor a checksum can tell, it is
@@ -47,7 +47,7 @@ class DelimitedFramer:
         return self._max_size - len(self._kept)
 
     def _decode(self, piece: bytes) -> bytes | None:
-        """The packet that stands before a delimiter; None if it is none."""
+        """Return the packet before a delimiter; None if the bytes are not a valid packet."""
         return piece + self._kept
 
     @property
@@ -100,7 +100,7 @@ class DelimitedFramer:
         self._flush(good, pieces)
 
     def _fault(self, piece: bytes, packet: bytes | None) -> str | None:
-        """Why a piece is neither a packet nor empty."""
+        """Return why a piece is neither a packet nor empty."""
         if self._skipping or len(piece) > self._longest:
             return "oversized" if self._joined else JOINED
         if not piece or (packet is not None and not packet):

@@ -37,7 +37,7 @@ class FixedSizeFramer(ScanningFramer):
         return self._size if self._plain and not self._held and not self._skip_bytes else 0
 
     def reset(self, reason: str, missing_bytes: int = 0) -> Framed:
-        """As every framer; where nothing else tells the places of packets, they are counted on over `missing_bytes`."""
+        """Begin anew, as in every framer; without a sync pattern, packet boundaries are counted on over `missing_bytes`."""
         inside = len(self._held) - self._skip_bytes + missing_bytes
         self._skip_bytes = -inside % self._size if self._plain and missing_bytes else 0
         return super().reset(reason, missing_bytes)

@@ -1,4 +1,4 @@
-"""What every framer is, and what those share that cut packets where they stand: held bytes, runs of thrown-away bytes.
+"""The interface of every framer, and the shared part of those that scan: held bytes, and runs of thrown-away bytes.
 
 Pure: no socket, thread or clock.
 """
@@ -65,9 +65,9 @@ class Pieces:
 
 
 class ScanningFramer(ABC):
-    """Packets whose place is known by a pattern at their head, their size, their checksum, or all of these.
+    """Packets recognised by a pattern at their head, their size, their checksum, or all of these.
 
-    Where what stands at the expected place is no packet, one byte is thrown away and the next possible start is tried, so
+    If there is no valid packet at the expected place, one byte is thrown away and the next possible start is tried, so
     that no whole packet behind garbage is missed. A run of thrown-away bytes has the reason of its first one.
     """
 
@@ -78,7 +78,7 @@ class ScanningFramer(ABC):
         self._sync = sync
         self._held = bytearray()
         self._need = 1
-        """Nothing can be said about what is held before it is that long."""
+        """Number of held bytes that the next decision needs."""
         self._joined = False
         self._run_reason = ""
 
@@ -115,7 +115,7 @@ class ScanningFramer(ABC):
 
     @abstractmethod
     def _fault(self, data: bytes, view: memoryview, start: int) -> str | None:
-        """Why no packet begins at `start`; None if one does; _INCOMPLETE, with _need set, if more bytes will tell."""
+        """Return why no packet begins at `start`; None if one does; _INCOMPLETE, with _need set, if more bytes will tell."""
 
     def _cut(self, data: bytes) -> Framed:
         pieces = Pieces()
@@ -146,14 +146,14 @@ class ScanningFramer(ABC):
             at = found + 1
 
     def _sync_tail(self, data: bytes, at: int) -> int:
-        """Where the last bytes begin that may be the head of a sync pattern."""
+        """Return the start of the trailing bytes that may begin a sync pattern."""
         for size in range(min(len(self._sync) - 1, len(data) - at), 0, -1):
             if data.endswith(self._sync[:size]):
                 return len(data) - size
         return len(data)
 
     def _sync_fault(self, data: bytes, start: int) -> str | None:
-        """As _fault, for the sync pattern alone."""
+        """Return the same as `_fault`, for the sync pattern alone."""
         if data.startswith(self._sync, start):
             return None
         there = data[start : start + len(self._sync)]

@@ -173,7 +173,7 @@ def _say_serving(node: Node, bridged: Bridge, as_json: bool) -> None:
 
 
 class _Rows:
-    """What the live view of a bridge shows."""
+    """Rows of a bridge's live view."""
 
     def __init__(self, node: Node) -> None:
         self._node = node

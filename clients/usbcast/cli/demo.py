@@ -22,7 +22,7 @@ VIAS = ("ring", "notify", "push")
 SLOW_VIA = "push"
 SLOW_HZ = RATES_HZ[FAST] / 5
 SLOW_SHARE = 0.6
-"""So much of the time the slow one is slow; then it catches up."""
+"""Share of the time for which the slow subscriber is slow; then it catches up."""
 
 START_TIMEOUT_S = 20.0
 STRAGGLE_S = 15.0
@@ -49,7 +49,7 @@ def demo(
 
 
 class _Demo:
-    """One run."""
+    """One run of the demo."""
 
     def __init__(self, children: Children, seconds: float, interrupted: threading.Event) -> None:
         self._children = children

@@ -1,4 +1,4 @@
-"""`usbcast devices`: what is plugged in, who holds it, and whether you may open it."""
+"""`usbcast devices`: the devices that are plugged in, the driver that holds each, and whether you may open it."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _print_rules(names: list[str], group: str, unit: str, as_json: bool) -> None
 
 
 def has_group(name: str) -> bool:
-    """Whether this machine has a group of this name."""
+    """Return True if this machine has a group of this name."""
     try:
         grp.getgrnam(name)
     except KeyError:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 FOLD_FROM: Final = 16
-"""A longer word that is no figure may be broken: an address, a path, a serial number."""
+"""A word longer than this may be broken unless it is a figure: an address, a path, a serial number."""
 
 _FIGURE: Final = re.compile(r"[-+]?\d[\d,.]*|-?")
 _INDENT: Final = "  "
@@ -85,7 +85,7 @@ def share(wanted: Sequence[int], least: Sequence[int], room: int) -> list[int] |
 
 
 def _unbroken(text: Text) -> int:
-    """How wide the longest word is that has to stand on one line."""
+    """Return the width of the longest word that must not be broken."""
     words = text.plain.split()
     return max(
         (len(word) if _FIGURE.fullmatch(word.strip("(),:;")) else min(len(word), FOLD_FROM) for word in words),

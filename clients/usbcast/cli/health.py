@@ -49,7 +49,7 @@ def health(
 
 
 def is_well(found: pb.StreamHealth) -> bool:
-    """Whether the books balance and what the device sends goes on. One that is away is no fault of the node."""
+    """Return True if the ledger balances and packets pass through. A device that is unplugged is not a fault of the node."""
     return not found.discrepancies and not (found.attached and not found.ended and found.problem)
 
 

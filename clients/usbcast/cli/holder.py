@@ -1,4 +1,4 @@
-"""Who holds an address that a node wants: another usbcast node says so itself when it is asked."""
+"""Find the program that holds an address that a node needs: another usbcast node identifies itself when asked."""
 
 from __future__ import annotations
 

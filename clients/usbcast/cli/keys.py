@@ -125,7 +125,7 @@ def _directory(given: str | None) -> Path:
 
 
 def _own_name() -> str:
-    """Who and where, as far as it can stand in a name."""
+    """Return user and host, reduced to the characters that a key's name may have."""
     return re.sub(r"[^A-Za-z0-9._@-]", "-", f"{getpass.getuser()}@{socket.gethostname()}").lstrip("._@-")[:64] or "me"
 
 

@@ -1,4 +1,4 @@
-"""What `usbcast list --lan` shows: the nodes that are announced on the local network, and whether they answer."""
+"""`usbcast list --lan`: the nodes announced on the local network, and whether each answers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ AT_ONCE = 16
 
 
 def show_lan(endpoint: str, keys: str | None, as_json: bool) -> None:
-    """Everything is by the announcements, but for the last column."""
+    """Show the announced nodes; only the last column comes from the nodes themselves."""
     nodes = lan_nodes(endpoint)
     with ThreadPoolExecutor(AT_ONCE) as asking:
         answers = list(asking.map(lambda node: _answer(node, keys), nodes))
@@ -47,7 +47,7 @@ def show_lan(endpoint: str, keys: str | None, as_json: bool) -> None:
 
 
 def _answer(node: LanNode, keys: str | None) -> str:
-    """Why the node does not answer; empty if it does."""
+    """Return the reason why the node does not answer; empty if it does."""
     try:
         with NodeClient(node.endpoint, timeout_s=ANSWER_S, keys=keys) as client:
             client.describe()

@@ -13,7 +13,7 @@ from usbcast.cli.output import console
 
 
 class LiveView:
-    """Redraws a table in place. Draws nothing with `--json`, or where there is no terminal."""
+    """A table that is redrawn in place. Draws nothing with `--json` or without a terminal."""
 
     def __init__(self, period_s: float = 0.0, *, as_json: bool) -> None:
         self.drawn = console.is_terminal and not as_json

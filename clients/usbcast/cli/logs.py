@@ -1,4 +1,4 @@
-"""Where log lines go: to stderr with their time; to a journal with their priority, since it has the time itself."""
+"""Log output: to stderr with the time; to a journal, which adds the time, with the priority."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ER
 
 
 class SafeFormatter(logging.Formatter):
-    """Nothing that a record quotes can look like another record, or is obeyed by a terminal: see `printable`."""
+    """A formatter that escapes quoted text, so that it cannot look like another record or control a terminal (`printable`)."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return printable(super().formatMessage(record))
@@ -37,7 +37,7 @@ class JournalFormatter(SafeFormatter):
 
 
 def to_journal(environment: Mapping[str, str] = os.environ, fd: int = 2) -> bool:
-    """Whether `fd` is the journal's stream, which JOURNAL_STREAM names by device and inode."""
+    """Return True if `fd` is the journal's stream, which JOURNAL_STREAM names by device and inode."""
     try:
         status = os.fstat(fd)
     except OSError:

@@ -1,4 +1,4 @@
-"""What `usbcast doctor` looks at on this machine: native core, memory for rings, directories, limits, libusb, devices, extras."""
+"""`usbcast doctor` on this machine: native core, memory for rings, directories, limits, libusb, devices, extras."""
 
 from __future__ import annotations
 

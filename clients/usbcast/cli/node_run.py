@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 REFRESH_S = 0.25
 POLL_S = 0.02
-"""How often to look whether the source is exhausted, where one can be."""
+"""How often to check for the end of a source that can end."""
 
 
 def emit_serving(node: Node, streams: list[str], **more: Any) -> None:

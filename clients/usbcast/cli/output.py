@@ -1,4 +1,4 @@
-"""How the command line speaks: tables for people, one JSON object a line for programs, one sentence for an error.
+"""Output of the command line: tables for people, one JSON object per line for programs, one sentence for an error.
 
 Everything that a verb shows goes through here, and here nothing of it is obeyed: no text is markup, and what a terminal would
 take for a command, or would reorder or hide, is escaped. Device strings, names and reasons come from strangers.
@@ -40,7 +40,7 @@ class SafeConsole(Console):
         return super().render_str(shown, **{**options, "markup": False, "emoji": False, "highlight": False})
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """What did not come as a str, such as the description of a progress bar, is escaped as late as here."""
+        """Escape text that did not pass through `styled`, such as the description of a progress bar."""
         for segment in super().render(renderable, options):
             text = printable(segment.text, keep="\n")
             yield segment if segment.control or text == segment.text else Segment(text, segment.style)
@@ -51,14 +51,14 @@ errors = SafeConsole(stderr=True)
 
 
 def styled(*parts: str | tuple[str, str]) -> Text:
-    """One line of which some parts, given as (text, style), have a style."""
+    """Return one line; a part given as (text, style) has that style."""
     return Text.assemble(
         *(printable(part) if isinstance(part, str) else (printable(part[0]), part[1]) for part in parts)
     )
 
 
 def emit(value: dict[str, Any]) -> None:
-    """One JSON object on a line of its own, at once; ASCII without control characters."""
+    """Write one JSON object on a line of its own and flush it; ASCII without control characters."""
     sys.stdout.write(json.dumps(value).replace("\x7f", "\\u007f") + "\n")
     sys.stdout.flush()
 
@@ -70,12 +70,12 @@ def write(text: str) -> None:
 
 
 def complain(sentence: str, style: str = "red") -> None:
-    """One sentence on stderr, for the terminal to wrap."""
+    """Write one sentence to stderr; the terminal wraps it."""
     errors.print(f"usbcast: {sentence}", style=style, soft_wrap=True)
 
 
 def show_crash(kind: type[BaseException], error: BaseException, at: TracebackType | None) -> None:
-    """For sys.excepthook: a traceback quotes what came from outside, too."""
+    """Print a traceback with outside text escaped. For sys.excepthook."""
     sys.stderr.write(printable("".join(traceback.format_exception(kind, error, at)), keep="\n"))
 
 

@@ -27,7 +27,7 @@ class Probed:
 
 
 class Summary:
-    """What the transfers have in common."""
+    """Properties that all transfers share."""
 
     def __init__(self) -> None:
         self.transfers = 0
@@ -81,7 +81,7 @@ def run(probed: Probed, stopped: threading.Event, as_json: bool) -> None:
 
 
 def _common(one: bytes, other: bytes) -> bytes:
-    """How both begin."""
+    """Return the common prefix of both."""
     one, other = one[:SHOWN_BYTES], other[:SHOWN_BYTES]
     differing = (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
     return one[: next(differing, min(len(one), len(other)))]

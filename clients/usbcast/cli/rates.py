@@ -8,7 +8,7 @@ WINDOW_S = 2.0
 
 
 class Rate:
-    """How fast a counter grows, over the last two seconds. Time is handed in.
+    """Growth of a counter over the last two seconds. The caller supplies the time.
 
     >>> rate = Rate()
     >>> rate.at(0, 10.0), rate.at(100, 11.0)

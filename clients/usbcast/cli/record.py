@@ -251,7 +251,7 @@ def _size(option: str, text: str) -> int:
 
 
 def _base(output: Path | None, streams: list[str], *, resume: bool) -> Path:
-    """Where the files are to be: by --output, and in a directory by stream and time, or as the recording that goes on."""
+    """Return the base path of the files: --output; in a directory, by stream and time, or the recording that is resumed."""
     from usbcast.recording.files import bases_in
 
     named = f"{_plain_name(streams)}-{time.strftime('%Y%m%dT%H%M%S')}"

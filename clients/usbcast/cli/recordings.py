@@ -1,4 +1,4 @@
-"""What `usbcast info FILE` shows of a recording."""
+"""`usbcast info FILE`: the contents of a recording."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Simulation:
-    """What `--simulate` asks for."""
+    """Options of `--simulate`."""
 
     config: SimulatorConfig
     stream: str
@@ -178,7 +178,7 @@ def _say_serving(node: Node, as_json: bool) -> None:
 
 
 class _Rows:
-    """What the live view of a node shows."""
+    """Rows of a node's live view."""
 
     def __init__(self, node: Node) -> None:
         self._node = node

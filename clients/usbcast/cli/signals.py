@@ -34,7 +34,7 @@ class Overdue:
         faulthandler.dump_traceback_later(HARD_S, exit=True, file=self._nothing)
 
     def close(self) -> None:
-        """It has stopped by itself."""
+        """Stop listening for signals; the work ended by itself."""
         faulthandler.cancel_dump_traceback_later()
         self._closed.set()
         os.close(self._write_fd)

@@ -47,7 +47,7 @@ _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 @dataclass(frozen=True, slots=True)
 class StoringOptions:
-    """What the command line said about storing."""
+    """Options of the command line for storing in NATS."""
 
     to: str
     upstreams: tuple[str, ...]

@@ -19,7 +19,7 @@ from usbcast.subscription import CONNECT_TIMEOUT_S
 
 REFRESH_S = 0.5
 LINE_S = 1.0
-"""How often a line is written where there is no terminal to draw on."""
+"""Time between two lines of output without a terminal."""
 REMEMBERED_EVENTS = 8
 
 
@@ -53,7 +53,7 @@ def watch(
 
 
 class _Watched:
-    """What has been seen so far."""
+    """Figures of one stream so far."""
 
     def __init__(self, subscription: Subscription) -> None:
         self._subscription = subscription
@@ -164,7 +164,7 @@ def _shown(value: float) -> str:
 
 
 def describe(event: Event) -> str:
-    """One line for a person."""
+    """Return one line for a person to read."""
     match event:
         case Gap(first=first, last=last, count=count, stage=stage, reason=reason):
             which = f"{first:,} to {last:,}" if last >= first else f"before {first:,}"

@@ -20,7 +20,7 @@ LEAST_STILL_S = 10.0
 
 
 class WatchdogReporter:
-    """Made when the node has started. `look` is to be called several times a second by the main thread."""
+    """Reports to the service manager's watchdog. The main thread calls `look` several times a second."""
 
     def __init__(self, node: Node, manager: ServiceManager | None = None) -> None:
         self._node = node

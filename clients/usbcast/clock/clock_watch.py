@@ -25,7 +25,7 @@ from usbcast_schemas.v1 import usbcast_pb2 as pb
 from usbcast_schemas.wire import decode_reply
 
 FIRST_PROBES, PROBES = 8, 4
-"""So many questions are asked one after another, the first time and every later one; the quickest answer counts."""
+"""Number of probes sent one after another, the first time and later; the one with the shortest round trip counts."""
 
 EVERY_S = 30.0
 _FIRST_GAPS_S = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
@@ -63,14 +63,14 @@ class ClockWatch:
             self._thread.start()
 
     def offset(self) -> ClockOffset | None:
-        """What is known now; exactly zero on the reading host itself; None before the first answer."""
+        """Return the current estimate; exactly zero on the reading host itself; None before the first answer."""
         if self._reader_host == host_id():
             return same_clock(time.time_ns())
         with self._lock:
             return self._tracker.offset(time.monotonic_ns(), time.time_ns())
 
     def ahead_ns(self, local_ns: int) -> int:
-        """By how much the reading host's clock is ahead, as of the last answers; 0 while nothing is known. Quick."""
+        """Return how far the reading host's clock is ahead, by the last answers; 0 while unknown. Cheap to call."""
         known = self._known
         return known.ahead_ns(local_ns) if known is not None else 0
 
@@ -123,7 +123,7 @@ class _Asker:
         self._last_id = 0
 
     def ask(self, endpoint: str, count: int) -> list[Probe]:
-        """Up to `count` probes; fewer where one was not answered in time, which also ends the connection."""
+        """Return up to `count` probes; fewer if one was not answered in time, which also ends the connection."""
         if endpoint != self._endpoint:
             self.close()
         if self._socket is None:
@@ -155,7 +155,7 @@ class _Asker:
             self._socket = self._handshakes = None
 
     def _probe(self, socket: zmq.Socket[bytes]) -> tuple[bool, Probe | None]:
-        """Whether there was an answer, and the probe if it is one."""
+        """Return whether an answer came, and the probe if the answer is valid."""
         self._last_id += 1
         # This order of reading the clocks can only make the round trip look longer than it was.
         monotonic_ns = time.monotonic_ns()

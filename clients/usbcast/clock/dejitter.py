@@ -18,11 +18,11 @@ FORGET_HALFTIME_S = 90.0
 _INITIAL_VARIANCE = 1e10
 _LEAST_HZ, _MOST_HZ = 1e-9, 1e12
 _FORGOTTEN = 1e-12
-"""Of what is forgotten so far nothing is left to go on with."""
+"""Weight below which the past is dropped altogether."""
 
 
 def dejitter_of(nominal_rate_hz: float) -> Dejitter | None:
-    """The line of a stream of that rate; None where there is no such rate: 0, as it is unknown, or not a number."""
+    """Return the fitted line for a stream of that rate; None if the rate is unknown (0) or not a number."""
     return Dejitter(nominal_rate_hz) if _LEAST_HZ <= nominal_rate_hz <= _MOST_HZ else None
 
 

@@ -1,4 +1,4 @@
-"""How far another host's clock is ahead of this one's: from probes to an offset with its uncertainty and drift.
+"""Offset of another host's clock, with its uncertainty and drift, from probes.
 
 A probe is a question and its answer, each stamped by both hosts, as in NTP (RFC 5905, section 8). Nothing is assumed of the
 way but that an answer comes after its question; so the offset lies in an interval as wide as the round trip, and the middle
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 WINDOW = 16
-"""So many intervals are kept; at one in 30 s those of the last eight minutes."""
+"""Number of intervals kept; at one in 30 s these are the last eight minutes."""
 
 MAX_DRIFT = 500e-6
 """Two clocks drift apart no faster: what RFC 5905 lets a daemon slew one (MAXFREQ). While nothing is known, it is this much."""
@@ -35,20 +35,20 @@ WANDER = 15e-6
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One question for the time and its answer; realtime clocks, nanoseconds since 1970, but for `monotonic_ns`."""
+    """One request for the time and its answer. Realtime clocks in nanoseconds since 1970, except `monotonic_ns`."""
 
     sent_ns: int
-    """By this host's clock (RFC 5905's t0)."""
+    """Time of sending, by this host's clock (RFC 5905's t0)."""
     received_ns: int
-    """By the other's (t1)."""
+    """Time of arrival, by the other host's clock (t1)."""
     replied_ns: int
-    """By the other's (t2)."""
+    """Time of the answer, by the other host's clock (t2)."""
     returned_ns: int
-    """By this host's (t3)."""
+    """Time of the answer's arrival, by this host's clock (t3)."""
     monotonic_ns: int
     """This host's monotonic clock when the answer came."""
     reader_ahead_ns: int = 0
-    """What the one asked says of a third clock beyond it: offsets add up along a chain of bridges, and so do uncertainties."""
+    """Offset that the peer reports of a clock behind it: along a chain of bridges offsets and uncertainties add up."""
     reader_uncertainty_ns: int = 0
 
     @property
@@ -64,17 +64,17 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class ClockOffset:
-    """By how much the reading host's realtime clock is ahead of this host's, and how wrong that may be at the most."""
+    """How far the reading host's realtime clock is ahead of this host's, with the largest possible error."""
 
     offset_ns: int
     uncertainty_ns: int
     drift_ppm: float
-    """How fast the offset grows."""
+    """Growth of the offset, in parts per million."""
     drift_uncertainty_ppm: float
     at_ns: int
-    """When it holds: this host's realtime clock."""
+    """Time at which the offset holds, by this host's realtime clock."""
     age_ns: int = 0
-    """How long ago the other clock was last asked."""
+    """Time since the last answer of the other clock."""
 
     def ahead_ns(self, local_ns: int) -> int:
         """The offset at `local_ns`, this host's realtime clock."""
@@ -115,13 +115,13 @@ class KnownClock:
 
 
 def same_clock(at_ns: int) -> ClockOffset:
-    """Of two processes that read one and the same clock."""
+    """Return the offset between two processes that read the same clock: zero."""
     return ClockOffset(0, 0, 0.0, 0.0, at_ns)
 
 
 @dataclass(frozen=True, slots=True)
 class _Interval:
-    """Where the offset was at one time; nanoseconds from the tracker's base."""
+    """Bounds of the offset at one time, in nanoseconds from the tracker's base."""
 
     at_ns: int
     least: int
@@ -138,7 +138,7 @@ class OffsetTracker:
         self._drift = 0.0
         self._drift_error = MAX_DRIFT
         self.steps = 0
-        """How often what was known had to be thrown away: a clock was set."""
+        """Number of times that a clock was set, so that all intervals had to be dropped."""
 
     def add(self, probes: Sequence[Probe]) -> None:
         """Learn from probes that were sent together, at least one."""
@@ -162,7 +162,7 @@ class OffsetTracker:
         self._learn_drift()
 
     def offset(self, monotonic_ns: int, realtime_ns: int) -> ClockOffset | None:
-        """What is known at this time, by both clocks of this host; None before the first probe."""
+        """Return the estimate for this time, given by both clocks of this host; None before the first probe."""
         if not self._kept:
             return None
         least, most = self._carried(monotonic_ns)
@@ -176,7 +176,7 @@ class OffsetTracker:
         )
 
     def _learn_drift(self) -> None:
-        """The rates of all straight lines through the intervals; where there is none, the oldest are of another rate."""
+        """Bound the drift by all straight lines through the intervals; if there is none, drop the oldest interval."""
         while True:
             slowest, fastest = -MAX_DRIFT, MAX_DRIFT
             for before, after in combinations(self._kept, 2):
@@ -191,7 +191,7 @@ class OffsetTracker:
         self._drift_error = (fastest - slowest) / 2
 
     def _carried(self, at_ns: int) -> tuple[float, float]:
-        """Where all intervals overlap when carried to `at_ns`; the newest's alone where they do not."""
+        """Return the overlap of all intervals carried to `at_ns`; the newest interval alone if they do not overlap."""
         carried = []
         for interval in self._kept:
             elapsed_ns = at_ns - interval.at_ns

@@ -1,4 +1,4 @@
-"""The demo's node: the first case and a fast stream, both from simulated devices, for so many seconds."""
+"""The demo's node: the first case and a fast stream, both from simulated devices, for a given number of seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One of the demo's subscribers: takes every stream by one way, checks what comes, and says how it fared."""
+"""One of the demo's subscribers: takes every stream over one channel, checks the packets, and prints a summary."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from usbcast.cli.output import emit
 from usbcast.demo import PROGRESS_S
 
 GRACE_NS = 50_000_000
-"""What is delivered later than this after the device's last packet counts as arriving after the device stopped."""
+"""A packet delivered later than this after the device's last one counts as arriving after the device stopped."""
 
 LAG_SAMPLES = 200_000
 RECENT = 50_000
 
 
 class Follower:
-    """One stream, taken to its end."""
+    """Reads one stream to its end."""
 
     def __init__(
         self, stream: str, endpoint: str, via: str, slow_hz: float, slow_s: float, hurry: threading.Event
@@ -124,7 +124,7 @@ def main() -> None:
     hurry = threading.Event()
 
     def interrupted(*_: object) -> None:
-        """It ends when the streams end, and is slow no longer."""
+        """Stop being slow; the subscriber ends when the streams end."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one in here would wait for the event's lock for ever
         hurry.set()
 

@@ -1,4 +1,4 @@
-"""What an examination finds: one line for each hop.
+"""Findings of an examination: one line for each hop.
 
 Pure: no socket, thread or clock.
 """
@@ -13,7 +13,7 @@ Outcome = Literal["ok", "failed", "skipped"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One hop: whether it works, and a sentence; of a failed one, with what to do."""
+    """Result for one hop: whether it works, and a sentence that says, after a failure, what to do."""
 
     hop: str
     outcome: Outcome

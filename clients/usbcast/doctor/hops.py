@@ -42,7 +42,7 @@ _FAR_OFF_NS = 1_000_000_000
 
 
 def examine(endpoint: str, stream: str | None, keys: str | None) -> Iterator[Finding]:
-    """A finding for each of HOPS, as soon as it is known. Raises UsageError if `endpoint` is no address."""
+    """Yield a finding for each of HOPS as soon as it is known. Raises UsageError if `endpoint` is not an address."""
     node = _Examination(endpoint, stream, keys)
     broken = ""
     for hop in HOPS:
@@ -60,7 +60,7 @@ _NEEDED = ("name", "port", "handshake", "key", "contract", "stream")
 
 
 class _Examination:
-    """What has been learnt so far of one node."""
+    """Facts learnt so far about one node."""
 
     def __init__(self, endpoint: str, stream: str | None, keys: str | None) -> None:
         self._endpoint = endpoint
@@ -97,7 +97,7 @@ class _Examination:
         return ok(hop, "ZMTP, " + ("with keys (CURVE)" if self._mechanism == "CURVE" else "without keys"))
 
     def _key(self, hop: str) -> Finding:
-        """Whether we are let in; and, with the same question, what there is."""
+        """Check that the node accepts our key; the same request lists its streams."""
         try:
             self._credentials = credentials(self._keys)
             with NodeClient(self._endpoint, keys=self._credentials) as node:

@@ -1,4 +1,4 @@
-"""The hops below ZeroMQ, by plain sockets: does the name resolve, does the port take a connection, who speaks there.
+"""The hops below ZeroMQ, by plain sockets: name resolution, TCP connection, and the protocol that answers.
 
 Each raises Unreached with one sentence: what was seen, and what to do.
 """
@@ -105,7 +105,7 @@ def mechanism(connection: socket.socket, endpoint: str) -> str:
 
 
 def _greeting(connection: socket.socket) -> bytes:
-    """What is said within GREETING_S, up to a greeting; a program that waits for a line is given an empty one."""
+    """Return what the peer sends within GREETING_S; a program that waits for a line gets an empty one."""
     deadline = time.monotonic() + GREETING_S
     said = b""
     nudged = False

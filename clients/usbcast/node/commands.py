@@ -11,7 +11,7 @@ from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 
 class Commands:
-    """For any thread; every call waits for its answer."""
+    """Commands of one stream. Each call may come from any thread, and waits for its answer."""
 
     def __init__(self, stream: str, endpoint: str | None, keys: Keys = None) -> None:
         self._stream = stream

@@ -50,12 +50,12 @@ class Credentials:
         )
 
     def ask_to_be_let_in(self) -> str:
-        """What the owner of a node has to run, so that this client may read."""
+        """Return the command that the owner of a node runs to let this client read."""
         return f"usbcast keys allow {key_text(self.own.public)} --name {self.own.name} --keys DIR"
 
 
 Keys = str | Path | Credentials | None
-"""How callers give keys: the directory; None for the one that USBCAST_KEYS names, if it names one."""
+"""Keys as a caller gives them: a directory; None for the directory that USBCAST_KEYS names, if it is set."""
 
 
 def credentials(keys: Keys) -> Credentials | None:
@@ -67,7 +67,7 @@ def credentials(keys: Keys) -> Credentials | None:
 
 
 def _stands_at(record: NodeRecord, endpoint: str) -> bool:
-    """Whether `endpoint` is a name for the address of a node of this machine."""
+    """Return True if `endpoint` names the address of a node on this machine."""
     if record.endpoint == endpoint:
         return True
     told, asked = split_tcp(record.endpoint), split_tcp(endpoint)

@@ -40,7 +40,7 @@ class LanNode:
 
 
 def is_lan(endpoint: str | None) -> bool:
-    """Whether `endpoint` wants the node found on the LAN: `lan:`, or `lan:eth0,10.0.0.5` on these interfaces alone."""
+    """Return True if `endpoint` asks for discovery on the LAN: `lan:`, or `lan:eth0,10.0.0.5` for these interfaces only."""
     return endpoint is not None and endpoint.startswith(SCHEME)
 
 
@@ -82,7 +82,7 @@ class LanBrowser:
 
     @property
     def settled(self) -> bool:
-        """Whether whoever is there has had the time to answer."""
+        """True once every node on the LAN has had the time to answer."""
         return time.monotonic() - self.began_s >= LOOK_S
 
     def nodes(self) -> list[LanNode]:

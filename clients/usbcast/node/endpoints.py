@@ -22,7 +22,7 @@ _OPTIONS = ("creds", "ca")
 
 
 def is_stored(endpoint: str | None) -> bool:
-    """Whether `endpoint` is one of a NATS server, not of a node."""
+    """Return True if `endpoint` is the address of a NATS server, not of a node."""
     return endpoint is not None and endpoint.partition("://")[0].lower() in SCHEMES
 
 
@@ -51,7 +51,7 @@ def public(url: str) -> str:
 
 
 def parse(endpoint: str) -> Address:
-    """Take `endpoint` apart; raise UsageError if it is no address of a NATS server."""
+    """Parse `endpoint`; raise UsageError if it is not the address of a NATS server."""
     scheme, _, rest = endpoint.partition("://")
     where, _, query = rest.partition("?")
     hosts, _, prefix = where.partition("/")

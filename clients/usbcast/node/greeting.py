@@ -1,4 +1,4 @@
-"""The greeting of who listens at an address: how it wants to be spoken to, found out in steps none of which waits.
+"""Read the greeting of the program that listens at an address, in steps that never block.
 
 ZMTP 3.x: the first 64 bytes of either side are its greeting, 20 of them the name of the security mechanism
 (https://rfc.zeromq.org/spec/23/).
@@ -15,11 +15,11 @@ from collections.abc import Generator
 from usbcast_schemas.sockets import split_tcp
 
 PROBE_S = 2.0
-"""How long it may take in all."""
+"""The time limit for all steps together."""
 
 _GREETING_BYTES = 64
 _LOOKED_AT_S = 0.1
-"""So that a node has the time to see whose connection it is, before it has a reason to end it."""
+"""The connection stays open this long, so that the node can see which process made it."""
 
 _VERSION = 11
 _MECHANISM = slice(12, 32)
@@ -90,7 +90,7 @@ def _greet(peer: posix.socket, mechanism: str, deadline: float) -> Generator[Non
 
 
 def _addresses(endpoint: str) -> list[tuple[int, str | tuple[str, int]]]:
-    """Where to connect. The name has just been resolved by the connection that is asked about, so this takes no time."""
+    """Return the addresses to try. The connection in question has just resolved the name, so this does not block."""
     tcp = split_tcp(endpoint)
     if tcp is None:
         return [(posix.AF_UNIX, endpoint.removeprefix("ipc://"))]
@@ -99,14 +99,14 @@ def _addresses(endpoint: str) -> list[tuple[int, str | tuple[str, int]]]:
 
 
 def _settled(peer: posix.socket) -> bool:
-    """Whether connecting has come to something."""
+    """Return True once the connection attempt has succeeded or failed."""
     poll = select.poll()
     poll.register(peer, select.POLLOUT)
     return bool(poll.poll(0))
 
 
 def _received(peer: posix.socket, most_bytes: int) -> bytes | None:
-    """What has come; empty if that was all, None if there is nothing yet."""
+    """Return the bytes received; empty at the end of the stream, None if nothing has arrived yet."""
     try:
         return peer.recv(most_bytes)
     except BlockingIOError:

@@ -28,7 +28,7 @@ _EVENTS = (
 )
 _PROBE_AGAIN_S = 0.2
 _STEP_S = 0.02
-"""How often to look what has come of a probe."""
+"""How often to look at a probe's progress."""
 
 _FAILURES = 2
 """A node that goes away in the middle of a handshake looks like one with another key, but not twice in a row."""
@@ -47,9 +47,9 @@ class Handshakes:
         self._node_key = b""
         self._failures = 0
         self._quiet = False
-        """Whether nothing was there when it was looked last, so that what comes is said by the descriptor."""
+        """True if the last look found nothing, so that the descriptor will signal whatever comes."""
         self._is_unexplained = False
-        """Whether a handshake has failed for a reason that is not known yet."""
+        """True after a handshake failed for a reason that is not known yet."""
         self._probe: Probe | None = None
         self._probe_at_s = 0.0
         if keys is not None:
@@ -83,7 +83,7 @@ class Handshakes:
 
     @property
     def rest_s(self) -> float:
-        """How long `check` has nothing to do, if nothing comes."""
+        """Seconds until `check` has something to do, if nothing comes."""
         if not self._is_unexplained:
             return math.inf
         return _STEP_S if self._probe is not None else max(0.0, self._probe_at_s - time.monotonic())

@@ -1,4 +1,4 @@
-"""Where a stream's node is: the endpoint given, else one found on the LAN or this machine that has it, else the default."""
+"""Locate the node of a stream: at the endpoint given, else on this machine or the LAN, else at the default address."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def endpoints(endpoint: str | None) -> list[str]:
 
 
 class Finder:
-    """As `locate`, but without waiting: asked again until it gives an address. Listens on the LAN only meanwhile."""
+    """A `locate` that does not block: call it until it returns an address. It listens on the LAN only until then."""
 
     def __init__(self, stream: str, endpoint: str | None) -> None:
         self._stream = stream

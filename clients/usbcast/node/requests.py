@@ -104,12 +104,12 @@ class NodeClient:
         self._socket.close()
 
     def describe(self, stream: str = "") -> list[pb.StreamInfo]:
-        """What `stream` is; all streams of the node if empty."""
+        """Return the description of `stream`; of all streams of the node if empty."""
         reply, _ = self._ask(pb.Request(describe=pb.DescribeRequest(stream=stream)))
         return list(reply.described.streams)
 
     def describe_stream(self, stream: str) -> pb.StreamInfo:
-        """What `stream` is: the first that the node says of it. Raises WireError if it says nothing."""
+        """Return the node's first description of `stream`. Raises WireError if there is none in the reply."""
         for info in self.describe(stream):
             if info.stream == stream:
                 return info
