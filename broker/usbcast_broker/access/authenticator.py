@@ -205,7 +205,7 @@ class Authenticator:
         return self._connections.owed(which, fd)
 
     def owed_by_all(self) -> tuple[int, int]:
-        """Return the bytes of answers that all connections together have not acknowledged, and the number of these connections."""
+        """Return the bytes of answers not acknowledged over all connections, and the number of these connections."""
         return self._connections.owed_by_all()
 
     def said(self, which: str, fd: int) -> int:

@@ -1,4 +1,4 @@
-"""What a simulated device is like: every option, its default and what it may be.
+"""Configuration of a simulated device: every option, its default and its allowed values.
 
 Pure: no socket, thread or clock.
 """
@@ -23,7 +23,7 @@ COLLECTING_LATENCY_S: Final = 0.001
 """Above `SINGLE_RATE_HZ` a device that sent each packet as a transfer of its own would outrun any host."""
 SINGLE_RATE_HZ: Final = 1000.0
 IDLE_STATUS_S: Final = 0.016
-"""How often an FTDI chip sends its status bytes when it has no data: its latency timer's default (AN232B-04)."""
+"""Interval of the status bytes that an FTDI chip sends without data: the default of its latency timer (AN232B-04)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class SimulatorConfig:
     """Packets a second; 0: as fast as it is read."""
     packet_size: int = 112
     packets: int | None = None
-    """How many until it has nothing more to send; None: for ever."""
+    """Number of packets that the device sends; None for no end."""
     seed: int = 0
     vendor_id: int = 0x1209
     product_id: int = 0x0001
@@ -50,12 +50,12 @@ class SimulatorConfig:
     transfer_size: int | None = None
     """Bytes after which it ends a transfer; None: after each packet, or after `latency` if it collects."""
     latency_s: float | None = None
-    """How long it collects before it ends a transfer that is not full; None: up to 1000 packets/s, and with a
+    """Time for which it collects before it ends a transfer that is not full; None: up to 1000 packets/s, and with a
     `transfer_size`, it does not end one for that reason, else after 1 ms."""
     jitter_s: float = 0.0
-    """A packet is ready by up to so much later than due, never before the one ahead of it."""
+    """Largest random delay of a packet; packets stay in order."""
     fifo_bytes: int = 1 << 20
-    """What it stores while nobody reads; beyond, it drops the oldest packets."""
+    """Bytes that it stores while nobody reads; beyond that it drops the oldest packets."""
     status_prefix: bytes = b""
     """Bytes before every USB packet, like the two status bytes of an FTDI chip; also sent alone while idle."""
     faults: tuple[Fault, ...] = ()

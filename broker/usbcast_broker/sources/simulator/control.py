@@ -1,4 +1,4 @@
-"""What a simulated device answers on its control endpoint, and what it does with data sent to it."""
+"""Control endpoint of a simulated device: its answers, and the effect of data sent to it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ControlPipe:
     def read(
         self, request_type: int, request: int, value: int, index: int, length: int, *, halted: bool
     ) -> bytes | None:
-        """The answer to a request that reads, or None if there is no such request."""
+        """Return the answer to a request that reads; None if there is no such request."""
         setup = (request_type, request)
         answer: bytes | None = None
         if setup == (_DEVICE, _GET_DESCRIPTOR) and value >> 8 == _STRING_TYPE:

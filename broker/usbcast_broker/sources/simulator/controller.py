@@ -12,7 +12,7 @@ from usbcast_broker.sources.simulator.source import Signal, Source
 
 
 class Read:
-    """One read under way."""
+    """A read under way."""
 
     def __init__(self, source: Source, room_bytes: int, packet_bytes: int) -> None:
         self._source = source
@@ -20,12 +20,12 @@ class Read:
         self._packet_bytes = packet_bytes
         self._parts: list[bytes] = []
         self.held_bytes = 0
-        """How much it has taken so far."""
+        """Bytes taken so far."""
 
     def poll(self, now_ns: int) -> bytes | Signal | None:
-        """How it ends; None while it is under way.
+        """Return the outcome; None while the read is under way.
 
-        What it holds when the device fails comes first: the failure is the next read's.
+        If the device fails, the bytes held are returned first: the failure belongs to the next read.
         """
         source = self._source
         while True:
@@ -42,10 +42,10 @@ class Read:
                 return self.take()
 
     def take(self) -> bytes:
-        """What it holds: it is cancelled, or its time is up."""
+        """Return the bytes held, after a cancellation or a timeout."""
         parts, self._parts, self.held_bytes = self._parts, [], 0
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def wake_ns(self) -> int | None:
-        """When to poll it again; None: only when something is done to the device."""
+        """Return the time of the next poll; None if only a change of the device can complete the read."""
         return self._source.wake_ns(self._room_bytes - self.held_bytes)

@@ -108,7 +108,7 @@ def endpoint_descriptors(config: SimulatorConfig) -> tuple[EndpointDescriptor, .
 
 
 def string_descriptor(config: SimulatorConfig, index: int) -> bytes | None:
-    """The string of this index, 0 being the table of languages; None if there is none."""
+    """Return the string descriptor at `index`, 0 being the table of languages; None if there is none."""
     texts = (config.manufacturer, config.product, config.serial)
     if index == 0:
         raw = _ENGLISH_US

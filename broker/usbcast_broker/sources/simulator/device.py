@@ -13,13 +13,13 @@ from usbcast_broker.sources.simulator.source import Signal, Source
 
 
 class Handle:
-    """One opening of a device in one of its lives; useless after it was closed or unplugged."""
+    """One opening of a device; invalid after the device was closed or unplugged."""
 
     def __init__(self, life: int) -> None:
         self.life = life
         self.open = True
         self.cuts = 0
-        """How often reads that were under way were ended by a release or a reset."""
+        """Number of times that a release or a reset ended the reads under way."""
 
 
 class SimulatedDevice:
@@ -59,7 +59,7 @@ class SimulatedDevice:
 
     @property
     def last_packet_monotonic_ns(self) -> int:
-        """When the newest packet was ready."""
+        """Time at which the newest packet was ready."""
         with self._changed:
             self._source.catch_up(time.monotonic_ns())
             return self._source.last_packet_ns
@@ -135,9 +135,9 @@ class SimulatedDevice:
             self._after_change()
 
     def read(self, handle: Handle, size_bytes: int, timeout_ms: int) -> bytes:
-        """What one read of the IN endpoint returns; waits for it without holding the interpreter. 0 ms: for ever.
+        """Return the result of one read of the IN endpoint; wait for it without the GIL. 0 ms: no timeout.
 
-        As with pyusb, a read whose time is up returns what it has taken, and is a timeout only if that is nothing.
+        As in pyusb, a read that times out returns the bytes taken, and raises a timeout only if there are none.
         """
         status_bytes = len(self.config.status_prefix)
         read = Read(self._source, self._payload_room(size_bytes), self.config.max_packet_size - status_bytes)
@@ -200,19 +200,19 @@ class SimulatedDevice:
             raise usb_error(GONE)
 
     def _is_of(self, handle: Handle) -> bool:
-        """Whether the device is there, and open by this handle."""
+        """Return True if the device is plugged in and open by this handle."""
         source = self._source
         source.catch_up(time.monotonic_ns())
         return handle.open and source.plugged and handle.life == source.life
 
     def _all_of(self, read: Read) -> bytes:
-        """What the read has taken so far, which ends it."""
+        """End the read; return the bytes taken so far."""
         data = self._with_status(read.take()) if read.held_bytes else b""
         self._note_exhausted()
         return data
 
     def _cut_off(self, read: Read) -> bytes:
-        """What the read has taken, when it is ended because the device is let go or gone."""
+        """End the read because the device is released or gone; return the bytes taken."""
         if not read.held_bytes:
             raise usb_error(GONE)
         return self._all_of(read)
@@ -231,7 +231,7 @@ class SimulatedDevice:
             self.exhausted.set()
 
     def _payload_room(self, size_bytes: int) -> int:
-        """Bytes of packets in a read of so many bytes, without the status that each USB packet begins with."""
+        """Return the room for packets in a read of `size_bytes`, without the status bytes that begin each USB packet."""
         prefix, most = len(self.config.status_prefix), self.config.max_packet_size
         whole, part = divmod(size_bytes, most)
         return whole * (most - prefix) + max(0, part - prefix)

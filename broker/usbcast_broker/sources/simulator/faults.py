@@ -35,7 +35,7 @@ _EVERY: Final = ("kind", "at_packet", "at_s")
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """One thing that goes wrong, before packet `at_packet` or `at_s` seconds after the first read; one of the two."""
+    """One fault, before packet `at_packet` or `at_s` seconds after the first read; exactly one of the two is given."""
 
     kind: Kind
     at_packet: int | None = None

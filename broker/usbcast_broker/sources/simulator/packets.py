@@ -52,13 +52,13 @@ def make_packets(config: SimulatorConfig, first: int, count: int) -> bytes:
 
 
 def channel_count(packet_size: int) -> int:
-    """How many float32 channels a packet has room for: 24 in 112 bytes."""
+    """Return the number of float32 channels that fit into a packet: 24 in 112 bytes."""
     return (packet_size - MIN_PACKET_BYTES) // 4
 
 
 @lru_cache(maxsize=8)
 def _waves(seed: int, channels: int) -> npt.NDArray[np.float32]:
-    """One period of every channel: a sine with a whole number of waves, and noise."""
+    """Return one period of every channel: a sine with a whole number of waves, plus noise."""
     rows = _MAX_TABLE_ROWS
     while rows > 8 and rows * channels * 4 > _TABLE_BYTES:
         rows //= 2

@@ -14,7 +14,7 @@ from usbcast_schemas.profile import Profile, parse_profile
 MAX_CHECKED_BYTES = 16384
 """A profile allows no checksum over larger packets that nothing marks the start of."""
 MAX_NAMED_CHANNELS = 4093
-"""With the other three fields as many values as a profile allows; what comes behind has no names."""
+"""With the other three fields this is the number of values that a profile allows; further channels have no names."""
 
 
 def profile_of(config: SimulatorConfig, stream: str) -> Profile:

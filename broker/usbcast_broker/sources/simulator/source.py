@@ -1,4 +1,4 @@
-"""What a simulated device sends when, faults included. Times, in ns of a monotonic clock, are handed in.
+"""The data of a simulated device over time, faults included. The caller supplies monotonic times in nanoseconds.
 
 Pure: no socket, thread or clock.
 """
@@ -21,7 +21,7 @@ _FAILURES: Final = ("unplug", "stall", "overflow")
 
 
 class Signal(Enum):
-    """How a read ends when not with data."""
+    """The outcome of a read that does not end with data."""
 
     GONE = auto()
     STALL = auto()
@@ -29,7 +29,7 @@ class Signal(Enum):
 
 
 class Source:
-    """Nothing happens by itself: each call first catches up with all that was due until the time it is given."""
+    """A simulated device's data. Nothing happens by itself: each call first catches up with everything due until its time."""
 
     def __init__(self, config: SimulatorConfig) -> None:
         self._config = config
@@ -113,7 +113,7 @@ class Source:
             self._replug_ns = None
 
     def poll(self, now_ns: int, room_bytes: int) -> bytes | Signal | None:
-        """What it sends now to a read of so many bytes, or how it fails; None if it has nothing to send yet."""
+        """Return the data for a read with room for `room_bytes`, or its failure; None if there is nothing to send yet."""
         self.catch_up(now_ns, room_bytes)
         if not self.plugged:
             return Signal.GONE
@@ -129,7 +129,7 @@ class Source:
         return data
 
     def fails(self, now_ns: int, room_bytes: int) -> bool:
-        """Whether the next poll ends in a failure."""
+        """Return True if the next poll ends in a failure."""
         self.catch_up(now_ns, room_bytes)
         if not self.plugged or self._halted:
             return True
@@ -137,7 +137,7 @@ class Source:
         return mark is not None and mark.fault.kind in _FAILURES and not self._lacks_packet(mark)
 
     def wake_ns(self, room_bytes: int) -> int | None:
-        """When a read that goes on waiting should be looked at again; None: only when something is done to the device."""
+        """Return the time at which to poll a waiting read again; None if only a change of the device can complete it."""
         times = []
         if not self.plugged:
             return self._replug_ns
@@ -258,7 +258,7 @@ class Source:
         return mark
 
     def _lacks_packet(self, mark: Mark) -> bool:
-        """It needs a packet, and none waits."""
+        """Return True if the mark needs a packet and none waits."""
         return mark.fault.kind in ("overflow", "short_read") and not self._store.packets
 
     def _reach(self, mark: Mark, now_ns: int) -> bytes | Signal | None:

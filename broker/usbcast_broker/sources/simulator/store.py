@@ -1,4 +1,4 @@
-"""What a simulated device has waiting for the host: packets, garbage, and marks where a transfer goes wrong.
+"""The data that a simulated device holds for the host: packets, garbage, and marks at which a transfer fails.
 
 Pure: no socket, thread or clock.
 """
@@ -19,7 +19,7 @@ _MAX_BLOCK_PACKETS: Final = 2048
 
 @dataclass(slots=True)
 class Mark:
-    """The transfer that reaches this goes wrong, as the fault says, so many more times."""
+    """A place at which transfers fail, as the fault says, for a number of times."""
 
     fault: Fault
     times: int = 1
@@ -43,7 +43,7 @@ class Store:
         per_block = int(config.rate_hz / 10) if config.rate_hz else _MAX_BLOCK_PACKETS
         self._block_packets = max(1, min(max(16, per_block), _MAX_BLOCK_PACKETS, _BLOCK_BYTES // config.packet_size))
         self.packets = 0
-        """How many wait whole."""
+        """Number of whole packets that wait."""
         self.garbage_bytes = 0
         self.marks = 0
 

@@ -1,4 +1,4 @@
-"""When each packet of a simulated device is ready.
+"""Timetable: when each packet of a simulated device is ready.
 
 Pure: no socket, thread or clock.
 """
@@ -32,11 +32,11 @@ class Timetable:
         self._block_first = -1
 
     def delay(self, duration_ns: int) -> None:
-        """Everything from here on is due later by so much."""
+        """Delay everything from here on by `duration_ns`."""
         self._origin_ns += duration_ns
 
     def due_ns(self, k: int) -> int:
-        """When packet `k` is ready; `k` is at least the base, and does not go back over more than a block."""
+        """Return when packet `k` is ready; `k` is at least the base, and goes back by no more than a block."""
         if not self._jitter_ns:
             return self._origin_ns + self._nominal_ns(k - self._base)
         offset = k - self._base
@@ -44,7 +44,7 @@ class Timetable:
         return self._origin_ns + int(self._block[offset % _BLOCK])
 
     def ready(self, first: int, now_ns: int) -> int:
-        """How many packets from `first` on are ready now."""
+        """Return the number of packets from `first` on that are ready now."""
         if not self._jitter_ns:
             k = self._base + max(0, int((now_ns - self._origin_ns) / self._period_ns) - 1)
             k = max(first, k)
