@@ -2,37 +2,15 @@
 
 from __future__ import annotations
 
-import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
-MODEL = Path(__file__).parents[2] / "docs/model/ring.pml"
+from tests.support.spin import explore, needs_spin
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not shutil.which("spin"), reason="spin is not installed here: apt install spin"),
-    pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler here"),
-]
+MODEL = "ring.pml"
 
-
-def explore(directory: Path, *options: str) -> tuple[int, str]:
-    """Go through all states of the model; return the number of errors and what spin says of the first."""
-    subprocess.run(["spin", "-a", *options, str(MODEL)], cwd=directory, check=True, capture_output=True, timeout=60)
-    subprocess.run(
-        ["cc", "-O2", "-DSAFETY", "-DCOLLAPSE", "-o", "pan", "pan.c"],
-        cwd=directory,
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
-    ran = subprocess.run(["./pan", "-m500000"], cwd=directory, check=True, capture_output=True, text=True, timeout=600)
-    found = re.search(r"errors: (\d+)", ran.stdout)
-    assert found, ran.stdout
-    assert "truncated" not in ran.stdout, "the search went deeper than it was told to look"
-    return int(found[1]), ran.stdout.splitlines()[0] if ran.stdout else ""
+pytestmark = needs_spin
 
 
 @pytest.mark.timeout(600)
@@ -47,7 +25,7 @@ def explore(directory: Path, *options: str) -> tuple[int, str]:
     ids=" ".join,
 )
 def test_no_interleaving_loses_a_wake_up_or_shows_a_torn_batch(tmp_path: Path, options: tuple[str, ...]) -> None:
-    assert explore(tmp_path, *options)[0] == 0
+    assert explore(MODEL, tmp_path, *options)[0] == 0
 
 
 @pytest.mark.timeout(600)
@@ -62,6 +40,6 @@ def test_no_interleaving_loses_a_wake_up_or_shows_a_torn_batch(tmp_path: Path, o
     ],
 )
 def test_a_fault_that_is_put_into_the_model_is_found(tmp_path: Path, fault: str, said: str) -> None:
-    errors, what = explore(tmp_path, fault)
+    errors, what = explore(MODEL, tmp_path, fault)
     assert errors == 1
     assert said in what
