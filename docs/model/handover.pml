@@ -21,6 +21,7 @@
  *   -DSEND_AFTER_TAKE       what the fast path has written is sent after newer batches
  *   -DOVERTAKES             the fast path takes a transfer while older ones wait in the queue
  *   -DLOOK_THEN_SLEEP       the publisher looks at the queue before it says for how long it sleeps
+ *   -DUNSAID                a feed that does not get the lock does not say so: what it wrote is sent with the next heartbeat
  *
  *   spin -a handover.pml && cc -O2 -DSAFETY -DCOLLAPSE -o pan pan.c && ./pan -m200000
  */
@@ -45,7 +46,7 @@ byte batcher_next, ledger;
 #define AWAKE 0
 #define SOON  1
 #define LATE  2
-bool turning, doorbell;
+bool turning, doorbell, left_behind;
 byte wakes = AWAKE;
 
 /* Write transfer `which` under `sequence`. */
@@ -149,7 +150,12 @@ active proctype Feed()
                 :: skip
                 fi;
                 turning = false
-            :: turning
+            :: turning ->
+#ifndef UNSAID
+                left_behind = true
+#else
+                skip
+#endif
             fi;
             if
             :: due < wakes -> wakes = due; doorbell = true
@@ -172,15 +178,15 @@ active proctype Publisher()
         turn();
 #ifdef LOOK_THEN_SLEEP
         turning = false;
-        waits = nempty(queue);
+        waits = nempty(queue) || left_behind;
         wakes = LATE;
 #else
         wakes = LATE;
         turning = false;
-        waits = nempty(queue);
+        waits = nempty(queue) || left_behind;
 #endif
         if
-        :: waits -> wakes = SOON
+        :: waits -> left_behind = false; wakes = SOON
         :: else
         fi;
 end:

@@ -20,7 +20,15 @@ def test_no_interleaving_loses_doubles_or_reorders_a_transfer(tmp_path: Path) ->
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    "fault", ["-DSETTLE_BEFORE_CLOSE", "-DTAKE_BEFORE_SETTLE", "-DSEND_AFTER_TAKE", "-DOVERTAKES", "-DLOOK_THEN_SLEEP"]
+    "fault",
+    [
+        "-DSETTLE_BEFORE_CLOSE",
+        "-DTAKE_BEFORE_SETTLE",
+        "-DSEND_AFTER_TAKE",
+        "-DOVERTAKES",
+        "-DLOOK_THEN_SLEEP",
+        "-DUNSAID",
+    ],
 )
 def test_a_fault_that_is_put_into_the_model_is_found(tmp_path: Path, fault: str) -> None:
     errors, what = explore(MODEL, tmp_path, fault)

@@ -8,7 +8,8 @@ reading. A feed's thread only tries the lock and never waits for it; the publish
 Only the publisher's thread keeps time. `_wakes_at_ns` says when it will look again: 0 while it is awake. A feed's thread that
 leaves something behind compares its deadline with it, and rings the doorbell if the publisher would wake too late. So that
 nothing is left lying, the publisher sets `_wakes_at_ns` first and looks at the queues afterwards: an item that comes after that
-look finds the new value, and an item that came before it is seen.
+look finds the new value, and an item that came before it is seen. The same holds for `_left_behind`, by which a feed's thread
+that does not get the lock says that something is to be sent or told (docs/model/handover.pml explores all interleavings).
 
 Between two turns a pipeline's fast path may be open (pipeline.py): its feed then writes into the ring, and sends, without this
 lock. The next turn closes it and settles what went through, before anything else is numbered.
@@ -58,6 +59,8 @@ class Publisher:
         """What sends on each topic to those who want it; looked up anew when an audience has changed."""
         self._audience_changed = False
         self._stopping = False
+        self._left_behind = False
+        """True if a feed's thread did not get the lock since the publisher's thread looked last."""
         self._wakes_at_ns = 0
         """When the publisher's thread, which sleeps, will look again by itself."""
         self._thread: threading.Thread | None = None
@@ -118,6 +121,8 @@ class Publisher:
                 raise
             finally:
                 self._turning.release()
+        else:  # the publisher's thread may be past this pipeline, and not know of what the fast path leaves to it
+            self._left_behind = True
         if due_ns < self._wakes_at_ns:  # only the publisher's thread keeps time
             self._wakes_at_ns = due_ns
             self._doorbell.ring()
@@ -162,7 +167,8 @@ class Publisher:
                 lines = [line for line in self._pipelines if not line.over]
                 if any(line.waiting_bytes > line.patience_bytes for line in lines):
                     continue
-                if any(line.waiting_bytes for line in lines):
+                if self._left_behind or any(line.waiting_bytes for line in lines):
+                    self._left_behind = False
                     self._wakes_at_ns = min(self._wakes_at_ns, time.monotonic_ns() + LEFT_NS)
                 self._sleep()
         except BaseException as error:
