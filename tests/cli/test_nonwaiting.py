@@ -6,9 +6,13 @@ import fcntl
 import json
 import logging
 import os
+import pty
 import signal
 import subprocess
+import sys
+import termios
 import threading
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,6 +99,35 @@ def test_a_descriptor_that_somebody_has_set_not_to_block_loses_nothing() -> None
         text.end(10)
 
 
+def test_who_writes_for_a_reader_is_told_that_he_has_gone() -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    with os.fdopen(writes, "w") as stream:
+        text = NonWaitingText(stream, "stdout", raises=True)
+        text.write("to nobody\n")
+        text.wait_until_written(threading.Event())
+        with pytest.raises(BrokenPipeError, match="nobody reads stdout any more"):
+            text.write("nor this\n")
+        text.end(10)
+
+
+def test_a_normal_end_waits_for_its_reader_until_told_to_stop(full_pipe: tuple[int, int]) -> None:
+    reads, writes = full_pipe
+    stopped = threading.Event()
+    with os.fdopen(writes, "w", closefd=False) as stream:
+        text = NonWaitingText(stream, "stdout", raises=True)
+        text.write("held\n")
+        waiting = threading.Thread(target=text.wait_until_written, args=(stopped,))
+        waiting.start()
+        waiting.join(0.3)
+        assert waiting.is_alive()
+        stopped.set()
+        waiting.join(10)
+        assert not waiting.is_alive()
+        assert b"held" in drain(reads, b"held\n")
+        text.end(10)
+
+
 def test_all_is_written_before_the_end() -> None:
     reads, writes = os.pipe()
     with os.fdopen(writes, "w") as stream, os.fdopen(reads) as reading:
@@ -168,6 +201,92 @@ def test_other_verbs_whose_output_nobody_reads_end_when_told(
             for each in programs:
                 each.kill()
                 each.wait()
+
+
+@pytest.fixture
+def endpoint() -> Iterator[str]:
+    """Return the endpoint of a node in a process of its own."""
+    command = usbcast("serve", "--simulate", "--rate", "1000", "--json", "--bind", "tcp://127.0.0.1:0")
+    node = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    try:
+        assert node.stdout is not None
+        yield json.loads(node.stdout.readline())["endpoint"]
+    finally:
+        node.send_signal(signal.SIGINT)
+        node.communicate(timeout=20)
+
+
+def delivered(endpoint: str) -> int:
+    """Return how many packets the subscription of the stream says it has delivered."""
+    with NodeClient(endpoint) as client:
+        (stream,) = client.health().streams
+        return sum(one.ledger.left for one in stream.subscriptions)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("form", [(), ("--json",)], ids=["lines", "json"])
+def test_a_watch_whose_output_nobody_reads_goes_on_receiving_and_ends_when_told(
+    full_pipe: tuple[int, int], endpoint: str, number: signal.Signals, form: tuple[str, ...]
+) -> None:
+    command = usbcast("watch", "first-case", "--endpoint", endpoint, *form)
+    program = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=full_pipe[1], stderr=full_pipe[1])
+    try:
+        eventually(lambda: delivered(endpoint) > 4000, "packets behind the first line")
+        program.send_signal(number)
+        assert program.wait(10) == 0
+    finally:
+        program.kill()
+        program.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "verb", [("serve", "--simulate", "--probe"), ("demo", "--seconds", "300")], ids=["probe", "demo"]
+)
+def test_what_is_shown_on_a_terminal_that_is_stopped_holds_up_no_signal(verb: tuple[str, ...]) -> None:
+    terminal, program_side = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm"}
+    program = subprocess.Popen(
+        usbcast(*verb), stdin=subprocess.DEVNULL, stdout=program_side, stderr=program_side, env=environment
+    )
+    os.close(program_side)
+    try:
+        seen: deque[int] = deque(maxlen=1000)
+
+        def is_full() -> bool:
+            seen.append(waiting_bytes(terminal))
+            return seen[-1] > 2000 and len(seen) == seen.maxlen and len(set(seen)) == 1
+
+        eventually(is_full, "a terminal that takes no more", 60)
+        program.send_signal(signal.SIGTERM)
+        assert program.wait(20) in (0, 1)
+    finally:
+        program.kill()
+        program.wait()
+        os.close(terminal)
+
+
+def waiting_bytes(fd: int) -> int:
+    """Return how many bytes wait in a pipe."""
+    return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["watch", "probe"])
+def test_verbs_that_show_something_end_when_their_reader_has_gone(endpoint: str, verb: str) -> None:
+    arguments = (
+        ("watch", "first-case", "--endpoint", endpoint) if verb == "watch" else ("serve", "--simulate", "--probe")
+    )
+    program = subprocess.Popen(usbcast(*arguments, "--json"), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    try:
+        assert program.stdout is not None
+        assert json.loads(program.stdout.readline())["event"]
+        program.stdout.close()
+        assert program.wait(20) == 1
+    finally:
+        program.kill()
+        program.wait()
 
 
 def test_what_has_been_put_in_the_place_of_stdout_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:

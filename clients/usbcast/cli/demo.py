@@ -10,6 +10,7 @@ import typer
 from rich.console import Group
 
 from usbcast.cli.live import LiveView
+from usbcast.cli.nonwaiting import shown
 from usbcast.cli.options import AsJson
 from usbcast.cli.output import console, emit, styled, table
 from usbcast.cli.rates import Rate
@@ -38,12 +39,13 @@ def demo(
     The push subscriber is slow on purpose with the fast stream: it falls behind, is refilled from the ring, and is told
     exactly which packets the ring no longer held.
     """
-    with stop_signals() as interrupted, Children() as children:
-        result = _Demo(children, seconds, interrupted).run(live=not as_json)
-    if as_json:
-        emit(result)
-    else:
-        _show(result)
+    with stop_signals() as interrupted, shown(interrupted):
+        with Children() as children:
+            result = _Demo(children, seconds, interrupted).run(live=not as_json)
+        if as_json:
+            emit(result)
+        else:
+            _show(result)
     if not result["balanced"]:
         raise typer.Exit(1)
 

@@ -8,6 +8,7 @@ writes it. Beyond the bound, what is new is dropped; how much is logged once som
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import logging
 import os
@@ -23,17 +24,26 @@ log = logging.getLogger(__name__)
 MAX_WAITING_BYTES: Final = 1 << 20
 """Several thousand lines."""
 
+MAX_SHOWN_BYTES: Final = 16 << 20
+"""Of a verb whose output is what it is for: a file on a disk that stands still for a moment gets it all."""
+
 DRAIN_S: Final = 1.0
 """A program that ends gives a reader so long to take the rest."""
+
+LOOK_S: Final = 0.1
+"""How often a program that waits for its reader checks whether it was told to stop."""
 
 
 class NonWaitingText(io.TextIOBase):
     """Writes to the descriptor of `stream`, of which it takes the encoding; `name` is what a log line calls it.
 
-    May be used from any thread and from a signal handler. Once the other end is closed, all that follows is dropped.
+    May be used from any thread and from a signal handler. Once the other end is closed, all that follows is dropped, or with
+    `raises` writing raises BrokenPipeError.
     """
 
-    def __init__(self, stream: TextIO, name: str, max_waiting_bytes: int = MAX_WAITING_BYTES) -> None:
+    def __init__(
+        self, stream: TextIO, name: str, max_waiting_bytes: int = MAX_WAITING_BYTES, *, raises: bool = False
+    ) -> None:
         self._stream = stream
         self._fd = stream.fileno()
         self._name = name
@@ -43,6 +53,9 @@ class NonWaitingText(io.TextIOBase):
         """Not written yet: what waits, and what is being written."""
         self._dropped_lines = 0
         self._ended = False
+        self._raises = raises
+        self._gone = False
+        """The other end is closed."""
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
@@ -67,6 +80,8 @@ class NonWaitingText(io.TextIOBase):
         """Queue `text`, or drop and count it where too much is waiting."""
         data = text.encode(self.encoding, self.errors or "strict")
         with self._changed:
+            if self._gone and self._raises:
+                raise BrokenPipeError(errno.EPIPE, f"nobody reads {self._name} any more")
             if not data or self._ended:
                 pass
             elif self._held_bytes + len(data) > self._max_bytes:
@@ -90,6 +105,12 @@ class NonWaitingText(io.TextIOBase):
             self._changed.wait_for(lambda: not self._held_bytes, timeout_s)
             self._ended = True
             self._changed.notify_all()
+
+    def wait_until_written(self, stopped: threading.Event) -> None:
+        """Wait until the reader has taken all that is queued, has gone, or `stopped` is set."""
+        with self._changed:
+            while not stopped.is_set() and not self._changed.wait_for(lambda: not self._held_bytes, LOOK_S):
+                continue
 
     def _write_queued(self) -> None:
         while True:
@@ -122,7 +143,7 @@ class NonWaitingText(io.TextIOBase):
 
     def _give_up(self) -> None:
         with self._changed:
-            self._ended = True
+            self._ended = self._gone = True
             self._held_bytes = 0
             self._waiting.clear()
             self._changed.notify_all()
@@ -131,11 +152,9 @@ class NonWaitingText(io.TextIOBase):
 @contextlib.contextmanager
 def nonwaiting(name: Literal["stdout", "stderr"]) -> Iterator[None]:
     """Within it, `sys.stdout` or `sys.stderr` waits for nobody. It leaves alone what has been put in its place."""
-    stream: TextIO | None = getattr(sys, name)
-    if stream is None or stream is not getattr(sys, f"__{name}__"):
+    if (stream := _replaceable(name)) is None:
         yield
         return
-    stream.flush()
     text = NonWaitingText(stream, name)
     setattr(sys, name, text)
     try:
@@ -145,4 +164,32 @@ def nonwaiting(name: Literal["stdout", "stderr"]) -> Iterator[None]:
         text.end()
 
 
-__all__ = ["NonWaitingText", "nonwaiting"]
+@contextlib.contextmanager
+def shown(stopped: threading.Event) -> Iterator[None]:
+    """Like `nonwaiting("stdout")`, for a verb whose output is what it is for, as that of `usbcast watch`.
+
+    Writing raises BrokenPipeError once the reader has gone. A normal end waits for the reader, until `stopped` is set.
+    """
+    if (stream := _replaceable("stdout")) is None:
+        yield
+        return
+    text = NonWaitingText(stream, "stdout", MAX_SHOWN_BYTES, raises=True)
+    sys.stdout = text
+    try:
+        yield
+        text.wait_until_written(stopped)
+    finally:
+        sys.stdout = stream
+        text.end()
+
+
+def _replaceable(name: Literal["stdout", "stderr"]) -> TextIO | None:
+    """Return the stream with nothing left in its buffer, or None if something has been put in its place."""
+    stream: TextIO | None = getattr(sys, name)
+    if stream is None or stream is not getattr(sys, f"__{name}__"):
+        return None
+    stream.flush()
+    return stream
+
+
+__all__ = ["NonWaitingText", "nonwaiting", "shown"]

@@ -28,7 +28,7 @@ from usbcast.cli.node_options import (
     node_flags,
 )
 from usbcast.cli.node_run import attend, emit_serving, say_farewell
-from usbcast.cli.nonwaiting import nonwaiting
+from usbcast.cli.nonwaiting import nonwaiting, shown
 from usbcast.cli.options import AsJson
 from usbcast.cli.output import console, show_settings, styled, table
 from usbcast.cli.rates import Rate
@@ -99,7 +99,7 @@ def serve(
             stream, rate_hz=rate, packet_size=packet_size, packets=packets, seed=seed, faults=faults
         )
     if probe:
-        with stop_signals() as stopped:
+        with stop_signals() as stopped, shown(stopped):
             probing.run(_probed(profiles or [], simulation), stopped, as_json)
         return
     with nonwaiting("stdout"), stop_signals() as stopped, Node(settings) as node:

@@ -11,6 +11,7 @@ from rich.console import Group
 
 from usbcast import Batch, DeviceEvent, End, Event, Gap, Restart, Silence, Subscription, subscribe
 from usbcast.cli.live import LiveView
+from usbcast.cli.nonwaiting import shown
 from usbcast.cli.options import AsJson, Endpoint, Keys, Via
 from usbcast.cli.output import console, emit, ledger_table, table
 from usbcast.cli.rates import Rate
@@ -38,7 +39,11 @@ def watch(
     """Watch STREAM until it ends or Ctrl-C; then show the books. Events as they come, a line or a table twice a second."""
     begin: str | int = int(start) if start.isdigit() else start
     deliver = "latest" if latest else "all"
-    with stop_signals() as stopped, subscribe(stream, endpoint, begin, deliver, via, keys) as subscription:
+    with (
+        stop_signals() as stopped,
+        shown(stopped),
+        subscribe(stream, endpoint, begin, deliver, via, keys) as subscription,
+    ):
         deadline = time.monotonic() + CONNECT_TIMEOUT_S
         while not subscription.ready(REFRESH_S) and not stopped.is_set() and time.monotonic() < deadline:
             continue
