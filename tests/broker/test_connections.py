@@ -88,3 +88,38 @@ def test_one_that_takes_all_owes_nothing(connections: Connections) -> None:
             eventually(lambda: connections.owed(WHICH, fd) == 0)
         assert connections.slow(0.0) == []
         eventually(lambda: connections.owed_by_all() == (0, 0))
+
+
+def fill(connection: posix.socket) -> int:
+    """Send until the system takes no more."""
+    connection.setblocking(False)
+    sent = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sent += connection.send(bytes(65536))
+    return sent
+
+
+def test_who_takes_nothing_of_what_is_sent_is_behind_until_he_has_taken_it_all(connections: Connections) -> None:
+    with connected(connections) as (peer, here), connected(connections) as (_, other):
+        here.setsockopt(posix.SOL_SOCKET, posix.SO_SNDBUF, 65536)
+        other.sendall(b"little")
+        assert connections.behind(WHICH, 0) == []
+        waiting = fill(here)
+        eventually(lambda: connections.behind(WHICH, 0) == [(here.fileno(), "127.0.0.1")])
+        assert connections.behind("data", 0) == []
+        assert connections.behind(WHICH, 60) == []
+        while waiting:
+            waiting -= len(peer.recv(min(waiting, 65536)))
+        assert connections.behind(WHICH, 0) == []
+
+
+def test_a_local_peer_is_behind_as_long_as_it_takes_nothing_at_all(connections: Connections) -> None:
+    peer, here = posix.socketpair()
+    with peer, here:
+        connections.add(WHICH, here.fileno())
+        fill(here)
+        assert connections.behind(WHICH, 0) == []
+        eventually(lambda: connections.behind(WHICH, 0) == [(here.fileno(), "a process of this user")])
+        peer.recv(65536)
+        assert connections.behind(WHICH, 0) == [], "it takes something"

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from usbcast import NodeClient
-from usbcast_schemas.contract import CONTRACT
+from usbcast_schemas.contract import CONTRACT, data_topic
 from usbcast_schemas.errors import UsbcastError
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
@@ -48,6 +48,11 @@ def frame(body: bytes) -> bytes:
     return b"\x02" + len(body).to_bytes(8, "big") + body
 
 
+def frame_of_few(body: bytes) -> bytes:
+    """A frame of at most 255 bytes."""
+    return bytes([0, len(body)]) + body
+
+
 def request(**body: object) -> bytes:
     return frame(pb.Request(contract=CONTRACT, request_id=1, **body).SerializeToString())  # type: ignore[arg-type]
 
@@ -66,6 +71,10 @@ class Kind:
     then: bytes = b""
     repeated: int = 1
     port: str = "requests"
+    every_s: float = 0.0
+    """Pause between two peers that join."""
+    stream: tuple[str, ...] = ("--rate", "20000")
+    """Options of the simulated device."""
 
 
 PROPERTIES = (b"\x04junk" + (250_000).to_bytes(4, "big") + bytes(250_000)) * 4
@@ -90,6 +99,14 @@ KINDS = {
     "properties": Kind("name a megabyte of properties in the handshake", first=ready(b"DEALER", PROPERTIES)),
     "subscribers": Kind(
         "subscribe to all data and read nothing", first=ready(b"SUB"), then=b"\x00\x01\x01", port="data"
+    ),
+    "laggards": Kind(
+        "subscribe one after the other to 40 MB/s and read nothing",
+        first=ready(b"SUB"),
+        then=frame_of_few(b"\x01" + data_topic(STREAM)),
+        port="data",
+        every_s=0.03,
+        stream=("--rate", "40000", "--packet-size", "1000"),
     ),
 }
 
@@ -138,7 +155,19 @@ class Peers:
 
     def __init__(self, address: tuple[str, int], kind: Kind, count: int) -> None:
         self.sent_bytes = 0
-        self._all = [Peer(address, kind, n) for n in range(count)]
+        self._all: list[Peer] = []
+        for n in range(count):
+            self._all.append(Peer(address, kind, n))
+            if kind.every_s:
+                self._begin_at_once(self._all[-1])
+                time.sleep(kind.every_s)
+
+    def _begin_at_once(self, peer: Peer) -> None:
+        """Have a peer say all that it says, where that is little, before the next one joins."""
+        with contextlib.suppress(StopIteration, OSError):
+            while sent := peer.send():
+                self.sent_bytes += sent
+                select.select([peer.socket], [], [], 1)  # after the handshake, and not in it
 
     def send(self, until_s: float) -> None:
         poller = select.poll()
@@ -212,14 +241,13 @@ def memory_mb(pid: int) -> float:
 
 
 @contextmanager
-def node() -> Iterator[tuple[int, str, str]]:
+def node(stream: tuple[str, ...]) -> Iterator[tuple[int, str, str]]:
     """A node in a process of its own: its process, its two addresses. It has some ten MiB in its ring."""
     with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
         program = shutil.which("usbcast", path=str(Path(sys.executable).parent)) or "usbcast"
         options = [
             "--simulate",
-            "--rate",
-            "20000",
+            *stream,
             "--ring-size",
             "33554432",
             "--stream",
@@ -253,7 +281,7 @@ def node() -> Iterator[tuple[int, str, str]]:
 def besiege(name: str, count: int, *, seconds: float = 10.0) -> Seen:
     """Have so many peers of one kind at a new node at once, and go; return what it did."""
     kind = KINDS[name]
-    with node() as (pid, requests, data):
+    with node(kind.stream) as (pid, requests, data):
         address = "127.0.0.1", int((data if kind.port == "data" else requests).rpartition(":")[2])
         before = peak = memory_mb(pid)
         stop = threading.Event()

@@ -22,3 +22,12 @@ def test_many_hostile_peers(kind: str) -> None:
     assert seen.peak_mb < 500, seen
     assert seen.after_mb < 150, seen
     assert seen.unanswered == 0, "somebody who asks for the time is answered all the while"
+
+
+def test_subscribers_that_stop_one_after_the_other() -> None:
+    """Each would have a queue of other batches: 300 of them some 400 MB."""
+    seen = besiege("laggards", 300)
+    assert seen.peak_mb < 300, seen
+    assert seen.after_mb < 150, seen
+    assert seen.refused["subscriber behind while memory is short"] > 0
+    assert seen.unanswered == 0, "somebody who asks for the time is answered all the while"

@@ -54,6 +54,10 @@ QUICK_LOOK_S, GROWN_BYTES = 0.04, 8 * 1024 * 1024
 MAX_SLOW_S = 30.0
 """A connection that has not taken its answers for so long is cut; no client waits for one as long as that."""
 
+MAX_GROWN_BYTES, MAX_BEHIND_S = 96 * 1024 * 1024, 1.0
+"""If the process is larger than at its start by this much, subscribers that were behind at each look for so long are cut.
+libzmq queues 512 batches of up to 96 KiB for each, and those are the same batches only for subscribers that stopped together."""
+
 TRIM_S, TRIMS, WORTH_TRIMMING_BYTES = 1.0, 3, 32 * 1024 * 1024
 """After connections end and the process has grown by this much since its start, it gives memory back, at most three times."""
 
@@ -68,6 +72,7 @@ TALKS = "talks to the data port"
 ASKS_FOR_NOTHING = "subscribes to what does not exist"
 UNENDING = "a request without an end"
 TOO_SLOW = "client too slow for its answers"
+BEHIND = "subscriber behind while memory is short"
 NO_DESCRIPTOR = "no descriptor left"
 
 DEPARTURES_TOLERATED = 2
@@ -117,6 +122,10 @@ class _Growth:
     def by_much(self) -> bool:
         """True if the process has grown by GROWN_BYTES since the last full check."""
         return resident_bytes() - self._seen > GROWN_BYTES
+
+    def in_all(self) -> int:
+        """Return by how many bytes the process is larger than at its start."""
+        return self._seen - self._at_first
 
     def looked(self) -> None:
         """Note a full check; give back the memory of connections that have ended."""
@@ -401,6 +410,7 @@ class Authenticator:
                 self._refusals.refuse(
                     TALKS, peer, f"it sent more than {MAX_SAID_BYTES} bytes to where it can only listen"
                 )
+            self._cut_behind(which)
         for fd, peer, size in self._connections.unending(REQUESTS, MAX_UNENDED_BYTES):
             self._connections.cut(REQUESTS, fd)
             self._refusals.refuse(
@@ -414,6 +424,19 @@ class Authenticator:
                 TOO_SLOW, peer, f"it has not taken its answers for {MAX_SLOW_S:g} s, so it is cut off"
             )
         self._grown.looked()
+
+    def _cut_behind(self, which: str) -> None:
+        behind = self._connections.behind(which, MAX_BEHIND_S)
+        if self._grown.in_all() <= MAX_GROWN_BYTES:
+            return
+        for fd, peer in behind:
+            self._connections.cut(which, fd)
+            self._refusals.refuse(
+                BEHIND,
+                peer,
+                f"it has been behind for more than {MAX_BEHIND_S:g} s, and what waits for subscribers takes too much memory; "
+                "it may connect again",
+            )
 
 
 def _address(which: str) -> str:

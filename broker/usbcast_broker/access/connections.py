@@ -7,11 +7,13 @@ whose it is, who ended it, and how much came; and what is shut down through it i
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import resource
 import socket as posix
 import struct
 import sys
+import termios
 import threading
 import time
 from collections import Counter
@@ -32,6 +34,9 @@ _READ_AWAY, _READ_AWAY_BYTES = 64, 64 * 1024
 
 _TCP_INFO = struct.Struct("=120xQQ")
 """tcpi_bytes_acked and tcpi_bytes_received in Linux's struct tcp_info."""
+
+_SIOCOUTQNSD = 0x894B
+"""Of Linux's linux/sockios.h: how many bytes of a TCP connection have not been sent yet. The socket module does not have it."""
 
 _FRAMING_BYTES = 64
 """Most bytes that ZMTP adds to a message on the wire, encrypted or not."""
@@ -66,6 +71,10 @@ class _Open:
     owes_since_s: float = 0.0
     said: int = 0
     """Number of its messages counted by `said`."""
+    unsent_bytes: int = 0
+    """Bytes that the system had not sent to it at the last look."""
+    behind_since_s: float = 0.0
+    """Time of the first of the looks, up to the last one, at which not all was sent; 0 if all was."""
 
     def shut(self) -> None:
         self.cut = True
@@ -238,6 +247,27 @@ class Connections:
                 if not one.cut and one.owes_since_s < since_s and self._ask(one)
             ]
 
+    def behind(self, which: str, most_s: float) -> list[tuple[int, str]]:
+        """The connections to `which` that took all that was sent at no look within `most_s`, as descriptor and peer.
+
+        Called at each look. A local connection counts only if it takes nothing: the system tells what was not read by it,
+        and that is seldom nothing on a busy stream.
+        """
+        found = []
+        with self._lock:
+            now_s = time.monotonic()
+            for (of, fd), one in self._open.items():
+                if of != which or one.cut:
+                    continue
+                before, one.unsent_bytes = one.unsent_bytes, _unsent(one.connection)
+                if not one.unsent_bytes or (one.peer == LOCAL and one.unsent_bytes != before):
+                    one.behind_since_s = 0.0
+                else:
+                    one.behind_since_s = one.behind_since_s or now_s
+                    if now_s - one.behind_since_s > most_s:
+                        found.append((fd, one.peer))
+        return found
+
     @staticmethod
     def _ask(one: _Open) -> int:
         acked = _counts(one.connection)[0]
@@ -297,6 +327,17 @@ def _was_ended_here(connection: posix.socket) -> bool:
         return True
     except OSError:
         return False
+
+
+def _unsent(connection: posix.socket) -> int:
+    """Return the bytes not sent yet, of a local connection those that the peer has not read; 0 if unknown."""
+    if sys.platform != "linux":
+        return 0
+    try:
+        asked = termios.TIOCOUTQ if connection.family == posix.AF_UNIX else _SIOCOUTQNSD
+        return int.from_bytes(fcntl.ioctl(connection, asked, bytes(4)), sys.byteorder)
+    except OSError:
+        return 0
 
 
 def _counts(connection: posix.socket) -> tuple[int | None, int]:
