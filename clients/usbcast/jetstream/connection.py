@@ -1,7 +1,7 @@
-"""One connection to one of the servers: made, asked over, lost. What goes wrong becomes one sentence that names the server.
+"""One connection to one of the NATS servers. Every failure becomes one sentence that names the server.
 
-It never reconnects by itself: after an outage nothing may be sent that was meant for the time before, so whoever uses it
-asks the server anew where things stand.
+The connection never reconnects by itself: after an outage nothing may be sent that was meant for the time before, so its
+user asks the server again how far the stream has come.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Connection:
         self.js = client.jetstream(timeout=ANSWER_TIMEOUT_S)
         self.closed = asyncio.Event()
         self.complaint = ""
-        """What the server said last without being asked, say that a permission is missing."""
+        """The server's last error message that answers no request, for instance a missing permission."""
 
     async def ask(self, answer: Awaitable[T], doing: str) -> T:
         """Wait for an answer of the server. Raises NodeUnreachable, ServerRefused; APIError where it is one to look into."""

@@ -1,7 +1,7 @@
-"""An ordered consumer: every stored message once and in order, made anew by its owner where it does not come so.
+"""An ordered consumer: every stored message once and in order. If one is missing, the owner makes a new consumer.
 
-It is the server's push consumer without acknowledgements, with flow control and heartbeats: who reads slowly holds up the
-server's sending to itself alone, and whatever is missed shows by number.
+It is the server's push consumer without acknowledgements, with flow control and heartbeats: a slow reader delays only what
+the server sends to it, and a missed message shows by its number.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class Received:
     subject: str
     body: bytes
     sequence: int
-    """On the server."""
+    """Sequence of the message on the server."""
     pending: int
-    """So many are stored behind it."""
+    """Number of messages stored behind it."""
     epoch: str
-    """Of the stream, as its message id says it: 16 hex digits."""
+    """Epoch of the stream by the message id: 16 hex digits."""
 
 
 class OrderedConsumer:
@@ -57,7 +57,7 @@ class OrderedConsumer:
         self._next_delivery = 1
         self._heard_s = time.monotonic()
         self._owed: str | None = None
-        """Where to answer once there is room again."""
+        """Subject to answer on once there is room again."""
         self._full = False
         self._subscription: Subscription | None = None
 
@@ -92,16 +92,16 @@ class OrderedConsumer:
 
     @property
     def full(self) -> bool:
-        """Whether it waits for `room`."""
+        """True while it waits for `room`."""
         return self._full
 
     @property
     def silent(self) -> bool:
-        """Whether the server has said nothing for too long."""
+        """True if the server has been silent for too long."""
         return not self._full and time.monotonic() - self._heard_s > SILENT_S
 
     async def room(self) -> None:
-        """There is room for more again."""
+        """Let the server send more."""
         self._full = False
         self._heard_s = time.monotonic()
         if self._owed is not None:

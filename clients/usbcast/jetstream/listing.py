@@ -1,4 +1,4 @@
-"""What a server stores, asked once: for `usbcast list`, `info`, and patterns of names."""
+"""List the streams that a server stores: for `usbcast list`, `info`, and patterns of names."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One stream on a server."""
+    """A stream stored on a server."""
 
     info: pb.StreamInfo
-    """As the node described it; how far it goes, as the server has it."""
+    """The node's description, with the position up to which the server has stored."""
     server: str
     store: str
     messages: int
@@ -34,7 +34,7 @@ class Stored:
 
 
 def stored(endpoint: str, stream: str = "") -> list[Stored]:
-    """What there is at `endpoint`, or `stream` alone; blocks. Raises RemoteError, UsageError."""
+    """Return all streams at `endpoint`, or only `stream`; blocks. Raises RemoteError, UsageError."""
     require_nats()
     return asyncio.run(_ask(endpoint, stream))
 

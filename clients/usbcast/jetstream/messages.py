@@ -1,4 +1,4 @@
-"""What is stored: records of a subscription as messages, and messages read back. Bodies of batches stay as they are.
+"""Messages as they are stored: made from the records of a subscription, and read back. Batches keep their bytes.
 
 Pure: no socket, thread or clock.
 """
@@ -24,18 +24,18 @@ _STAGE_OF = {name: stage for stage, name in STAGES.items()}
 
 @dataclass(slots=True)
 class Outgoing:
-    """One message to be stored."""
+    """A message to be stored."""
 
     subject: str
     message_id: str
     body: bytes
     after: Position
-    """Where the stream stands once this is stored."""
+    """Position of the stream once this is stored."""
     packets: int = 0
     gap: Gap | None = None
     realtime_ns: int = 0
     monotonic_ns: int = 0
-    """When the last packet was read from the device; 0 where there is none."""
+    """Time at which the last packet was read from the device; 0 without packets."""
 
 
 @dataclass(slots=True)
@@ -110,7 +110,7 @@ def read_info(body: bytes) -> pb.StreamInfo:
 
 
 def position_after(item: EncodedBatch | StoredGap) -> Position:
-    """Where the stream stands behind a stored message."""
+    """Return the position of the stream behind a stored message."""
     if isinstance(item, StoredGap):
         return Position(item.epoch, item.gap.last + 1, EPOCH_OVER if item.next_number is None else item.next_number)
     return Position(item.epoch, item.end_sequence, item.number + 1)

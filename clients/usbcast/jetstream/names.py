@@ -1,4 +1,4 @@
-"""What things are called on the server: the streams of JetStream, their subjects, and the headers of messages.
+"""Names on the server: the streams of JetStream, their subjects, and the headers of messages.
 
 Pure: no socket, thread or clock.
 """
@@ -15,7 +15,7 @@ CONTRACT_VERSION = f"{MAJOR}.{MINOR}"
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Of one stream, below one prefix."""
+    """Names that belong to one stream, below one prefix."""
 
     prefix: str
     stream: str
@@ -40,7 +40,7 @@ class Names:
 
     @property
     def notify(self) -> str:
-        """A notification a second, not stored: who forwards is alive, and how far the server has come."""
+        """Subject of a notification each second, which is not stored: the forwarder is alive, and how far the server has come."""
         return f"{self.prefix}.{self.stream}.notify"
 
     def info(self, epoch: int | None = None) -> str:

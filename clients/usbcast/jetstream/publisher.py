@@ -19,15 +19,15 @@ _NOT_BEHIND_THE_LAST = (10070, 10071)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the server said to one message."""
+    """The server's answer to one message."""
 
     number: int
-    """Of the message, as it was published."""
+    """Number of the message, in the order of publishing."""
     sequence: int = 0
-    """At which it is stored; 0 where it is not."""
+    """Sequence under which it is stored; 0 if it is not."""
     duplicate: bool = False
     refusal: str = ""
-    """Why it is not stored."""
+    """Why it is not stored; empty if it is."""
 
 
 class Publisher:

@@ -1,4 +1,4 @@
-"""Where to begin reading: the message that holds a sequence, or the first behind a position, found by bisection."""
+"""Find the message to begin reading at, by bisection: the one that holds a sequence, or the first behind a position."""
 
 from __future__ import annotations
 

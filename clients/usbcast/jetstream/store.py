@@ -19,18 +19,18 @@ from usbcast_schemas.v1 import usbcast_pb2 as pb
 DEFAULT_KEEP_S = 7 * 86400.0
 DEFAULT_KEEP_BYTES = 10 * 2**30
 DUPLICATES_S = 120.0
-"""For so long the server remembers message ids; beyond it the expected sequence does it."""
+"""Time for which the server remembers message ids; later duplicates are refused by the expected sequence."""
 
 MOST_DESCRIPTIONS = 10_000
 NEWEST_AMONG = 100
 MOST_FOREIGN = 1_000
-"""So many messages that are not of usbcast are stepped over to find the last one that is."""
+"""Most foreign messages stepped over to find the last one of usbcast."""
 _NAME_IN_USE, _STORAGE_EXCEEDED, _NO_PEERS = 10058, (10023, 10028, 10047), (10005, 10074, 10052)
 
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """What a new JetStream stream is to keep; None where the user said nothing."""
+    """Limits of a new JetStream stream; None where the user gave none."""
 
     keep_s: float | None = None
     keep_bytes: int | None = None
@@ -39,7 +39,7 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class StoreState:
-    """How far a JetStream stream has come."""
+    """Progress of a JetStream stream."""
 
     first_sequence: int
     last_sequence: int
@@ -47,19 +47,19 @@ class StoreState:
     position: Position | None
     """Behind the last message of usbcast; None if none is left."""
     ended: bool
-    """That message is the end of its epoch."""
+    """True if that message is the end of its epoch."""
     foreign: int = 0
-    """How many messages behind it are not of usbcast, of those that were not seen before."""
+    """Number of foreign messages behind it that were not seen before."""
     why_foreign: str = ""
-    """What is wrong with the last of them."""
+    """Why the last of them is not accepted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One stored message, by where it stands."""
+    """A stored message and its place."""
 
     sequence: int
-    """On the server."""
+    """Sequence on the server."""
     begins: int
     """The packets' sequence at which it begins."""
     position: Position
@@ -67,7 +67,7 @@ class Found:
 
 
 class Store:
-    """What one stream has on the server, over one connection. Raises NodeUnreachable, ServerRefused."""
+    """The stored messages of one stream, over one connection. Raises NodeUnreachable, ServerRefused."""
 
     def __init__(self, connection: Connection, names: Names) -> None:
         self.connection = connection
@@ -112,7 +112,7 @@ class Store:
         return min(limit for limit in limits if limit > 0)
 
     async def standing(self) -> StoreState:
-        """How far the stream has come, by the server's word. Raises StreamUnknown if it has none such."""
+        """Return the stream's progress as the server knows it. Raises StreamUnknown if the server does not have it."""
         names = self.names
         try:
             info = await self.connection.ask(self._js.stream_info(names.store), f"the state of {names.store}")
@@ -158,9 +158,9 @@ class Store:
         return found, foreign, why
 
     async def _last(self, sequence: int) -> RawStreamMsg | None:
-        """The message at `sequence`, which is the last; the last before it if that one was removed; None if none is left.
+        """Return the last message, at `sequence`; the one before it if that was removed; None if none is left.
 
-        Subjects are asked for one by one: asked for the last of several, nats-server 2.9 may say that there is none.
+        Ask for one subject at a time: asked for the last of several, nats-server 2.9 may say that there is none.
         """
         last = await self._message(seq=sequence)
         if last is not None:
@@ -189,7 +189,7 @@ class Store:
             return None
 
     async def after(self, sequence: int) -> Found | None:
-        """The first message at `sequence` or behind it; None if there is none."""
+        """Return the first message at or behind `sequence`; None if there is none."""
         names = self.names
         while True:
             try:
@@ -209,7 +209,7 @@ class Store:
             return Found(sequence, begins, position_after(item))
 
     async def description(self, epoch: int) -> pb.StreamInfo | None:
-        """What was said of the stream in `epoch`, last. Raises PeerError if that is not a description."""
+        """Return the last description of the stream in `epoch`. Raises PeerError if it is not a description."""
         names = self.names
         try:
             message = await self.connection.ask(

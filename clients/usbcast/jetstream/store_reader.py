@@ -47,10 +47,10 @@ from usbcast_schemas.wire import decode_notification
 log = logging.getLogger(__name__)
 
 MOST_WAITING_ITEMS = 10_000
-"""With so many items waiting, signs of life and complaints are dropped: the next one says the same."""
+"""Number of waiting items from which signs of life and complaints are dropped: the next one says the same."""
 
 MOST_WAITING_BYTES = 8 * 1024 * 1024
-"""With so many bytes waiting for the subscription, the server is not asked for more; it may send 32 MiB beyond that."""
+"""Bytes waiting for the subscription from which the server is not asked for more; it may send 32 MiB beyond that."""
 
 _LOOK_S = 0.25
 _IDLE_S = 2.5
@@ -93,7 +93,7 @@ class StoreReader:
         self.heard_ns = time.monotonic_ns()
         """Monotonic time of the last sign of life from the forwarder of the stream."""
         self.trouble = ""
-        """Why nothing comes, as far as is known."""
+        """Why nothing arrives, if known; empty otherwise."""
         self.made_anew = 0
         self.wake_fd, self._wake_write = os.pipe()
         for fd in (self.wake_fd, self._wake_write):
@@ -107,7 +107,7 @@ class StoreReader:
         self._sleeping = False
         self._described = ""
         self._created: str | None = None
-        """Of the JetStream stream that is read; None until reading has begun."""
+        """Creation time of the JetStream stream; None until reading has begun."""
         self._next_sequence = 0
         self._position: Position | None = None
         """Behind the last message of usbcast that was brought."""

@@ -1,4 +1,4 @@
-"""What has been sent and not yet been acknowledged: bounded, in order, with the books of the forwarder.
+"""Messages sent and not yet acknowledged: bounded, in order, with the forwarder's ledger.
 
 Each message says which sequence of the JetStream stream it expects to come behind. So if one is lost on the way, those
 behind it are refused and nothing is ever stored out of order, however many are under way.
@@ -23,7 +23,7 @@ MOST_BYTES = 8 * 1024 * 1024
 class _Sent:
     message: Outgoing
     sequence: int
-    """That it will have on the server."""
+    """Sequence that it will have on the server."""
     sent_ns: int
     acked: bool = False
 
@@ -51,7 +51,7 @@ class Window:
 
     @property
     def oldest_sent_ns(self) -> int | None:
-        """When the oldest message that is not acknowledged was sent."""
+        """Time at which the oldest unacknowledged message was sent."""
         return self._sent[0].sent_ns if self._sent else None
 
     def begin(self, stored: Position | None, last_sequence: int) -> None:
