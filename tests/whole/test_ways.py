@@ -458,8 +458,12 @@ def test_the_latest_begins_with_what_is_the_newest_already(via: str, start: str)
             event = subscription.receive(10)
             if nodes.HOPS and isinstance(event, DeviceEvent):
                 pytest.xfail("behind a bridge, what happened to the device before the newest may come first")
+            happened = isinstance(event, DeviceEvent)
+            if happened:  # on a busy machine one batch may hold the event and everything after it
+                event = subscription.receive(10)
             assert isinstance(event, Batch)
             assert event.last_sequence == 49
+            assert not happened or event.first_sequence == 20
 
 
 def test_two_streams_of_one_node_do_not_mix(via: str) -> None:
