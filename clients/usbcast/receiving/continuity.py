@@ -251,6 +251,15 @@ class Continuity:
             return Wanted(self.epoch, begin, None, number, newest_only=self._latest)
         return None
 
+    def ahead(self) -> Wanted | None:
+        """Return the range from the cursor on, though nothing is known to be there; None before joining and without fetches.
+
+        Nothing waits for the answer: what comes meanwhile is delivered.
+        """
+        if self.epoch is None or not self._can_fetch or self._next_number is None or self.first_sequence is None:
+            return None
+        return Wanted(self.epoch, self.next_sequence, None, self._next_number, newest_only=self._latest)
+
     def fetching(self, wanted: Wanted) -> None:
         self._fetching = wanted
 
@@ -263,9 +272,20 @@ class Continuity:
         """Forget the request: no reply came, or an error. `wanted` asks for the range again."""
         self._fetching = None
 
-    def fetched(self, epoch: int, batches: Sequence[EncodedBatch], *, complete: bool, unreadable: bool = False) -> None:
-        """Take the reply to the last request. `complete`: the node holds nothing more of the range."""
-        asked, self._fetching = self._fetching, None
+    def fetched(
+        self,
+        epoch: int,
+        batches: Sequence[EncodedBatch],
+        *,
+        complete: bool,
+        unreadable: bool = False,
+        ahead: Wanted | None = None,
+    ) -> None:
+        """Take the reply to the last request. `complete`: the node holds nothing more of the range.
+
+        `ahead` is the range asked for, where that was what `ahead` returned.
+        """
+        asked, self._fetching = ahead or self._fetching, None
         if asked is None or not epoch == self.epoch == asked.epoch:
             return
         for batch in batches:

@@ -59,6 +59,8 @@ class Fetching:
         self._pace = FetchPace()
         self._asked: tuple[int, int] | None = None
         """Request id and deadline of the pending fetch."""
+        self._ahead: Wanted | None = None
+        """Range of the pending fetch if it is a `question`."""
         self._asked_at_ns = 0
         self._at_ns = 0
         self._stood_at: int | None = None
@@ -90,16 +92,28 @@ class Fetching:
             budget_bytes = self._budget(now_ns)
             if budget_bytes:
                 self._core.fetching(wanted)
-                return pb.FetchRequest(
-                    stream=stream,
-                    epoch=wanted.epoch,
-                    from_sequence=wanted.from_sequence,
-                    until_sequence=wanted.until_sequence,
-                    from_number=min(MAX_COUNT, wanted.from_number + self._stepped_over(wanted.from_number)),
-                    byte_budget=budget_bytes,
-                    newest_only=wanted.newest_only,
-                )
+                return self._request(stream, wanted, budget_bytes)
         return None
+
+    def question(self, stream: str, now_ns: int) -> pb.FetchRequest | None:
+        """Return a request for whatever there is beyond the cursor, though nothing is known to be missing; None if not now."""
+        ahead = self._core.ahead()
+        budget_bytes = self._budget(now_ns) if ahead is not None else 0
+        if ahead is None or not budget_bytes:
+            return None
+        self._ahead = ahead
+        return self._request(stream, ahead, budget_bytes)
+
+    def _request(self, stream: str, wanted: Wanted, budget_bytes: int) -> pb.FetchRequest:
+        return pb.FetchRequest(
+            stream=stream,
+            epoch=wanted.epoch,
+            from_sequence=wanted.from_sequence,
+            until_sequence=wanted.until_sequence,
+            from_number=min(MAX_COUNT, wanted.from_number + self._stepped_over(wanted.from_number)),
+            byte_budget=budget_bytes,
+            newest_only=wanted.newest_only,
+        )
 
     def sent(self, request_id: int, now_ns: int) -> None:
         """What was to be asked for has been, under that number."""
@@ -119,13 +133,13 @@ class Fetching:
 
     def failed(self, again_ns: int) -> None:
         """Forget a request that got no answer, or an error; ask again from `again_ns` on if the range is still missing."""
-        self._asked = None
+        self._asked = self._ahead = None
         self._core.fetch_failed()
         self._at_ns = again_ns
 
     def given_up(self) -> None:
         """Forget the request: its range is no longer wanted."""
-        self._asked = None
+        self._asked = self._ahead = None
 
     def answered(
         self,
@@ -137,13 +151,14 @@ class Fetching:
         unreadable: int = 0,
     ) -> None:
         """Take the answer; `unreadable` of its batches could not be read."""
-        wanted, self._asked = self._core.under_way, None
+        wanted, ahead = self._ahead or self._core.under_way, self._ahead
+        self._asked = self._ahead = None
         self._patience.answered()
         size_bytes = sum(len(batch.raw) for batch in batches)
         self._pace.answered(now_ns - self._asked_at_ns, size_bytes)
         if self._gate is not None:
             self._gate.took(size_bytes, now_ns)
-        self._core.fetched(fetched.epoch, batches, complete=fetched.complete, unreadable=bool(unreadable))
+        self._core.fetched(fetched.epoch, batches, complete=fetched.complete, unreadable=bool(unreadable), ahead=ahead)
         self._core.known(fetched.epoch, fetched.next_sequence, fetched.next_number)
         # Of what is newer than a whole answer, most is under way already where it is pushed.
         self._at_ns = now_ns if batches else now_ns + _EMPTY_NS

@@ -38,6 +38,7 @@ from usbcast.receiving.channels.published import PublishedChannel
 from usbcast.receiving.channels.ring import RingChannel
 from usbcast.receiving.continuity import Continuity, Position
 from usbcast.receiving.event_builder import EventBuilder
+from usbcast.receiving.expectation import Expectation
 from usbcast.receiving.fast_path import FastPath
 from usbcast.receiving.fetching import Fetching, Gate
 from usbcast.receiving.housekeeping import BUSY_NS, Housekeeping
@@ -143,6 +144,7 @@ class NodeReceiver:
         self._retry_ns = _RETRY_FIRST_NS
         self._describe_patience = Patience(*_DESCRIBE_NS)
         self._fetching = Fetching(self._core, gate)
+        self._expectation = Expectation()
         self._house = Housekeeping()
         self._link_is_quiet = False
         """Whether the link was seen to have nothing, and has not been used since: then whatever comes wakes."""
@@ -262,8 +264,13 @@ class NodeReceiver:
 
     def rest_s(self) -> float:
         """Seconds until something is due, if nothing comes."""
+        ask_at_ns = self._question_due_ns()
         if self._house.rest_ns > 0:
-            return self._house.rest_ns / 1e9
+            rest_ns = self._house.rest_ns
+            if ask_at_ns is not None:
+                rest_ns = min(rest_ns, ask_at_ns - time.monotonic_ns())
+            if rest_ns > 0:
+                return rest_ns / 1e9
         due = [self._report_at_ns] if self._channel else []
         due += [self._describing[1]] if self._describing else []
         if self._describe_at_ns is not None and self._describing is None:
@@ -273,6 +280,8 @@ class NodeReceiver:
         fetch_at_ns = self._fetching.due_ns()
         if fetch_at_ns is not None:
             due.append(fetch_at_ns)
+        if ask_at_ns is not None:
+            due.append(ask_at_ns)
         rest_s = min((min(due, default=0) - time.monotonic_ns()) / 1e9, self._check_rest_s())
         if rest_s > 0:
             return rest_s
@@ -375,6 +384,10 @@ class NodeReceiver:
         if source_silent_ns and not self._source_silent:
             self._event_builder.say(Silence(source_silent_ns, upstream=True))
         self._source_silent = bool(source_silent_ns)
+        if self._channel.can_fetch:
+            self._expectation.learn(now_ns, self._channel.news)
+            if self._expectation.is_mute(now_ns, self._channel.heard_ns):
+                self._describe_soon(now_ns)
         if self._channel.over:  # a bridge goes on in another ring when its upstream begins a new epoch
             self._describe_soon(now_ns + BUSY_NS)
 
@@ -403,6 +416,8 @@ class NodeReceiver:
             return
         if not self._fetching.under_way and not self.full:
             request = self._fetching.request(self.stream, now_ns, pushed=self._channel.via == "push")
+            if request is None:
+                request = self._question(now_ns)
             if request is not None:
                 self._fetching.sent(self._link.send(pb.Request(fetch=request)), now_ns)
         if now_ns >= self._report_at_ns:
@@ -413,6 +428,23 @@ class NodeReceiver:
             if self._fetching.counts(now_ns):
                 self._send_report()
 
+    def _question_due_ns(self) -> int | None:
+        """Return when to ask for what there is if nothing comes by the channel; None while that is no question."""
+        channel = self._channel
+        if channel is None or not channel.can_fetch or self._silent or self.full or self._fetching.under_way:
+            return None
+        if self._core.ahead() is None or self._core.wanted() is not None:
+            return None
+        return self._expectation.due_ns(channel.heard_ns, rests=channel.rests)
+
+    def _question(self, now_ns: int) -> pb.FetchRequest | None:
+        """Return the request for what there is, if the channel has been quiet for too long."""
+        due_ns, channel = self._question_due_ns(), self._channel
+        if due_ns is None or now_ns < due_ns or channel is None or channel.has_more:
+            return None
+        self._expectation.asked(now_ns, channel.heard_ns, rests=channel.rests)
+        return self._fetching.question(self.stream, now_ns)
+
     def _drop_link(self, now_ns: int) -> None:
         """Drop the connection and repeat the pending requests over a new one."""
         self._link.drop()
@@ -421,6 +453,7 @@ class NodeReceiver:
             self._describe_at_ns = now_ns
         if self._fetching.under_way:
             self._fetching.failed(now_ns + self._back_off())
+            self._expectation.failed(now_ns)
 
     def _back_off(self) -> int:
         retry_ns = self._retry_ns
@@ -472,21 +505,24 @@ class NodeReceiver:
                 raise WireError(
                     f"the node at {self._link.reached_by} answered without a description of {self.stream!r}"
                 )
-            self._take_description(reply.described.streams[0])
+            self._take_description(reply.described.streams[0], now_ns)
             self._describe_at_ns = None
             self._retry_ns = _RETRY_FIRST_NS
             self._describe_patience.answered()
         elif self._fetching.is_answer(reply.request_id):
             if kind == "error":
                 self._fetching.failed(now_ns + self._back_off())
+                self._expectation.answered(now_ns, brought=False)
                 if reply.error.code == pb.ErrorReply.CODE_EPOCH_OVER:
                     self._describe_soon(now_ns)
                 return
             self._retry_ns = _RETRY_FIRST_NS
             pushed = self._channel is not None and self._channel.via == "push"
+            before = self._core.position
             self._fetching.answered(reply.fetched, batches, now_ns, pushed=pushed, unreadable=unreadable)
+            self._expectation.answered(now_ns, brought=self._core.position != before)
 
-    def _take_description(self, info: pb.StreamInfo) -> None:
+    def _take_description(self, info: pb.StreamInfo, now_ns: int) -> None:
         """Connect; connect again if the node has changed or was silent."""
         if self._core.is_former(info.epoch):
             return  # the data of a newer epoch overtook this description; `_watch` asks again
@@ -496,19 +532,25 @@ class NodeReceiver:
         if self._core.epoch is not None and info.epoch != self._core.epoch:
             self._core.restart(info.epoch)
         unchanged = before is not None and (before.data_endpoints, before.ring) == (info.data_endpoints, info.ring)
-        if self._channel is not None and unchanged and not self._silent:
-            return
+        heard_ns = None
         if self._channel is not None:
+            heard_ns = self._channel.heard_ns
+            mute = self._expectation.is_mute(now_ns, heard_ns)
+            if unchanged and not self._silent and not mute:
+                return
+            if mute:
+                self._expectation.replaced(now_ns)
             self._fast_path.follow(None)
             self._channel.close()
             self._channel = None
-        self._channel = self._connect(info)
+        self._channel = self._connect(info, heard_ns)
         self._fast_path.follow(self._channel)
         self._core.set_can_fetch(self._channel.can_fetch)
         if self._core.epoch is not None:
             self._core.known(info.epoch, info.next_sequence, info.next_number, ended=info.ended)
 
-    def _connect(self, info: pb.StreamInfo) -> Channel:
+    def _connect(self, info: pb.StreamInfo, heard_ns: int | None) -> Channel:
+        """Connect by the channel that is wanted; the one before heard something last at `heard_ns`."""
         if self._via in ("auto", "ring"):
             try:
                 return self._connect_ring(info)
@@ -517,7 +559,8 @@ class NodeReceiver:
                     raise
                 log.info("stream %s: no ring (%s), so batches are pushed", self.stream, error)
         via = "push" if self._via == "auto" else self._via
-        return PublishedChannel(info, self._link.reached_by, via, self.waiter, self.keys, latest=self._latest)
+        reached_by = self._link.reached_by
+        return PublishedChannel(info, reached_by, via, self.waiter, self.keys, latest=self._latest, heard_ns=heard_ns)
 
     def _connect_ring(self, info: pb.StreamInfo) -> RingChannel:
         channel = RingChannel(info, self.waiter, latest=self._latest, copy=self._copy)

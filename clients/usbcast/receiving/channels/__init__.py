@@ -69,6 +69,14 @@ class Channel(Protocol):
         """When the node last gave a sign of life, on this host's monotonic clock."""
 
     @property
+    def news(self) -> int:
+        """Number of batches, or of notifications of some, that have come. Only where `can_fetch`."""
+
+    @property
+    def rests(self) -> bool:
+        """True if the last message said how far the stream has come: the next one may be a heartbeat. Only where `can_fetch`."""
+
+    @property
     def source_silent_ns(self) -> int:
         """For how long the node, a bridge, has heard nothing of where it has the stream from; 0 if it hears."""
 

@@ -46,10 +46,15 @@ class PublishedChannel:
         keys: Credentials | None,
         *,
         latest: bool = False,
+        heard_ns: int | None = None,
     ) -> None:
+        """`heard_ns`: when the channel that this one replaces heard something last."""
         endpoint = data_endpoint(info, reached_by)
         self.via = via
-        self.heard_ns = time.monotonic_ns()
+        self.heard_ns = time.monotonic_ns() if heard_ns is None else heard_ns
+        self.news = 0
+        self.rests = True
+        self._known_number = 0
         self.source_silent_ns = 0
         self._latest = latest
         self._waiter = waiter
@@ -102,12 +107,18 @@ class PublishedChannel:
             try:
                 topic, body = decode_published(frames)
                 if topic == self._data:
+                    self.news += 1
+                    self.rests = False
                     sink.live(decode_batch(body))
                     if woken and not self._latest:
                         return  # it goes to the application before the notification behind it is looked at
                 elif topic == self._notify:
                     news = decode_notification(body)
                     self.source_silent_ns = news.source_silent_ns
+                    self.rests = True
+                    if self.via == "notify" and news.next_number != self._known_number:
+                        self.news += 1
+                        self._known_number = news.next_number
                     sink.known(news.epoch, news.next_sequence, news.next_number, ended=news.ended)
                 else:
                     raise WireError(f"a message came on the topic {topic[:100]!r}, which was not subscribed to")
@@ -121,6 +132,8 @@ class PublishedChannel:
     def passed(self, batches: int) -> None:
         if batches:
             self.heard_ns = time.monotonic_ns()
+            self.news += batches
+            self.rests = False
 
     @property
     def has_more(self) -> bool:

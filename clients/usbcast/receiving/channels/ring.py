@@ -32,6 +32,8 @@ class RingChannel:
     can_fetch = False
     rest_s = math.inf
     left_over = False
+    news = 0
+    rests = True
 
     def __init__(self, info: pb.StreamInfo, waiter: Waiter, *, latest: bool, copy: bool = True) -> None:
         if info.host_id != host_id():
