@@ -89,7 +89,7 @@ bench: $(STAMP)
 clean:
 	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis dist build schemas/usbcast_schemas/_native*.so
 
-$(STAMP): pyproject.toml hatch_build.py $(wildcard schemas/native/*)
+$(STAMP): pyproject.toml hatch_build.py $(wildcard schemas/core/* schemas/native/*)
 	@test -n "$(PYTHON)" || { \
 	  echo "usbcast needs Python 3.11 or newer, and here is $$(python3 --version 2>&1 || echo none):" \
 	    "install one (Debian and Ubuntu: apt install python3.11 python3.11-venv; macOS: brew install python)," \

@@ -12,8 +12,9 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 ROOT = Path(__file__).resolve().parent
-SOURCES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "schemas/native").glob("*.c"))
-HEADER = "schemas/native/core.h"
+FOLDERS = (ROOT / "schemas/core", ROOT / "schemas/native")
+SOURCES = sorted(str(path.relative_to(ROOT)) for folder in FOLDERS for path in folder.glob("*.c"))
+HEADERS = sorted(str(path.relative_to(ROOT)) for folder in FOLDERS for path in folder.glob("*.h"))
 PLACE = ROOT / "schemas/usbcast_schemas"
 
 
@@ -44,7 +45,7 @@ def build() -> Path:
     from setuptools import Distribution, Extension
     from setuptools.command.build_ext import build_ext
 
-    extension = Extension("_native", SOURCES, depends=[HEADER], py_limited_api=True)
+    extension = Extension("_native", SOURCES, depends=HEADERS, py_limited_api=True)
     with tempfile.TemporaryDirectory() as scratch:
         command = build_ext(Distribution({"ext_modules": [extension]}))
         command.build_temp, command.build_lib = scratch, scratch

@@ -1,11 +1,5 @@
-/* A batch: its bytes, and the objects made of them. */
-#include "core.h"
-
-/* The tags of its fields, and the size of what one arrival takes. */
-enum { T_CONTRACT = 0x0D, T_COUNT = 0x15, T_EPOCH = 0x19, T_NUMBER = 0x21, T_FIRST = 0x29, T_SIZE = 0x35 };
-enum { T_COUNTS = 0x42, T_REALTIMES = 0x4A, T_MONOTONICS = 0x52, T_PAYLOAD = 0x7A };
-enum { ONE_ARRIVAL_BYTES = 26 };
-enum { MAX_PACKETS = 65536 }; /* of a batch, as in usbcast_schemas/batch.py */
+/* Python objects of the bytes of a batch, and the other way. */
+#include "binding.h"
 
 static PyObject *s_data, *s_realtime_ns, *s_monotonic_ns;
 static PyObject *s_batch[13]; /* the attributes of an EncodedBatch, in the order of its fields */
@@ -24,19 +18,6 @@ int batch_ready(void)
     return PyErr_Occurred() ? -1 : 0;
 }
 
-/* ---- Into bytes ---- */
-
-static unsigned char *put8(unsigned char *at, uint8_t value) { *at = value; return at + 1; }
-static unsigned char *put32(unsigned char *at, uint32_t value) { memcpy(at, &value, 4); return at + 4; }
-static unsigned char *put64(unsigned char *at, uint64_t value) { memcpy(at, &value, 8); return at + 8; }
-
-static unsigned char *put_varint(unsigned char *at, uint64_t value)
-{
-    for (; value > 0x7F; value >>= 7)
-        at = put8(at, (uint8_t)(value | 0x80));
-    return put8(at, (uint8_t)value);
-}
-
 static int64_t int_attribute(PyObject *of, PyObject *name)
 {
     PyObject *value = PyObject_GetAttr(of, name);
@@ -47,8 +28,7 @@ static int64_t int_attribute(PyObject *of, PyObject *name)
     return result;
 }
 
-/* All of a transfer: 1; 0 if it is no whole packets in bytes; -1 with an exception. */
-int take_piece(Piece *piece, PyObject *transfer, uint32_t packet_size)
+int take_piece(UsbcastPiece *piece, PyObject *transfer, uint32_t packet_size)
 {
     PyObject *data = PyObject_GetAttr(transfer, s_data);
     if (data == NULL)
@@ -67,103 +47,6 @@ int take_piece(Piece *piece, PyObject *transfer, uint32_t packet_size)
     return PyErr_Occurred() ? -1 : 1;
 }
 
-static unsigned char *put_column32(unsigned char *at, uint8_t tag, const Piece *pieces, Py_ssize_t count, uint32_t packet_size)
-{
-    at = put_varint(put8(at, tag), (uint64_t)count * 4);
-    for (Py_ssize_t i = 0; i < count; i++)
-        at = put32(at, (uint32_t)(pieces[i].size / packet_size));
-    return at;
-}
-
-static unsigned char *put_column64(unsigned char *at, uint8_t tag, const Piece *pieces, Py_ssize_t count, int monotonic)
-{
-    at = put_varint(put8(at, tag), (uint64_t)count * 8);
-    for (Py_ssize_t i = 0; i < count; i++)
-        at = put64(at, (uint64_t)(monotonic ? pieces[i].monotonic_ns : pieces[i].realtime_ns));
-    return at;
-}
-
-static Py_ssize_t varint_size(uint64_t value)
-{
-    Py_ssize_t size = 1;
-    for (; value > 0x7F; value >>= 7)
-        size++;
-    return size;
-}
-
-uint64_t head_size(Py_ssize_t count, uint64_t payload_bytes)
-{
-    return (uint64_t)(HEAD_BYTES + 4 + varint_size((uint64_t)count * 4) + 2 * varint_size((uint64_t)count * 8) + count * 20 +
-                      varint_size(payload_bytes));
-}
-
-/* All that stands before the payload. One arrival is one column of each kind, of one entry. */
-unsigned char *put_head(unsigned char *at, const Piece *pieces, Py_ssize_t count, uint64_t payload_bytes, const Run *run)
-{
-    at = put32(put8(at, T_CONTRACT), run->contract);
-    at = put32(put8(at, T_COUNT), (uint32_t)(payload_bytes / run->packet_size));
-    at = put64(put8(at, T_EPOCH), run->epoch);
-    at = put64(put8(at, T_NUMBER), run->number);
-    at = put64(put8(at, T_FIRST), run->first);
-    at = put32(put8(at, T_SIZE), run->packet_size);
-    at = put_column32(at, T_COUNTS, pieces, count, run->packet_size);
-    at = put_column64(at, T_REALTIMES, pieces, count, 0);
-    at = put_column64(at, T_MONOTONICS, pieces, count, 1);
-    return put_varint(put8(at, T_PAYLOAD), payload_bytes);
-}
-
-/* ---- Out of bytes ---- */
-
-/* Where the entries of a column begin, if `at` begins one of `tag` with so many bytes, all of it before `size`; else 0. */
-static Py_ssize_t column_at(const unsigned char *raw, Py_ssize_t size, Py_ssize_t at, uint8_t tag, uint64_t bytes)
-{
-    unsigned char expected[1 + MAX_VARINT];
-    Py_ssize_t length = put_varint(put8(expected, tag), bytes) - expected;
-    if (at <= 0 || at > size - length || bytes > (uint64_t)(size - length - at) || memcmp(raw + at, expected, (size_t)length))
-        return 0;
-    return at + length;
-}
-
-/* `head` are the first bytes of `raw`, which is of `size` bytes, and may be another's who is just writing: it is not led astray. */
-Plain plain_layout(const unsigned char *head, const unsigned char *raw, Py_ssize_t size, uint32_t major)
-{
-    Plain found = {0, 0, 0, 0, 0}, none = found;
-    if (size < HEAD_BYTES + ONE_ARRIVAL_BYTES + 2)
-        return none;
-    if (head[0] != T_CONTRACT || head[5] != T_COUNT || head[10] != T_EPOCH || head[19] != T_NUMBER || head[28] != T_FIRST ||
-        head[37] != T_SIZE || get32(head + 1) >> 16 != major || head[HEAD_BYTES] != T_COUNTS)
-        return none;
-    uint64_t packets = get32(head + 6), packet_size = get32(head + 38), bytes = 0, summed = 0;
-    if (packets > MAX_PACKETS || get64(head + 29) > UINT64_MAX - packets || get64(head + 20) == UINT64_MAX)
-        return none; /* what comes next must have a sequence and a number of 64 bits */
-    for (int i = 0; i < 4; i++) { /* no more than 2^28 bytes of counts */
-        uint64_t digit = head[HEAD_BYTES + 1 + i];
-        bytes |= (digit & 0x7F) << 7 * i;
-        if (digit < 0x80)
-            break;
-    }
-    uint64_t count = bytes / 4;
-    if (packet_size == 0 || count == 0 || count > packets)
-        return none;
-    found.counts = column_at(raw, size, HEAD_BYTES, T_COUNTS, count * 4);
-    found.realtimes = column_at(raw, size, found.counts ? found.counts + (Py_ssize_t)count * 4 : 0, T_REALTIMES, count * 8);
-    found.monotonics = column_at(raw, size, found.realtimes ? found.realtimes + (Py_ssize_t)count * 8 : 0, T_MONOTONICS, count * 8);
-    found.payload = column_at(raw, size, found.monotonics ? found.monotonics + (Py_ssize_t)count * 8 : 0, T_PAYLOAD, packets * packet_size);
-    if (found.payload == 0 || packets * packet_size != (uint64_t)(size - found.payload))
-        return none;
-    for (uint64_t i = 0; i < count; i++)
-        summed += get32(raw + found.counts + 4 * i);
-    found.arrivals = summed == packets ? (Py_ssize_t)count : 0;
-    return found;
-}
-
-/* As `plain_layout`, of which there is to be one. */
-Taken taken_of(const unsigned char *head, const unsigned char *raw, const Plain *plain)
-{
-    Py_ssize_t last = 8 * (plain->arrivals - 1);
-    return (Taken){get32(head + 6), (int64_t)get64(raw + plain->realtimes + last), (int64_t)get64(raw + plain->monotonics + last)};
-}
-
 static int set(PyObject *of, int field, PyObject *value)
 {
     if (value == NULL)
@@ -178,7 +61,7 @@ static PyObject *column(const unsigned char *at, Py_ssize_t count, int is_times)
 {
     PyObject *made = PyTuple_New(count);
     for (Py_ssize_t i = 0; made && i < count; i++) {
-        PyObject *value = is_times ? PyLong_FromLongLong((int64_t)get64(at + 8 * i)) : PyLong_FromUnsignedLong(get32(at + 4 * i));
+        PyObject *value = is_times ? PyLong_FromLongLong((int64_t)usbcast_get64(at + 8 * i)) : PyLong_FromUnsignedLong(usbcast_get32(at + 4 * i));
         if (value == NULL)
             Py_CLEAR(made);
         else
@@ -188,7 +71,7 @@ static PyObject *column(const unsigned char *at, Py_ssize_t count, int is_times)
 }
 
 /* An Arrivals, which is a named tuple. */
-static PyObject *all_arrivals(PyTypeObject *arrivals, const unsigned char *raw, const Plain *plain)
+static PyObject *all_arrivals(PyTypeObject *arrivals, const unsigned char *raw, const UsbcastPlain *plain)
 {
     PyObject *made = ((allocfunc)PyType_GetSlot(arrivals, Py_tp_alloc))(arrivals, 3);
     if (made == NULL)
@@ -205,14 +88,9 @@ static PyObject *all_arrivals(PyTypeObject *arrivals, const unsigned char *raw, 
     return made;
 }
 
-int is_next(const unsigned char *head, const Next *next)
-{
-    return get64(head + 11) == next->epoch && get64(head + 20) == next->number && get64(head + 29) == next->first && get32(head + 6);
-}
-
 /* `head` are the first bytes of `raw`, from a place where nobody writes; all of it is at `bytes`. */
 PyObject *decoded(
-    PyObject *raw, const unsigned char *head, const unsigned char *bytes, const Plain *plain, PyObject *payload,
+    PyObject *raw, const unsigned char *head, const unsigned char *bytes, const UsbcastPlain *plain, PyObject *payload,
     PyTypeObject *batch, PyTypeObject *arrivals)
 {
     PyObject *nothing = PyTuple_New(0);
@@ -226,11 +104,11 @@ PyObject *decoded(
     Py_INCREF(Py_None);
     int failed = set(made, F_RAW, raw);
     failed |= set(made, F_END, Py_None);
-    failed |= set(made, F_EPOCH, PyLong_FromUnsignedLongLong(get64(head + 11)));
-    failed |= set(made, F_NUMBER, PyLong_FromUnsignedLongLong(get64(head + 20)));
-    failed |= set(made, F_FIRST, PyLong_FromUnsignedLongLong(get64(head + 29)));
-    failed |= set(made, F_COUNT, PyLong_FromUnsignedLong(get32(head + 6)));
-    failed |= set(made, F_SIZE, PyLong_FromUnsignedLong(get32(head + 38)));
+    failed |= set(made, F_EPOCH, PyLong_FromUnsignedLongLong(usbcast_batch_epoch(head)));
+    failed |= set(made, F_NUMBER, PyLong_FromUnsignedLongLong(usbcast_batch_number(head)));
+    failed |= set(made, F_FIRST, PyLong_FromUnsignedLongLong(usbcast_batch_first(head)));
+    failed |= set(made, F_COUNT, PyLong_FromUnsignedLong(usbcast_batch_packets(head)));
+    failed |= set(made, F_SIZE, PyLong_FromUnsignedLong(usbcast_batch_packet_size(head)));
     failed |= set(made, F_ARRIVALS, all_arrivals(arrivals, bytes, plain));
     failed |= set(made, F_PAYLOAD, payload);
     static const int none[] = {F_ENDS, F_LOSSES, F_EVENTS, F_HOLES};
@@ -245,7 +123,7 @@ PyObject *decoded(
 }
 
 /* `raw` is bytes, or a view of them, which are so many at `bytes`, and stay as they are. */
-PyObject *decoded_bytes(PyObject *raw, const unsigned char *bytes, Py_ssize_t size, const Plain *plain, PyTypeObject *batch,
+PyObject *decoded_bytes(PyObject *raw, const unsigned char *bytes, Py_ssize_t size, const UsbcastPlain *plain, PyTypeObject *batch,
                         PyTypeObject *arrivals)
 {
     PyObject *whole = PyMemoryView_FromObject(raw);
@@ -269,7 +147,7 @@ PyObject *decode(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t 
         return NULL;
     const unsigned char *raw = (const unsigned char *)PyBytes_AsString(args[0]);
     Py_ssize_t size = PyBytes_Size(args[0]);
-    Plain plain = plain_layout(raw, raw, size, major);
+    UsbcastPlain plain = usbcast_plain_layout(raw, raw, size, major);
     if (plain.arrivals == 0)
         Py_RETURN_NONE;
     return decoded_bytes(args[0], raw, size, &plain, (PyTypeObject *)args[2], (PyTypeObject *)args[3]);

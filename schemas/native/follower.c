@@ -1,5 +1,5 @@
 /* From the ring, or a socket, to the application: a reader's short way. */
-#include "core.h"
+#include "binding.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -26,7 +26,7 @@ typedef struct {
     Messages *messages;
     Py_buffer topic; /* of those that are batches */
     Asked asked;
-    Next next;
+    UsbcastNext next;
     uint64_t at;
     char open;
     char refused; /* what comes next has to be looked at by somebody else */
@@ -36,7 +36,7 @@ typedef struct {
     PyObject *loaned; /* what was handed out in place last; it counts as delivered when it is given back whole */
     uint64_t lent_slot, lent_packets;
     uint64_t batches, packets, delivered;
-    Taken last;
+    UsbcastTaken last;
     int64_t last_ns;
 } Follower;
 
@@ -104,7 +104,7 @@ static PyObject *follower_open(PyObject *object, PyObject *const *args, Py_ssize
         return NULL;
     self->open = 1;
     self->refused = self->dozed = self->due = 0;
-    return PyBool_FromLong(self->ring && LOAD(&self->ring->words[HEAD]) > self->at);
+    return PyBool_FromLong(self->ring && usbcast_ring_head(&self->ring->core) > self->at);
 }
 
 /* `encoded` as the application sees it: an object of `type` with four attributes. */
@@ -122,13 +122,13 @@ static PyObject *wrapped(PyObject *encoded, PyTypeObject *type, PyObject *contex
 }
 
 /* What is handed out, as the application sees it if that is asked for, and counted. */
-static PyObject *handed_out(Follower *self, PyObject *batch, const Taken *taken, PyObject *const *args, Py_ssize_t given)
+static PyObject *handed_out(Follower *self, PyObject *batch, const UsbcastTaken *taken, PyObject *const *args, Py_ssize_t given)
 {
     PyObject *made = given ? wrapped(batch, (PyTypeObject *)args[0], args[1]) : batch;
     if (made == NULL)
         return NULL;
     self->last = *taken;
-    self->last_ns = (int64_t)now_ns();
+    self->last_ns = (int64_t)usbcast_now_ns();
     self->due = self->last_ns >= self->until_ns;
     self->dozed = 0;
     self->batches++;
@@ -152,7 +152,7 @@ static int give_back(Follower *self)
 {
     if (self->loaned == NULL)
         return 1;
-    if (LOAD(&self->ring->words[TAIL]) > self->lent_slot)
+    if (usbcast_ring_tail(&self->ring->core) > self->lent_slot)
         return 0;
     self->delivered += self->lent_packets;
     Py_CLEAR(self->loaned);
@@ -162,17 +162,17 @@ static int give_back(Follower *self)
 /* Of a message: whether it is what is taken here, and what of it is to be counted. */
 typedef struct {
     const Follower *of;
-    Plain plain;
-    Taken taken;
+    UsbcastPlain plain;
+    UsbcastTaken taken;
 } Pushed;
 
 static int is_simple(void *about, const unsigned char *bytes, Py_ssize_t size)
 {
     Pushed *pushed = about;
-    pushed->plain = plain_layout(bytes, bytes, size, pushed->of->asked.major);
-    if (pushed->plain.arrivals == 0 || !is_next(bytes, &pushed->of->next))
+    pushed->plain = usbcast_plain_layout(bytes, bytes, size, pushed->of->asked.major);
+    if (pushed->plain.arrivals == 0 || !usbcast_is_next(bytes, &pushed->of->next))
         return 0;
-    pushed->taken = taken_of(bytes, bytes, &pushed->plain);
+    pushed->taken = usbcast_taken_of(bytes, bytes, &pushed->plain);
     return 1;
 }
 
@@ -218,9 +218,9 @@ static PyObject *follower_next(PyObject *object, PyObject *const *args, Py_ssize
         self->due = 1;
         Py_RETURN_NONE;
     }
-    if (LOAD(&self->ring->words[HEAD]) <= self->at)
+    if (usbcast_ring_head(&self->ring->core) <= self->at)
         Py_RETURN_NONE;
-    Taken taken;
+    UsbcastTaken taken;
     PyObject *batch = take_slot(self->ring, self->at, &self->asked, &taken);
     if (batch == Py_None)
         self->refused = 1;
@@ -234,9 +234,9 @@ static int64_t doze_ns(Follower *self)
 {
     int64_t rest_ns = 0;
     if (self->open && self->ring && self->ring->open && !self->due && !self->dozed && !self->refused && give_back(self) &&
-        LOAD(&self->ring->words[HEAD]) == self->at && !spin_waited(self->ring, self->at, SPIN_WAIT_NS))
-        rest_ns = self->doze_until_ns - (int64_t)now_ns();
-    if (rest_ns <= 0 || !self->ring->open || !will_sleep(self->ring, self->at))
+        usbcast_ring_head(&self->ring->core) == self->at && !spin_waited(self->ring, self->at, SPIN_WAIT_NS))
+        rest_ns = self->doze_until_ns - (int64_t)usbcast_now_ns();
+    if (rest_ns <= 0 || !self->ring->open || !usbcast_ring_will_sleep(&self->ring->core, self->at))
         return 0;
     self->dozed = 1;
     return rest_ns;
@@ -256,9 +256,9 @@ static PyObject *follower_doze(PyObject *object, PyObject *Py_UNUSED(none))
 static int wait_for(int epoll, int64_t most_ns)
 {
     struct epoll_event events[8];
-    int64_t until_ns = (int64_t)now_ns() + most_ns;
+    int64_t until_ns = (int64_t)usbcast_now_ns() + most_ns;
     for (;;) {
-        int64_t rest_ns = until_ns - (int64_t)now_ns(), rest_ms = rest_ns > 0 ? (rest_ns + 999999) / 1000000 : 0;
+        int64_t rest_ns = until_ns - (int64_t)usbcast_now_ns(), rest_ms = rest_ns > 0 ? (rest_ns + 999999) / 1000000 : 0;
         int found, reason;
         Py_BEGIN_ALLOW_THREADS
         found = epoll_wait(epoll, events, 8, rest_ms > INT_MAX ? INT_MAX : (int)rest_ms);

@@ -1,5 +1,27 @@
 /* What Python sees: usbcast_schemas._native (see usbcast_schemas/native.py, and _native.pyi for its signatures). */
-#include "core.h"
+#include "binding.h"
+
+PyObject *failed(int error)
+{
+    switch ((UsbcastError)error) {
+    case USBCAST_OK:
+    case USBCAST_INTERRUPTED: /* by a signal's handler, which has raised */
+        return NULL;
+    case USBCAST_NO_MEMORY:
+        return PyErr_NoMemory();
+    case USBCAST_WAKE_FAILED:
+        return PyErr_SetFromErrno(PyExc_OSError);
+    case USBCAST_WRONG_SIZES:
+        PyErr_SetString(PyExc_ValueError, "the memory is not as large as such a ring");
+        return NULL;
+    case USBCAST_TOO_LARGE:
+        PyErr_SetString(PyExc_BufferError, "the batch is larger than the ring");
+        return NULL;
+    case USBCAST_SOCKET_FAILED:
+        return zmq_failed(usbcast_zmq.error());
+    }
+    return NULL;
+}
 
 static PyMethodDef functions[] = {
     {"decode", (PyCFunction)(void (*)(void))decode, METH_FASTCALL, decode_doc},

@@ -1,25 +1,8 @@
-/* The memory of a ring, by its writer and its readers. */
-#include "core.h"
+/* A ring, as an object. */
+#include "binding.h"
 
 #include <errno.h>
 #include <stddef.h>
-#include <time.h>
-#include <unistd.h>
-
-#if defined(__SSE2__)
-#include <emmintrin.h>
-#define PAUSE() _mm_pause()
-#else
-#define PAUSE() __atomic_signal_fence(__ATOMIC_SEQ_CST)
-#endif
-
-/* Words of its header and of a slot. */
-enum { HEADER_BYTES = 4096, SLOT_WORDS = 6, FIRST_SLOT = HEADER_BYTES / 8 };
-enum { WAITING = 24, STATE = 33 };
-enum { NUMBER_PLUS_ONE, BATCH_NUMBER, FIRST_SEQUENCE, COUNT_AND_LENGTH, POSITION, CHECKSUM };
-
-/* From so many bytes on a batch is written past the caches, and pieces shorter than that on average are joined before. */
-enum { PAST_CACHES_BYTES = 32 * 1024, SHORT_BYTES = 4096 };
 
 PyTypeObject *ring_type;
 static PyObject *s_ring, *s_slot;
@@ -59,19 +42,12 @@ static int ring_init(PyObject *object, PyObject *args, PyObject *Py_UNUSED(kwarg
         ring_let_go(self);
         return -1;
     }
-    /* By subtraction and division: the figures are anybody's, and their sum may wrap. */
-    uint64_t size = (uint64_t)self->view.len, beyond = size < HEADER_BYTES ? 0 : size - HEADER_BYTES;
-    if (slots == 0 || slots > beyond / (SLOT_WORDS * 8) || data_bytes == 0 || beyond - slots * SLOT_WORDS * 8 != data_bytes) {
+    int made = usbcast_ring_init(&self->core, self->view.buf, (uint64_t)self->view.len, slots, data_bytes, wake_fd);
+    if (made < 0) {
         ring_let_go(self);
-        PyErr_SetString(PyExc_ValueError, "the memory is not as large as such a ring");
+        failed(made);
         return -1;
     }
-    self->words = self->view.buf;
-    self->data = (unsigned char *)self->view.buf + (size - data_bytes);
-    self->slots = slots;
-    self->data_bytes = data_bytes;
-    self->head = self->tail = self->position = 0;
-    self->wake_fd = wake_fd;
     return 0;
 }
 
@@ -79,8 +55,7 @@ static void ring_dealloc(PyObject *object)
 {
     PyTypeObject *type = Py_TYPE(object);
     ring_let_go((Ring *)object);
-    PyMem_Free(((Ring *)object)->pieces);
-    PyMem_Free(((Ring *)object)->joined);
+    usbcast_ring_free(&((Ring *)object)->core);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
     Py_DECREF(type);
 }
@@ -99,70 +74,11 @@ int ring_is_open(Ring *self)
     return open;
 }
 
-static uint64_t *slot_words(Ring *self, uint64_t slot)
-{
-    return self->words + FIRST_SLOT + slot % self->slots * SLOT_WORDS;
-}
-
 /* So many bytes of the ring itself, to be looked at only. They keep the memory, whoever closes the ring. */
 static PyObject *in_place(Ring *self, const unsigned char *begin, Py_ssize_t size)
 {
     Py_ssize_t at = begin - (const unsigned char *)self->view.buf;
     return PySequence_GetSlice(self->whole, at, at + size);
-}
-
-/* Make room for the next batch, of so many bytes, which is no more than the ring holds; return where it begins. */
-static unsigned char *make_room(Ring *self, uint64_t length, uint64_t *begins)
-{
-    uint64_t size = self->data_bytes, position = self->position, head = self->head, tail = self->tail;
-    if (position % size + length > size)
-        position += size - position % size;
-    uint64_t end = position + length;
-    while (tail < head && (head - tail >= self->slots || slot_words(self, tail)[POSITION] + size < end))
-        tail++;
-    if (tail != self->tail) {
-        self->tail = tail;
-        STORE(&self->words[TAIL], tail); /* before the first byte is overwritten */
-    }
-    *begins = position;
-    return self->data + position % size;
-}
-
-/* A byte into the fifo is a new edge for every reader's epoll. Nobody reads the fifo, so it is emptied when it is full. */
-static int wake(int fd)
-{
-    char emptied[4096];
-    while (write(fd, "", 1) < 0) {
-        if (errno == EAGAIN) {
-            while (read(fd, emptied, sizeof emptied) == (ssize_t)sizeof emptied) {
-            }
-        } else if (errno != EINTR) {
-            PyErr_SetFromErrno(PyExc_OSError);
-            return -1;
-        }
-    }
-    return 0;
-}
-
-/* What was written at `position` is a batch from now on, and who sleeps is told. */
-static int show(Ring *self, uint64_t position, uint64_t length, uint64_t number, uint64_t first, uint64_t packets)
-{
-    uint64_t head = self->head, *slot = slot_words(self, head);
-    slot[NUMBER_PLUS_ONE] = head + 1;
-    slot[BATCH_NUMBER] = number;
-    slot[FIRST_SEQUENCE] = first;
-    slot[COUNT_AND_LENGTH] = packets << 32 | length;
-    slot[POSITION] = position;
-    slot[CHECKSUM] = 0;
-    self->position = (position + length + 7) & ~(uint64_t)7;
-    self->head = head + 1;
-    self->next_number = number + 1;
-    self->next_sequence = first + packets;
-    STORE(&self->words[HEAD], head + 1);
-    if (!LOAD(&self->words[WAITING]))
-        return 0;
-    STORE(&self->words[WAITING], 0); /* before the wake-up is sent, never after */
-    return wake(self->wake_fd);
 }
 
 /* -1 with an exception if one of them has no length. */
@@ -178,36 +94,17 @@ static int64_t parts_size(PyObject *parts, Py_ssize_t count)
     return size;
 }
 
-/* A ring is larger than the caches, and whoever reads it has another one: an ordinary store fetches each line from memory only to
- * overwrite it. Past the caches a batch of 448 kB was written in two thirds of the time. */
-static void copy(unsigned char *to, const unsigned char *from, size_t size, int past_caches)
-{
-#if defined(__SSE2__)
-    if (past_caches) {
-        size_t ragged = (size_t)(-(uintptr_t)to & 15);
-        if (ragged > size)
-            ragged = size;
-        memcpy(to, from, ragged);
-        for (to += ragged, from += ragged, size -= ragged; size >= 64; to += 64, from += 64, size -= 64)
-            for (int at = 0; at < 64; at += 16)
-                _mm_stream_si128((__m128i *)(to + at), _mm_loadu_si128((const __m128i *)(from + at)));
-        _mm_sfence(); /* before the head is moved */
-    }
-#else
-    (void)past_caches;
-#endif
-    memcpy(to, from, size);
-}
-
-static int copy_part(unsigned char *to, PyObject *part, int64_t left, int past_caches)
+/* Copy a part into the batch of `length` bytes; at most `left` of them. */
+static int copy_part(unsigned char **to, PyObject *part, int64_t *left, uint64_t length)
 {
     Py_buffer view;
     if (PyObject_GetBuffer(part, &view, PyBUF_SIMPLE) < 0)
         return -1;
-    int fits = view.len <= left;
-    if (fits)
-        copy(to, view.buf, (size_t)view.len, past_caches);
-    else
+    int fits = view.len <= *left;
+    if (fits) {
+        *to = usbcast_ring_copy(*to, view.buf, (uint64_t)view.len, length);
+        *left -= view.len;
+    } else
         PyErr_SetString(PyExc_ValueError, "a part has more bytes than items");
     PyBuffer_Release(&view);
     return fits ? 0 : -1;
@@ -234,126 +131,49 @@ static PyObject *ring_write(PyObject *object, PyObject *const *args, Py_ssize_t 
     int64_t length = PyErr_Occurred() ? -1 : parts_size(parts, count);
     if (length < 0)
         return NULL;
-    if ((uint64_t)length > self->data_bytes || packets > 0xFFFFFFFF) {
-        PyErr_SetString(PyExc_BufferError, "the batch is larger than the ring");
-        return NULL;
-    }
-    uint64_t position;
-    unsigned char *to = make_room(self, (uint64_t)length, &position);
+    uint64_t position = 0;
+    unsigned char *to = packets > 0xFFFFFFFF ? NULL : usbcast_ring_begin(&self->core, (uint64_t)length, &position);
+    if (to == NULL)
+        return failed(USBCAST_TOO_LARGE);
     int64_t left = length;
-    for (Py_ssize_t i = 0; i < count; i++) {
-        PyObject *part = PyTuple_GetItem(parts, i);
-        Py_ssize_t part_size = PyObject_Size(part);
-        if (copy_part(to, part, left, length >= PAST_CACHES_BYTES) < 0)
+    for (Py_ssize_t i = 0; i < count; i++)
+        if (copy_part(&to, PyTuple_GetItem(parts, i), &left, (uint64_t)length) < 0)
             return NULL;
-        to += part_size;
-        left -= part_size;
-    }
-    if (show(self, position, (uint64_t)length, number, first, packets) < 0)
-        return NULL;
+    int shown = usbcast_ring_show(&self->core, position, (uint64_t)length, number, first, packets);
+    if (shown < 0)
+        return failed(shown);
     Py_RETURN_NONE;
 }
 
-static int make_room_for_pieces(Ring *self, Py_ssize_t count)
+/* All of the list `items` as pieces, and how many; 0 if one of them is anything but a transfer of whole packets; -1 with an exception. */
+Py_ssize_t take_pieces(Ring *self, PyObject *items, PyTypeObject *transfer, const UsbcastRun *run)
 {
-    if (count <= self->most_pieces)
-        return 0;
-    Py_ssize_t most = 2 * self->most_pieces > count ? 2 * self->most_pieces : count;
-    Piece *more = PyMem_Realloc(self->pieces, (size_t)most * sizeof(Piece));
-    if (more == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    self->pieces = more;
-    self->most_pieces = most;
-    return 0;
-}
-
-/* All of the list `items` as pieces that each fit into a batch (a packet that is larger than a batch is one by itself), and how many;
- * 0 if one of them is anything but a transfer of whole packets; -1 with an exception. */
-Py_ssize_t take_pieces(Ring *self, PyObject *items, PyTypeObject *transfer, const Run *run)
-{
-    Py_ssize_t taken = 0, count = PyList_Size(items), packet_size = (Py_ssize_t)run->packet_size;
-    Py_ssize_t most = run->most_bytes < packet_size ? packet_size : run->most_bytes - run->most_bytes % packet_size;
+    int64_t taken = 0;
+    Py_ssize_t count = PyList_Size(items);
     for (Py_ssize_t at = 0; at < count; at++) {
         PyObject *item = PyList_GetItem(items, at);
-        Piece whole;
+        UsbcastPiece whole;
         if (Py_TYPE(item) != transfer)
             return 0;
         int is_whole = take_piece(&whole, item, run->packet_size);
         if (is_whole <= 0)
             return is_whole;
-        for (Py_ssize_t left = whole.size; left > 0; left -= most, taken++) {
-            if (make_room_for_pieces(self, taken + 1) < 0)
-                return -1;
-            self->pieces[taken] = (Piece){whole.bytes + (whole.size - left), left < most ? left : most, whole.realtime_ns, whole.monotonic_ns};
+        taken = usbcast_ring_add_transfer(&self->core, taken, &whole, run);
+        if (taken < 0) {
+            failed((int)taken);
+            return -1;
         }
     }
-    return taken;
-}
-
-/* Up to which piece the batch that begins with piece `at` goes, and its bytes of payload: as many as have room, at least one. */
-static Py_ssize_t batch_until(const Piece *pieces, Py_ssize_t at, Py_ssize_t count, Py_ssize_t most_bytes, uint64_t *payload_bytes)
-{
-    Py_ssize_t size = pieces[at].size;
-    for (at++; at < count && size + pieces[at].size <= most_bytes; at++)
-        size += pieces[at].size;
-    *payload_bytes = (uint64_t)size;
-    return at;
-}
-
-/* What is written past the caches is written in long pieces; short ones are put together before, in memory that is in a cache. */
-static int is_joined(uint64_t length, uint64_t payload_bytes, Py_ssize_t count)
-{
-    return length >= PAST_CACHES_BYTES && payload_bytes < (uint64_t)count * SHORT_BYTES;
-}
-
-static unsigned char *room_to_join(Ring *self, uint64_t length)
-{
-    if (length > self->joined_bytes) {
-        unsigned char *more = PyMem_Realloc(self->joined, (size_t)length);
-        if (more == NULL)
-            return (unsigned char *)PyErr_NoMemory();
-        self->joined = more;
-        self->joined_bytes = length;
-    }
-    return self->joined;
+    return (Py_ssize_t)taken;
 }
 
 /* The first `count` pieces as batches in the ring: 1; 0, with nothing done, if they would take more than half of it; -1 with an exception. */
-int write_pieces(Ring *self, Py_ssize_t count, Run *run)
+int write_pieces(Ring *self, Py_ssize_t count, UsbcastRun *run)
 {
-    const Piece *pieces = self->pieces;
-    uint64_t payload_bytes = 0, batches = 0, needed = 0;
-    for (Py_ssize_t at = 0, until; at < count; at = until, batches++) {
-        until = batch_until(pieces, at, count, run->most_bytes, &payload_bytes);
-        uint64_t length = head_size(until - at, payload_bytes) + payload_bytes;
-        needed += length;
-        if (needed > self->data_bytes / 2 || batches >= self->slots / 2)
-            return 0;
-        if (is_joined(length, payload_bytes, until - at) && room_to_join(self, length) == NULL)
-            return -1;
-    }
-    for (Py_ssize_t at = 0, until; at < count; at = until) {
-        until = batch_until(pieces, at, count, run->most_bytes, &payload_bytes);
-        uint64_t length = head_size(until - at, payload_bytes) + payload_bytes, packets = payload_bytes / run->packet_size, position;
-        int joined = is_joined(length, payload_bytes, until - at);
-        int past_caches = !joined && length >= PAST_CACHES_BYTES;
-        unsigned char *begin = make_room(self, length, &position), *to = joined ? self->joined : begin;
-        to = put_head(to, pieces + at, until - at, payload_bytes, run);
-        for (Py_ssize_t piece = at; piece < until; piece++) {
-            copy(to, pieces[piece].bytes, (size_t)pieces[piece].size, past_caches);
-            to += pieces[piece].size;
-        }
-        if (joined)
-            copy(begin, self->joined, (size_t)length, 1);
-        if (show(self, position, length, run->number, run->first, packets) < 0)
-            return -1;
-        run->number++;
-        run->first += packets;
-        run->size_bytes += payload_bytes;
-    }
-    return 1;
+    int written = usbcast_ring_write_pieces(&self->core, count, run);
+    if (written < 0)
+        failed(written);
+    return written < 0 ? -1 : written;
 }
 
 PyDoc_STRVAR(ring_write_run_doc,
@@ -380,7 +200,7 @@ static PyObject *ring_write_run(PyObject *object, PyObject *const *args, Py_ssiz
         return NULL;
     if (packet_size == 0 || packet_size > 0xFFFFFFFF || contract > 0xFFFFFFFF)
         Py_RETURN_NONE;
-    Run run = {(uint32_t)contract, (uint32_t)packet_size, most_bytes, epoch, number, first, 0};
+    UsbcastRun run = {(uint32_t)contract, (uint32_t)packet_size, most_bytes, epoch, number, first, 0};
     Py_ssize_t pieces = take_pieces(self, args[0], (PyTypeObject *)args[1], &run);
     int whole = pieces > 0 ? write_pieces(self, pieces, &run) : (int)pieces;
     if (whole < 0)
@@ -410,18 +230,15 @@ static PyObject *ring_send(PyObject *object, PyObject *const *args, Py_ssize_t g
 /* As `send`: 0, or -1 with an exception. */
 int send_newest(Ring *self, PyObject *publish, uint64_t most)
 {
-    uint64_t at = self->head - self->tail > most ? self->head - most : self->tail;
-    for (; at < self->head; at++) {
-        const uint64_t *slot = slot_words(self, at);
-        uint64_t length = slot[COUNT_AND_LENGTH] & 0xFFFFFFFF, offset = slot[POSITION] % self->data_bytes;
-        if (length > self->data_bytes - offset) /* others can write to what is shared */
-            length = 0;
+    for (uint64_t at = usbcast_ring_first_of_newest(&self->core, most); at < self->core.head; at++) {
+        uint64_t size;
+        const unsigned char *begin = usbcast_ring_written(&self->core, at, &size);
         if (Py_TYPE(publish) == sender_type) {
-            if (send_by(publish, self->data + offset, (Py_ssize_t)length) < 0)
+            if (send_by(publish, begin, (Py_ssize_t)size) < 0)
                 return -1;
             continue;
         }
-        PyObject *raw = in_place(self, self->data + offset, (Py_ssize_t)length);
+        PyObject *raw = in_place(self, begin, (Py_ssize_t)size);
         PyObject *done = raw ? PyObject_CallFunctionObjArgs(publish, raw, NULL) : NULL;
         Py_XDECREF(raw);
         Py_XDECREF(done);
@@ -441,47 +258,34 @@ static PyObject *loaned(PyObject *batch, PyObject *owner, uint64_t slot)
     return batch;
 }
 
-/* Whether `slot` holds what its table says it does; figures that were torn apart are found out by that, or lead nowhere. */
-static int is_held(Ring *self, uint64_t at)
-{
-    return LOAD(&self->words[TAIL]) <= at && LOAD(&self->words[HEAD]) > at && LOAD(&slot_words(self, at)[NUMBER_PLUS_ONE]) == at + 1;
-}
-
 /* The batch in slot `at`; its bytes where it is not plain. Py_None where there is none to be had. */
-PyObject *take_slot(Ring *self, uint64_t at, const Asked *asked, Taken *taken)
+PyObject *take_slot(Ring *self, uint64_t at, const Asked *asked, UsbcastTaken *taken)
 {
-    uint64_t *slot = slot_words(self, at);
-    uint64_t held = is_held(self, at), position = LOAD(&slot[POSITION]);
-    uint64_t length = LOAD(&slot[COUNT_AND_LENGTH]) & 0xFFFFFFFF;
-    if (!held || length >= asked->most_bytes || length > self->data_bytes ||
-        position % self->data_bytes > self->data_bytes - length)
+    UsbcastHeld held;
+    if (!usbcast_ring_find(&self->core, at, asked->most_bytes, &held) || (asked->next && !usbcast_is_next(held.first, asked->next)))
         Py_RETURN_NONE;
-    const unsigned char *begin = self->data + position % self->data_bytes;
-    unsigned char head[HEAD_BYTES + 1 + MAX_VARINT] = {0};
-    memcpy(head, begin, length < sizeof head ? (size_t)length : sizeof head);
-    if (asked->next && !is_next(head, asked->next))
-        Py_RETURN_NONE;
+    Py_ssize_t size = (Py_ssize_t)held.size;
     int copied = asked->owner == Py_None;
-    PyObject *raw = copied ? PyBytes_FromStringAndSize((const char *)begin, (Py_ssize_t)length) : in_place(self, begin, (Py_ssize_t)length);
+    PyObject *raw = copied ? PyBytes_FromStringAndSize((const char *)held.bytes, size) : in_place(self, held.bytes, size);
     if (raw == NULL)
         return NULL;
-    const unsigned char *bytes = copied ? (const unsigned char *)PyBytes_AsString(raw) : begin;
-    Plain plain = plain_layout(copied ? bytes : head, bytes, (Py_ssize_t)length, asked->major);
+    const unsigned char *bytes = copied ? (const unsigned char *)PyBytes_AsString(raw) : held.bytes;
+    const unsigned char *head = copied ? bytes : held.first;
+    UsbcastPlain plain = usbcast_plain_layout(head, bytes, size, asked->major);
     if (plain.arrivals)
-        *taken = taken_of(copied ? bytes : head, bytes, &plain);
+        *taken = usbcast_taken_of(head, bytes, &plain);
     PyObject *batch = raw;
     if (plain.arrivals && copied)
-        batch = decoded_bytes(raw, bytes, (Py_ssize_t)length, &plain, asked->batch, asked->arrivals);
+        batch = decoded_bytes(raw, bytes, size, &plain, asked->batch, asked->arrivals);
     else if (plain.arrivals)
-        batch = loaned(decoded(raw, head, bytes, &plain, in_place(self, begin + plain.payload, (Py_ssize_t)length - plain.payload),
-                             asked->batch, asked->arrivals),
-                     asked->owner, at);
+        batch = loaned(decoded(raw, head, bytes, &plain, in_place(self, bytes + plain.payload, size - (Py_ssize_t)plain.payload),
+                               asked->batch, asked->arrivals),
+                       asked->owner, at);
     if (batch != raw)
         Py_DECREF(raw);
     if (batch == NULL)
         return NULL;
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    if (!is_held(self, at) || (asked->next && plain.arrivals == 0)) {
+    if (!usbcast_ring_is_intact(&self->core, at) || (asked->next && plain.arrivals == 0)) {
         Py_DECREF(batch);
         Py_RETURN_NONE;
     }
@@ -505,18 +309,12 @@ static PyObject *ring_take(PyObject *object, PyObject *const *args, Py_ssize_t g
     Asked asked = {PyLong_AsUnsignedLongLong(args[0]), (uint32_t)PyLong_AsUnsignedLong(args[1]),
                    (PyTypeObject *)args[2], (PyTypeObject *)args[3], Py_None, NULL};
     uint64_t at = PyLong_AsUnsignedLongLong(args[4]);
-    Taken taken;
+    UsbcastTaken taken;
     return PyErr_Occurred() ? NULL : take_slot(self, at, &asked, &taken);
 }
 
 PyDoc_STRVAR(ring_will_sleep_doc,
 "will_sleep(head) -> whether the head is still there, with the flag raised that has the writer wake us, and the ring not closed");
-
-int will_sleep(Ring *self, uint64_t head)
-{
-    STORE(&self->words[WAITING], 1); /* before the look at the head, never after */
-    return LOAD(&self->words[HEAD]) == head && !LOAD(&self->words[STATE]);
-}
 
 static PyObject *ring_will_sleep(PyObject *object, PyObject *head)
 {
@@ -524,19 +322,7 @@ static PyObject *ring_will_sleep(PyObject *object, PyObject *head)
     uint64_t seen = PyLong_AsUnsignedLongLong(head);
     if (PyErr_Occurred() || !ring_is_open(self))
         return NULL;
-    return PyBool_FromLong(will_sleep(self, seen));
-}
-
-/* time.monotonic_ns() */
-uint64_t now_ns(void)
-{
-    struct timespec now;
-#if defined(__APPLE__)
-    clock_gettime(CLOCK_UPTIME_RAW, &now);
-#else
-    clock_gettime(CLOCK_MONOTONIC, &now);
-#endif
-    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+    return PyBool_FromLong(usbcast_ring_will_sleep(&self->core, seen));
 }
 
 PyDoc_STRVAR(ring_spin_wait_doc,
@@ -544,29 +330,19 @@ PyDoc_STRVAR(ring_spin_wait_doc,
 "Look again and again, with a processor's pause between, while other threads of the interpreter go on. After it was in vain,\n"
 "the next call returns at once, then the next three, seven, at the most so many.");
 
-enum { SELDOM = 255 };
-
 int spin_waited(Ring *self, uint64_t head, uint64_t most_ns)
 {
-    if (self->sleeps > 0) {
-        self->sleeps--;
+    if (!usbcast_ring_may_spin(&self->core))
         return 0;
-    }
-    const uint64_t *words = self->words;
+    const uint64_t *words = self->core.words;
     PyObject *kept = self->whole; /* so that the memory stays, whatever the others do */
     int moved;
     Py_INCREF(kept);
     Py_BEGIN_ALLOW_THREADS
-    uint64_t until = now_ns() + most_ns;
-    do {
-        for (int i = 0; i < 16 && LOAD(&words[HEAD]) == head; i++)
-            PAUSE();
-        moved = LOAD(&words[HEAD]) != head;
-    } while (!moved && now_ns() < until);
+    moved = usbcast_ring_spin(words, head, most_ns);
     Py_END_ALLOW_THREADS
     Py_DECREF(kept);
-    self->seldom = moved ? 0 : self->seldom < SELDOM ? 2 * self->seldom + 1 : SELDOM;
-    self->sleeps = self->seldom;
+    usbcast_ring_spun(&self->core, moved);
     return moved;
 }
 
@@ -595,8 +371,8 @@ static PyMethodDef ring_methods[] = {
 };
 
 static PyMemberDef ring_members[] = {
-    {"next_number", T_ULONGLONG, offsetof(Ring, next_number), 0, "of the batch behind what was written last"},
-    {"next_sequence", T_ULONGLONG, offsetof(Ring, next_sequence), 0, "of the packet behind what was written last"},
+    {"next_number", T_ULONGLONG, offsetof(Ring, core.next_number), 0, "of the batch behind what was written last"},
+    {"next_sequence", T_ULONGLONG, offsetof(Ring, core.next_sequence), 0, "of the packet behind what was written last"},
     {NULL, 0, 0, 0, NULL},
 };
 

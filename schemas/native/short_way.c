@@ -1,5 +1,5 @@
 /* From what was read into the ring: a feed's short way. */
-#include "core.h"
+#include "binding.h"
 
 /* What has gone through since it was asked last. */
 typedef struct {
@@ -12,7 +12,7 @@ typedef struct {
     Ring *ring;
     PyTypeObject *transfer;
     int open;
-    Run run;
+    UsbcastRun run;
     int64_t close_ns, next_ns, until_ns;
     PyObject *sender; /* what goes through is sent by it, or NULL: then who is told of it does so */
     int told;         /* somebody is to be told of whatever goes through */
@@ -65,7 +65,7 @@ static PyObject *short_open(PyObject *object, PyObject *const *args, Py_ssize_t 
         PyErr_SetString(PyExc_TypeError, "open takes seven numbers and what publishes");
         return NULL;
     }
-    Run *run = &self->run;
+    UsbcastRun *run = &self->run;
     run->most_bytes = PyLong_AsSsize_t(args[0]);
     run->packet_size = (uint32_t)PyLong_AsUnsignedLong(args[1]);
     run->number = PyLong_AsUnsignedLongLong(args[2]);
@@ -112,13 +112,13 @@ static PyObject *short_put(PyObject *object, PyObject *items)
     }
     if (!self->open || !self->ring->open)
         return PyLong_FromLong(0);
-    Run run = self->run;
+    UsbcastRun run = self->run;
     run.size_bytes = 0;
     Py_ssize_t count = take_pieces(self->ring, items, self->transfer, &run), size = 0;
     for (Py_ssize_t at = 0; at < count; at++)
-        size += self->ring->pieces[at].size;
+        size += self->ring->core.pieces[at].size;
     int whole = (int)(count < 0 ? -1 : 0);
-    const Piece *last = count > 0 ? &self->ring->pieces[count - 1] : NULL;
+    const UsbcastPiece *last = count > 0 ? &self->ring->core.pieces[count - 1] : NULL;
     if (last && (last->monotonic_ns >= self->next_ns || 2 * size > run.most_bytes))
         whole = write_pieces(self->ring, count, &run);
     if (whole > 0) {
