@@ -14,7 +14,7 @@ MINOR = 0
 CONTRACT = MAJOR << 16 | MINOR
 
 DEFAULT_ENDPOINT = "tcp://127.0.0.1:5570"
-"""Where a node answers requests unless told otherwise; all else is learnt from its answer to describe."""
+"""Default address for requests; a client learns everything else from the answer to describe."""
 
 HEARTBEAT_S = 1.0
 """A notification is repeated this often, news or not."""
@@ -23,10 +23,10 @@ SILENCE_S = 3.0
 """No message and no heartbeat for so long: the node is gone or hung."""
 
 NOTIFICATION_INTERVAL_NS = 1_000_000
-"""At most one notification in this time; the first goes at once and the last one always goes."""
+"""Least time between two notifications; the first is sent at once, and the last is always sent."""
 
 TAIL_NS = 50_000_000
-"""A stream that has published nothing for so long is at rest: then it is said how far it has come, to those who get the data."""
+"""A burst ends when nothing has been published for this long; push subscribers then get the end-of-burst notification."""
 
 _STREAM_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
@@ -36,7 +36,7 @@ def is_stream_name(name: str) -> bool:
 
 
 def check_stream_name(name: str) -> str:
-    """Return `name`; raise UsageError if it is no stream name."""
+    """Return `name`; raise UsageError if it is not a valid stream name."""
     if not is_stream_name(name):
         raise UsageError(
             f"{name!r} is not a stream name: use 1 to 64 of a-z, 0-9, '_' and '-', beginning with a letter or digit"

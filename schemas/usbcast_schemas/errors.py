@@ -75,7 +75,7 @@ class DeviceError(UsbcastError):
 
 
 class LibusbMissing(DeviceError):
-    """There is no libusb on this machine."""
+    """libusb is not installed on this machine."""
 
 
 class DeviceMissing(DeviceError):
@@ -115,7 +115,7 @@ class NodeError(UsbcastError):
 
 
 class EndpointTaken(NodeError):
-    """The address is in use; `endpoint` if by somebody who listens there."""
+    """The address is in use; `endpoint` is set if a program listens there."""
 
     def __init__(self, message: str, endpoint: str = "") -> None:
         super().__init__(message)
@@ -123,7 +123,7 @@ class EndpointTaken(NodeError):
 
 
 class RingUnavailable(NodeError):
-    """There is no room, or no place, for the ring."""
+    """The ring cannot be created or opened."""
 
 
 class RecordingError(UsbcastError):

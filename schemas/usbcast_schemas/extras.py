@@ -20,7 +20,7 @@ MODULES: Final = {
     "arrow": ("pyarrow",),
     "pandas": ("pandas",),
 }
-"""By extra; the names under which pyproject.toml has them."""
+"""Modules of each extra of pyproject.toml."""
 
 SOURCE_TREE = Path(__file__).parents[2]
 """The repository, if this code runs from one, and not from where a wheel was installed."""
@@ -42,7 +42,7 @@ def missing(module: str | None) -> str:
 
 
 def _packages(extras: tuple[str, ...]) -> str:
-    """In a repository, that with its extras, as it was installed; else the packages, as a wheel may have come from anywhere."""
+    """Return what to install: the repository with its extras if it is one; else the packages, as a wheel may come from anywhere."""
     itself = f"[{','.join(extras)}]"
     if (SOURCE_TREE / "pyproject.toml").is_file():
         return f"--editable {shlex.quote(f'{SOURCE_TREE}{itself}')}"

@@ -1,4 +1,4 @@
-"""The network interfaces of this machine by name or address, for what is to be sent or heard on chosen ones only."""
+"""Network interfaces of this machine by name or address, to send and listen on chosen ones only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The directory in which a party keeps its keys: its own pair, the clients that it lets in, the nodes that it knows.
+"""Keyring: the directory with a party's own key pair, the clients that it admits, and the nodes that it trusts.
 
 Three TOML files, each written whole under another name and then renamed, so that a reader never sees half of one:
 
@@ -24,13 +24,13 @@ from usbcast_schemas.keys import ClientKey, KeyPair, Rights, check_name, key_tex
 from usbcast_schemas.sockets import is_pair, make_key_pair, split_tcp
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
-"""Some 20,000 keys. What is larger is no file of keys."""
+"""Room for about 20,000 keys; a larger file is refused."""
 
 SECRET, CLIENTS, NODES = "secret.toml", "clients.toml", "nodes.toml"
 
 
 class Keyring:
-    """One directory of keys. Raises KeysError, with what to do about it, from every call."""
+    """A directory of keys. Every call raises KeysError with what to do about it."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory.expanduser()
@@ -134,7 +134,7 @@ class Keyring:
         return found
 
     def trust(self, endpoint: str, public: bytes) -> bytes | None:
-        """From now on the node at `endpoint` must have this key; return the one that it had to have before."""
+        """Require this key of the node at `endpoint` from now on; return the key required before."""
         split_tcp(endpoint)
         if not endpoint.isprintable():
             raise KeysError(f"{endpoint!r} is not an endpoint that can be written into a file")
@@ -213,7 +213,7 @@ class Keyring:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """One change at a time, also between processes."""
+        """Lock the directory: one change at a time, also between processes."""
         try:
             fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:

@@ -12,21 +12,21 @@ from enum import StrEnum
 from usbcast_schemas.errors import KeysError
 
 KEY_BYTES = 32
-"""Of a Curve25519 key, public or secret."""
+"""Length of a Curve25519 key, public or secret."""
 
 SHORT_DIGITS = 12
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
 
 class Rights(StrEnum):
-    """What a client's key is good for."""
+    """Rights of a client's key."""
 
     NONE = "none"
-    """Nothing (any more): a key that was revoked."""
+    """No rights: the key was revoked."""
     READ = "read"
     """Describe, subscribe, fetch, clock, health."""
     COMMAND = "read and command"
-    """That, and commands to the device."""
+    """Read, and send commands to the device."""
 
     @property
     def may_read(self) -> bool:
@@ -39,7 +39,7 @@ class Rights(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class KeyPair:
-    """One party's keys; `name` is what its owner calls it."""
+    """A party's key pair; `name` is the owner's name for it."""
 
     public: bytes
     secret: bytes = field(repr=False)
@@ -56,12 +56,12 @@ class ClientKey:
 
 
 def key_text(public: bytes) -> str:
-    """How a public key is written: 64 hex digits."""
+    """Return a public key as text: 64 hex digits."""
     return public.hex()
 
 
 def short_text(public: bytes, name: str = "") -> str:
-    """How a public key is named to people: its first digits, and whose it is where that is known."""
+    """Return a short name of a public key for people: its first digits, and the owner if known."""
     digits = public.hex()[:SHORT_DIGITS]
     return f"{digits} ({name})" if name else digits
 

@@ -1,4 +1,4 @@
-"""What a node says of itself on the LAN by mDNS: the service's name, and the TXT record to and from bytes.
+"""A node's announcement on the LAN by mDNS: the service's name, and the TXT record to and from bytes.
 
 A TXT record (RFC 6763, section 6) is a list of `key=value` of at most 255 bytes each, and 1300 bytes in all are as much as fits
 one packet. It is a hint: anybody on the network may send one, so nothing is believed but by asking the node itself.
@@ -27,13 +27,13 @@ _MOST_PARTS = 20
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """What the TXT record says."""
+    """Contents of the TXT record."""
 
     node: str
     """Random, the same on every interface: how one node is told from two."""
     streams: tuple[str, ...]
     version: str
-    """Of usbcast, for people."""
+    """Version of usbcast, for people."""
     contract: str = f"{MAJOR}.{MINOR}"
     key: str = ""
     """The node's public key where it asks for keys; empty where it does not."""

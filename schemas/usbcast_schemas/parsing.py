@@ -1,4 +1,4 @@
-"""Parsing protobuf messages that come from outside: what is parsed has a bounded number of fields.
+"""Parse protobuf messages from outside with a bounded number of fields.
 
 An empty submessage takes two bytes on the wire and up to 400 in memory, so a bound on bytes is no bound on memory. The
 fields are counted over the raw bytes before anything is allocated. How deep they nest is given by the schema, which has no
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor
 
 MAX_FIELDS = 300_000
-"""A message may have so many fields, at all its levels together: some 130 MB in memory at the worst."""
+"""Most fields of a message, over all its levels: about 130 MB of memory in the worst case."""
 
 _M = TypeVar("_M", bound=Message)
 
@@ -41,7 +41,7 @@ def parse(kind: type[_M], body: bytes | memoryview, what: str, most_fields: int 
 
 
 def _has_at_most(most: int, body: bytes | memoryview, descriptor: Descriptor | NativeDescriptor) -> bool:
-    """Whether `body` has at most so many fields. Bytes that make no sense count up to there: the library refuses them."""
+    """Return True if `body` has at most `most` fields. Malformed bytes end the count: the library refuses them."""
     try:
         return _left(body, 0, len(body), _submessages(descriptor), most) >= 0
     except IndexError:
@@ -70,7 +70,7 @@ def _left(body: bytes | memoryview, at: int, end: int, submessages: _Submessages
 
 
 def read_varint(body: bytes | memoryview, at: int) -> tuple[int, int]:
-    """The number at `at`, and what is behind it. Raises IndexError where there is none."""
+    """Return the number at `at` and the offset behind it. Raises IndexError if there is none."""
     value = shift = 0
     while True:
         byte = body[at]

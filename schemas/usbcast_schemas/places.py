@@ -1,4 +1,4 @@
-"""Where the files of this user's nodes are: rings in shared memory, and the records by which local nodes are found."""
+"""Directories of this user's nodes: rings in shared memory, and the records by which local nodes are found."""
 
 from __future__ import annotations
 

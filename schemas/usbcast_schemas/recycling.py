@@ -35,7 +35,7 @@ class RecycledBuffers:
         return view.toreadonly()
 
     def _free(self, size: int) -> bytearray | None:
-        """A buffer of at least `size` bytes that nobody looks at; None if there is none and may be no more."""
+        """Return an unused buffer of at least `size` bytes; None if there is none and the limit is reached."""
         for at in range(len(self._buffers)):
             if _references(self._buffers, at) == _UNUSED:
                 if len(self._buffers[at]) < size:
@@ -56,4 +56,4 @@ def _references(buffers: list[bytearray], at: int) -> int:
 
 
 _UNUSED = _references([bytearray(1)], 0)
-"""What the count is while only the list refers to a buffer; how many the question adds depends on the version of Python."""
+"""Reference count of a buffer that only the list refers to; what the question itself adds depends on the Python version."""

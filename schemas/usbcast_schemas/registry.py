@@ -1,4 +1,4 @@
-"""How local nodes are found: each one keeps a record in the runtime directory, locked for as long as it lives."""
+"""Registry of local nodes: each keeps a record in the runtime directory, locked for as long as the node lives."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ log = logging.getLogger(__name__)
 
 MAX_RECORD_BYTES = 1024 * 1024
 MOST_NAMED = 1000
-"""So many files that are not records of nodes are named in the log."""
+"""Number of files logged because they are not records of nodes."""
 
 _named: set[str] = set()
 
 
 @dataclass(frozen=True, slots=True)
 class NodeRecord:
-    """What a node says of itself to others of the same user on the same machine."""
+    """A node's description of itself for programs of the same user on the same machine."""
 
     endpoint: str
     pid: int
@@ -58,7 +58,7 @@ def local_nodes() -> list[NodeRecord]:
 
 
 def _read_record(data: bytes) -> NodeRecord:
-    """What a record says. Raises WireError."""
+    """Parse a record. Raises WireError."""
     try:
         fields: Any = json.loads(data) if len(data) <= MAX_RECORD_BYTES else None
         endpoint, pid, streams, key = fields["endpoint"], fields["pid"], fields["streams"], fields.get("key", "")

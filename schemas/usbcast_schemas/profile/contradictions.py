@@ -1,4 +1,4 @@
-"""What the keys of a profile must be to one another, once each is right on its own.
+"""Contradictions between the keys of a profile, each of which is valid on its own.
 
 Pure: no socket, thread or clock.
 """
@@ -24,7 +24,7 @@ MAX_EXPANDED_FIELDS = 4096
 
 
 def contradictions(profile: Profile) -> Iterator[str]:
-    """One sentence per contradiction, without the origin."""
+    """Yield one sentence per contradiction, without the origin."""
     yield from _transfer(profile)
     for table, requests in (("startup", profile.startup), ("shutdown", profile.shutdown)):
         for i, request in enumerate(requests):

@@ -1,4 +1,4 @@
-"""From a file, a name or a text to a checked profile, or to one ProfileError with a line per problem."""
+"""Load and check a profile from a file, a name or a text. Raises one ProfileError with a line per problem."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class _Table(BaseModel):
 
 
 class StreamSettings(_Table):
-    """What the stream is called, and how many packets a second the device means to send."""
+    """The stream's name, and the device's nominal rate in packets per second."""
 
     name: str = Field(
         pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$",
@@ -104,7 +104,7 @@ class DeviceMatch(_Table):
 
 
 class TransferSettings(_Table):
-    """How the endpoint is read, and what to take off the head of what it returns."""
+    """Reading of the endpoint, and the bytes to strip from the head of each transfer."""
 
     size: int = Field(default=16384, ge=1, le=1 << 20)
     queue: int = Field(default=8, ge=1, le=64)
@@ -115,7 +115,7 @@ class TransferSettings(_Table):
 
 
 class ControlRequest(_Table):
-    """One control transfer. Bit 7 of `request_type` set reads `length` bytes, clear writes `data`."""
+    """A control transfer. With bit 7 of `request_type` set it reads `length` bytes, otherwise it writes `data`."""
 
     request_type: int = Field(ge=0, le=0xFF, description="a number from 0x00 to 0xff")
     request: int = Field(ge=0, le=0xFF, description="a number from 0x00 to 0xff")
@@ -126,7 +126,7 @@ class ControlRequest(_Table):
 
 
 class Checksum(_Table):
-    """Where a packet's checksum stands. It covers `start` up to itself or, standing before `start`, up to the end."""
+    """A packet's checksum. It covers `start` up to itself or, if it is placed before `start`, up to the end."""
 
     method: ChecksumMethod
     start: int = Field(default=0, alias="from", ge=0, le=MAX_PACKET_BYTES - 1)
@@ -139,13 +139,13 @@ class Checksum(_Table):
         return CHECKSUM_WIDTHS[self.method]
 
     def position(self, packet_size: int) -> int:
-        """Where it stands in a packet of this size; beyond [0, packet_size - width] the packet has no room for it."""
+        """Return its offset in a packet of this size; outside [0, packet_size - width] the packet has no room for it."""
         offset = -self.width if self.offset is None else self.offset
         return offset if offset >= 0 else packet_size + offset
 
     @property
     def precedes(self) -> bool:
-        """It stands before what it covers."""
+        """True if it is placed before the bytes that it covers."""
         return self.offset is not None and self.offset >= 0 and self.offset + self.width <= self.start
 
     @property
@@ -271,11 +271,11 @@ class FieldSpec(_Table):
 
     @property
     def end(self) -> int:
-        """One past the last byte, of all `count` values."""
+        """Offset behind the last byte of all `count` values."""
         return self.offset + self.width * (self.count or 1)
 
     def expanded(self) -> tuple[FieldSpec, ...]:
-        """With a `count`, the single values name0, name1, …; else this one."""
+        """Return the single values name0, name1, … if there is a `count`; else this field."""
         if self.count is None:
             return (self,)
         return tuple(

@@ -25,7 +25,7 @@ def shown(value: object) -> str:
 
 
 def sentences(error: ValidationError, root: type[BaseModel]) -> list[str]:
-    """One sentence per problem, without the origin: `framing.size is 0: a whole number from 1 to … is allowed`."""
+    """Return one sentence per problem, without the origin: `framing.size is 0: a whole number from 1 to … is allowed`."""
     found = []
     for problem in error.errors(include_url=False):
         path, table, field = _follow(problem["loc"], root)
@@ -102,7 +102,7 @@ def _unknown_key(path: str, table: type[BaseModel]) -> str:
 
 
 def _allowed(field: FieldInfo | None) -> str:
-    """What a key may be, from its own description or from its type and bounds."""
+    """Return the allowed values of a key, from its own description or from its type and bounds."""
     if field is None:
         return "another value"
     if field.description:
