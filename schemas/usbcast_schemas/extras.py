@@ -42,7 +42,7 @@ def missing(module: str | None) -> str:
 
 
 def _packages(extras: tuple[str, ...]) -> str:
-    """Return what to install: the repository with its extras if it is one; else the packages, as a wheel may come from anywhere."""
+    """Return what to install: the repository with its extras, if it is one; else the packages by name."""
     itself = f"[{','.join(extras)}]"
     if (SOURCE_TREE / "pyproject.toml").is_file():
         return f"--editable {shlex.quote(f'{SOURCE_TREE}{itself}')}"
