@@ -1,8 +1,9 @@
-"""Pauses of USB reading beside a flood: `python -m tests.security.pauses [KIND ...] [--connections N ...] [--seconds S]`.
+"""Pauses of USB reading beside a flood: `python -m tests.security.pauses [--table] [KIND ...] [--connections N ...]`.
 
 A node owns a simulated device that loses what is not read in time. Beside it are three that are welcome: one reads the ring, one
 is pushed to on this machine and one over TCP. Then a crowd floods the node. A table says, for each flood, the longest time
-between two USB reads, what the device lost, and the longest lag of the three; `--json` says the same for programs.
+between two USB reads, what the device lost, and the longest lag of the three; `--json` says the same for programs. `--table`
+makes the whole table of docs/security.md.
 """
 
 from __future__ import annotations
@@ -25,6 +26,22 @@ from tests.security.flooding import KINDS, STREAM
 RATE_HZ = 2_000
 FIFO_BYTES = 1 << 20
 """Of the device: some 4.7 s at this rate."""
+
+TABLE = (
+    "subscriptions",
+    "short-subscriptions",
+    "late-subscriptions",
+    "fetches",
+    "reports",
+    "endless-frames",
+    "handshakes",
+)
+TABLE_SECONDS = 2.5
+
+HEAD = (
+    "| flood | connections | longest pause, ms | lost: device, ring, push, tcp | longest lag, ms: ring, push, tcp |\n"
+    "|---|---:|---:|---|---|"
+)
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -146,28 +163,38 @@ def _health(environment: dict[str, str], endpoint: str) -> tuple[dict[str, Any],
 
 
 def main() -> None:
+    given = _parser().parse_args()
+    kinds, seconds = given.kinds or list(KINDS), given.seconds
+    if given.table:
+        kinds, seconds = given.kinds or list(TABLE), min(seconds, TABLE_SECONDS)
+    fifo_bytes = int(given.fifo_ms / 1000 * RATE_HZ) * 112
+    began = time.monotonic()
+    if not given.json:
+        print(HEAD, flush=True)
+    for kind, count in [("", 0), *((kind, count) for kind in kinds for count in given.connections)]:
+        told = measure(kind, count, seconds, fifo_bytes)
+        print(json.dumps(told) if given.json else _row(told), flush=True)
+    if not given.json:
+        print(f"\nin {time.monotonic() - began:.0f} s; the row of nothing is this machine's own pause")
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.security.pauses")
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(KINDS)}; all if none is given")
     parser.add_argument("--connections", type=int, nargs="+", default=[10, 60, 200, 500])
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--fifo-ms", type=float, default=100.0, help="how long the device can store what is not read")
+    parser.add_argument(
+        "--table", action="store_true", help="the floods of docs/security.md, shorter: some six minutes"
+    )
     parser.add_argument("--json", action="store_true")
-    given = parser.parse_args()
-    fifo_bytes = int(given.fifo_ms / 1000 * RATE_HZ) * 112
-    if not given.json:
-        print(
-            "| flood | connections | longest pause, ms | lost: device, ring, push, tcp | longest lag, ms: ring, push, tcp |"
-        )
-        print("|---|---:|---:|---|---|", flush=True)
-    runs = [("", 0), *((kind, count) for kind in given.kinds or KINDS for count in given.connections)]
-    for kind, count in runs:
-        told = measure(kind, count, given.seconds, fifo_bytes)
-        if given.json:
-            print(json.dumps(told), flush=True)
-            continue
-        lags = ", ".join(f"{lag:.0f}" for lag in told["lag_ms"].values())
-        lost = ", ".join(map(str, told["lost"].values()))
-        print(f"| {told['kind']} | {count} | {told['pause_ms']:.1f} | {lost} | {lags} |", flush=True)
+    return parser
+
+
+def _row(told: dict[str, Any]) -> str:
+    lags = ", ".join(f"{lag:.0f}" for lag in told["lag_ms"].values())
+    lost = ", ".join(map(str, told["lost"].values()))
+    return f"| {told['kind']} | {told['connections']} | {told['pause_ms']:.1f} | {lost} | {lags} |"
 
 
 if __name__ == "__main__":
