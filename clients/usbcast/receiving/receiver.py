@@ -21,7 +21,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import random
 import socket as host
 import time
 from itertools import count
@@ -42,8 +41,8 @@ from usbcast.receiving.expectation import Expectation
 from usbcast.receiving.fast_path import FastPath
 from usbcast.receiving.fetching import Fetching, Gate
 from usbcast.receiving.housekeeping import BUSY_NS, Housekeeping
+from usbcast.receiving.life_cycle import LifeCycle
 from usbcast.receiving.link import Link
-from usbcast.receiving.pace import Patience
 from usbcast.receiving.waiting import Waiter
 from usbcast_schemas.batch import MAX_COUNT, EncodedBatch
 from usbcast_schemas.contract import SILENCE_S, check_stream_name
@@ -63,19 +62,8 @@ OUT_BATCHES = 64
 TURN_REPLIES = 100
 """Replies taken in one turn: a node that sends replies without end cannot keep the caller from its deadline."""
 
-_SILENCE_NS = int(SILENCE_S * 1e9)
-_DESCRIBE_NS = 1_500_000_000, 4_000_000_000
-"""How long to wait for a description, at first and at most."""
-
-_REPORT_NS = 1_000_000_000
-_JOINING_NS = 2_000_000
-"""Time from the first report of a joining subscription to the second; doubled for each one after that."""
-
 _MOST_LAG_NS = 2**63 - 1
 """A report has 64 bits for the lag, and a node may claim any arrival time."""
-
-_RETRY_FIRST_NS, _RETRY_MOST_NS = 50_000_000, 2_000_000_000
-_LOOK_AGAIN_NS = 50_000_000
 
 _numbers = count(1)
 
@@ -138,20 +126,12 @@ class NodeReceiver:
         self.park_s = self._fast_path.park_s
         self._link = Link(stream, endpoint, self.waiter, self.keys)
         self._channel: Channel | None = None
-        self._describing: tuple[int, int] | None = None
-        """Request id and deadline of the describe under way."""
-        self._describe_at_ns: int | None = 0
-        self._retry_ns = _RETRY_FIRST_NS
-        self._describe_patience = Patience(*_DESCRIBE_NS)
+        self._life = LifeCycle(time.monotonic_ns())
         self._fetching = Fetching(self._core, gate)
         self._expectation = Expectation()
         self._house = Housekeeping()
         self._link_is_quiet = False
         """Whether the link was seen to have nothing, and has not been used since: then whatever comes wakes."""
-        self._report_at_ns = 0
-        self._report_every_ns = _JOINING_NS
-        self._answered_ns = time.monotonic_ns()
-        self._silent = self._source_silent = False
 
     # What the shells use
 
@@ -181,9 +161,9 @@ class NodeReceiver:
         self._watch(now_ns)
         self._ask(now_ns)
         self._link_is_quiet = False
-        busy = self._describing or self._fetching.under_way or self._silent or self._check_rest_s() < math.inf
-        calm = not busy and self._describe_at_ns is None
-        self._house.done(now_ns, calm=calm, until_ns=min(self._report_at_ns, self._heard_ns() + _SILENCE_NS))
+        busy = self._fetching.under_way or self._check_rest_s() < math.inf
+        calm = self._life.is_calm and not busy
+        self._house.done(now_ns, calm=calm, until_ns=self._life.calm_until_ns(self._heard_ns()))
         return self._follow_on() or bool(self._event_builder)
 
     @property
@@ -220,7 +200,7 @@ class NodeReceiver:
     @property
     def silent(self) -> bool:
         """True while the node has given no sign of life for SILENCE_S; the application was told by a Silence."""
-        return self._silent
+        return self._life.is_silent
 
     @property
     def position(self) -> Position | None:
@@ -246,7 +226,7 @@ class NodeReceiver:
     @property
     def silent_ns(self) -> int:
         """Nanoseconds for which the node, or its upstream, has been silent; 0 while all is well."""
-        if self._silent:
+        if self._life.is_silent:
             return time.monotonic_ns() - self._heard_ns()
         return self._channel.source_silent_ns if self._channel else 0
 
@@ -271,18 +251,13 @@ class NodeReceiver:
                 rest_ns = min(rest_ns, ask_at_ns - time.monotonic_ns())
             if rest_ns > 0:
                 return rest_ns / 1e9
-        due = [self._report_at_ns] if self._channel else []
-        due += [self._describing[1]] if self._describing else []
-        if self._describe_at_ns is not None and self._describing is None:
-            due.append(self._describe_at_ns)
-        if not self._silent:
-            due.append(self._heard_ns() + _SILENCE_NS)
+        due = [self._life.due_ns(self._heard_ns())]
         fetch_at_ns = self._fetching.due_ns()
         if fetch_at_ns is not None:
             due.append(fetch_at_ns)
         if ask_at_ns is not None:
             due.append(ask_at_ns)
-        rest_s = min((min(due, default=0) - time.monotonic_ns()) / 1e9, self._check_rest_s())
+        rest_s = min((min(due) - time.monotonic_ns()) / 1e9, self._check_rest_s())
         if rest_s > 0:
             return rest_s
         self._house.called = True
@@ -364,54 +339,41 @@ class NodeReceiver:
 
         A node that has come back without it refuses every report, and must not pass for the one that published.
         """
-        return max(self._answered_ns, self._channel.heard_ns if self._channel else 0)
+        return max(self._life.answered_ns, self._channel.heard_ns if self._channel else 0)
 
     def _watch(self, now_ns: int) -> None:
         """Notice silence, its end, and a restart that only the data told of."""
-        if now_ns - self._heard_ns() < _SILENCE_NS:
-            self._silent = False
-            if self.info and self._core.epoch is not None and self._core.epoch != self.info.epoch:
-                self._describe_soon(now_ns)
-        elif not self._silent:
-            self._silent = True
+        heard_ns = self._heard_ns()
+        if self._life.listen(heard_ns, now_ns):
             if self.info is None:  # an application that only iterates over batches would wait without any message
                 log.warning("%s; still looking for it", self.unreachable(SILENCE_S))
-            self._event_builder.say(Silence(now_ns - self._heard_ns()))
-            self._describe_soon(now_ns)
+            self._event_builder.say(Silence(now_ns - heard_ns))
+        elif self.info and self._core.epoch is not None and self._core.epoch != self.info.epoch:
+            self._life.doubt(now_ns)
         if self._channel is None:
             return
         source_silent_ns = self._channel.source_silent_ns
-        if source_silent_ns and not self._source_silent:
+        if self._life.listen_upstream(source_silent_ns):
             self._event_builder.say(Silence(source_silent_ns, upstream=True))
-        self._source_silent = bool(source_silent_ns)
         if self._channel.can_fetch:
             self._expectation.learn(now_ns, self._channel.news)
             if self._expectation.is_mute(now_ns, self._channel.heard_ns):
-                self._describe_soon(now_ns)
+                self._life.doubt(now_ns)
         if self._channel.over:  # a bridge goes on in another ring when its upstream begins a new epoch
-            self._describe_soon(now_ns + BUSY_NS)
-
-    def _describe_soon(self, now_ns: int) -> None:
-        if self._describe_at_ns is None:
-            self._describe_at_ns = now_ns
-            self._retry_ns = _RETRY_FIRST_NS
+            self._life.doubt(now_ns + BUSY_NS)
 
     def _ask(self, now_ns: int) -> None:
         """Send the requests that are due; give up those that were not answered."""
-        if self._describing and now_ns >= self._describing[1]:
-            self._describing = None
-            self._describe_patience.unanswered()
+        if self._life.is_overdue(now_ns):
             self._drop_link(now_ns)
         if self._fetching.is_overdue(now_ns):
             self._drop_link(now_ns)  # so that the node drops the answer if it is still sending it
-        if self._describing is None and self._describe_at_ns is not None and now_ns >= self._describe_at_ns:
+        if self._life.may_ask(now_ns):
             self._drop_link(now_ns)  # the node may be at another address now
             if not self._link.find():
-                self._describe_at_ns = now_ns + _LOOK_AGAIN_NS
+                self._life.not_found(now_ns)
                 return
-            deadline = now_ns + self._describe_patience.wait_ns
-            self._describing = self._link.send(pb.Request(describe=pb.DescribeRequest(stream=self.stream))), deadline
-            self._describe_at_ns = deadline + self._back_off()
+            self._life.ask(self._link.send(pb.Request(describe=pb.DescribeRequest(stream=self.stream))), now_ns)
         if self._channel is None:
             return
         if not self._fetching.under_way and not self.full:
@@ -420,18 +382,16 @@ class NodeReceiver:
                 request = self._question(now_ns)
             if request is not None:
                 self._fetching.sent(self._link.send(pb.Request(fetch=request)), now_ns)
-        if now_ns >= self._report_at_ns:
-            self._report_at_ns = now_ns + self._report_every_ns
-            # Until something comes, the publisher may not know of this subscription yet.
-            self._report_every_ns = min(2 * self._report_every_ns, _REPORT_NS) if not self.joined else _REPORT_NS
-            # A node that sends to its subscribers only goes on sending because of the report.
-            if self._fetching.counts(now_ns):
-                self._send_report()
+        if self.joined:
+            self._life.joined()
+        # A node that sends to its subscribers only goes on sending because of the report.
+        if self._life.may_report(now_ns) and self._fetching.counts(now_ns):
+            self._send_report()
 
     def _question_due_ns(self) -> int | None:
         """Return when to ask for what there is if nothing comes by the channel; None while that is no question."""
         channel = self._channel
-        if channel is None or not channel.can_fetch or self._silent or self.full or self._fetching.under_way:
+        if channel is None or not channel.can_fetch or self._life.is_silent or self.full or self._fetching.under_way:
             return None
         if self._core.ahead() is None or self._core.wanted() is not None:
             return None
@@ -448,17 +408,10 @@ class NodeReceiver:
     def _drop_link(self, now_ns: int) -> None:
         """Drop the connection and repeat the pending requests over a new one."""
         self._link.drop()
-        if self._describing:
-            self._describing = None
-            self._describe_at_ns = now_ns
+        self._life.dropped(now_ns)
         if self._fetching.under_way:
-            self._fetching.failed(now_ns + self._back_off())
+            self._fetching.failed(now_ns + self._life.back_off_ns())
             self._expectation.failed(now_ns)
-
-    def _back_off(self) -> int:
-        retry_ns = self._retry_ns
-        self._retry_ns = min(2 * retry_ns, _RETRY_MOST_NS)
-        return retry_ns + random.randrange(retry_ns // 2)
 
     def _send_report(self) -> None:
         report = pb.SubscriptionReport(
@@ -481,7 +434,7 @@ class NodeReceiver:
                 if received is None:
                     return
                 if received.reply.error.code != pb.ErrorReply.CODE_STREAM_UNKNOWN:
-                    self._answered_ns = now_ns
+                    self._life.answered(now_ns)
                 for error in received.unreadable:
                     self.malformed(error)
                 self._take_reply(received.reply, received.batches, len(received.unreadable), now_ns)
@@ -494,33 +447,38 @@ class NodeReceiver:
         kind = reply.WhichOneof("body")
         if kind == "error" and reply.error.code == pb.ErrorReply.CODE_FORBIDDEN:
             raise_error(reply.error)  # also as the answer to a report: a reader of a ring may send nothing else
-        if self._describing and reply.request_id == self._describing[0]:
-            self._describing = None
-            self._describe_at_ns = now_ns + self._back_off()  # ask again if this answer is unusable
-            if kind == "error":
-                if self.info is not None and reply.error.code == pb.ErrorReply.CODE_STREAM_UNKNOWN:
-                    return  # the stream existed: the node restarted and still waits for its device or upstream
-                raise_error(reply.error)
-            if not reply.described.streams:
-                raise WireError(
-                    f"the node at {self._link.reached_by} answered without a description of {self.stream!r}"
-                )
-            self._take_description(reply.described.streams[0], now_ns)
-            self._describe_at_ns = None
-            self._retry_ns = _RETRY_FIRST_NS
-            self._describe_patience.answered()
+        if self._life.is_description(reply.request_id):
+            try:
+                self._take_described(reply, now_ns)
+            except BaseException:
+                self._life.refused(now_ns)
+                raise
         elif self._fetching.is_answer(reply.request_id):
             if kind == "error":
-                self._fetching.failed(now_ns + self._back_off())
+                self._fetching.failed(now_ns + self._life.back_off_ns())
                 self._expectation.answered(now_ns, brought=False)
                 if reply.error.code == pb.ErrorReply.CODE_EPOCH_OVER:
-                    self._describe_soon(now_ns)
+                    self._life.doubt(now_ns)
                 return
-            self._retry_ns = _RETRY_FIRST_NS
+            self._life.went_well()
             pushed = self._channel is not None and self._channel.via == "push"
             before = self._core.position
             self._fetching.answered(reply.fetched, batches, now_ns, pushed=pushed, unreadable=unreadable)
             self._expectation.answered(now_ns, brought=self._core.position != before)
+
+    def _take_described(self, reply: pb.Reply, now_ns: int) -> None:
+        """Take the answer to a request for the description. Raises what it says, and PeerError if it is of no use."""
+        if reply.WhichOneof("body") == "error":
+            if self.info is None or reply.error.code != pb.ErrorReply.CODE_STREAM_UNKNOWN:
+                raise_error(reply.error)
+            self._life.refused(
+                now_ns
+            )  # the stream existed: the node restarted and still waits for its device or upstream
+            return
+        if not reply.described.streams:
+            raise WireError(f"the node at {self._link.reached_by} answered without a description of {self.stream!r}")
+        self._take_description(reply.described.streams[0], now_ns)
+        self._life.described()
 
     def _take_description(self, info: pb.StreamInfo, now_ns: int) -> None:
         """Connect; connect again if the node has changed or was silent."""
@@ -536,14 +494,16 @@ class NodeReceiver:
         if self._channel is not None:
             heard_ns = self._channel.heard_ns
             mute = self._expectation.is_mute(now_ns, heard_ns)
-            if unchanged and not self._silent and not mute:
+            if unchanged and not self._life.is_silent and not mute:
                 return
             if mute:
                 self._expectation.replaced(now_ns)
             self._fast_path.follow(None)
             self._channel.close()
             self._channel = None
+            self._life.lost()
         self._channel = self._connect(info, heard_ns)
+        self._life.connected()
         self._fast_path.follow(self._channel)
         self._core.set_can_fetch(self._channel.can_fetch)
         if self._core.epoch is not None:
