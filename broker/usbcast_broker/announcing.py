@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TTL_S = 120
-"""How long the LAN may remember a node that could not say goodbye: RFC 6762's figure for what depends on a host being there."""
+"""Time for which the LAN may remember a node that could not say goodbye: RFC 6762's figure for records of a host."""
 
 _ANYWHERE = ("0.0.0.0", "*")
 
 
 def addresses_to_announce(announce: str, endpoint: str) -> list[str]:
-    """Where a node that listens at `endpoint` is announced, as the setting wants it.
+    """Return the addresses at which to announce a node that listens at `endpoint`, by the setting.
 
-    Raises ConfigError if who finds it there could not reach it.
+    Raises ConfigError if a client that finds it there could not reach it.
     """
     wanted = split_names(announce)
     if not wanted:
@@ -59,7 +59,7 @@ def addresses_to_announce(announce: str, endpoint: str) -> list[str]:
 
 
 class Announcement:
-    """One node's services, one per address; `close` says goodbye. Raises ConfigError where mDNS cannot be used."""
+    """The mDNS services of a node, one per address; `close` says goodbye. Raises ConfigError if mDNS cannot be used."""
 
     def __init__(self, addresses: Sequence[str], port: int, announced: Announced) -> None:
         try:

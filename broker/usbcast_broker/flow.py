@@ -15,7 +15,7 @@ from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 @dataclass(slots=True)
 class Transfer:
-    """What one USB read returned, and when the host had it."""
+    """The data of one USB read, with the time at which the host had it."""
 
     data: bytes
     realtime_ns: int
@@ -78,7 +78,7 @@ class Lost:
 
 @dataclass(slots=True)
 class Framed:
-    """What a framer made of the bytes handed to it, in order."""
+    """A framer's result for the bytes handed to it, in order."""
 
     items: tuple[Packets | Discarded, ...] = ()
     overhead_bytes: int = 0

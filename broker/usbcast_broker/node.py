@@ -45,8 +45,8 @@ log = logging.getLogger(__name__)
 STILL_CATCHING_UP_S = 0.5
 MAX_LINGER_S = 10.0
 STOPPED_LINGER_S, HURRIED_LINGER_S, AWAITED_LINGER_S = 0.1, 0.5, 3.0
-"""A node that is told to stop does so within a second, or three while a live subscription still lacks the end; one that ends
-by itself waits for those who catch up."""
+"""How long a node answers after its streams have ended. One that is told to stop does so for a moment, or up to three seconds while
+a live subscription still lacks the end; one that ends by itself waits for subscribers that catch up."""
 
 MakeFeed = Callable[[HostQueue], Feed]
 
@@ -218,12 +218,12 @@ class Node:
         return streams
 
     def asked_monotonic_ns(self, stream: str) -> int | None:
-        """When somebody last described, fetched or reported on this stream by its name; None if nobody has."""
+        """Return when a client last described, fetched or reported on this stream by its name; None if none has."""
         return self._service.asked_monotonic_ns(stream)
 
     @property
     def problem(self) -> str:
-        """Why the node as a whole can do nothing any more; empty while all is well."""
+        """Why the whole node has failed; empty while all is well."""
         for what, error in (
             ("publishing", self._publisher.problem),
             ("answering", self._service.problem),

@@ -24,7 +24,7 @@ def _setting(default: Any, says: str) -> Any:
 
 @dataclass(frozen=True)
 class NodeSettings:
-    """Everything about a node that is not about a device. Sizes in bytes, times in the unit of the name."""
+    """Settings of a node, apart from its devices. Sizes in bytes, times in the unit of the name."""
 
     bind: str = _setting(DEFAULT_ENDPOINT, "address for requests")
     publish: str = _setting("", "address for data; empty: the port after that of bind, or a free one")
@@ -62,7 +62,7 @@ class NodeSettings:
 
 @dataclass(frozen=True)
 class Sourced:
-    """One setting, and where its value came from."""
+    """A setting, and the place that its value came from."""
 
     name: str
     value: Any
@@ -114,7 +114,7 @@ def parse_size(text: str) -> int:
 
 
 def read_toml(file: Path) -> dict[str, Any]:
-    """What stands in `file`. Raises ConfigError."""
+    """Read and parse `file`. Raises ConfigError."""
     try:
         return parse_toml(file.read_text(encoding="utf-8"))
     except OSError as error:

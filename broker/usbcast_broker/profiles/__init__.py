@@ -9,7 +9,7 @@ from usbcast_schemas.profile import Profile, load_profile
 
 
 def directory() -> Path:
-    """Where the shipped profiles are."""
+    """Return the directory of the shipped profiles."""
     return Path(str(resources.files(__name__)))
 
 

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Iterable
 
 MAX_PREFIXES = 1_000
-"""Beyond so many different subscriptions, which no honest set of clients has, everything counts as wanted."""
+"""Number of different subscriptions beyond which every topic counts as wanted; honest clients stay far below."""
 
 SUBSCRIBED, CANCELLED = b"\x01", b"\x00"
 
@@ -44,7 +44,7 @@ class TopicInterest:
         return (self._prefixes, self._uncounted) != before
 
     def wants(self, topic: bytes) -> bool:
-        """Whether anybody subscribed to `topic`."""
+        """Return True if anybody subscribed to `topic`."""
         return self._uncounted or any(topic.startswith(prefix) for prefix in self._prefixes)
 
 
@@ -55,7 +55,7 @@ class Topics:
         self._sorted = sorted(topics)
 
     def have(self, prefix: bytes) -> bool:
-        """Whether any of the topics begins with `prefix`.
+        """Return True if any of the topics begins with `prefix`.
 
         >>> topics = Topics([b"data/imu/", b"tail/imu/"])
         >>> [topics.have(prefix) for prefix in (b"", b"data", b"tail/imu/", b"data/imu/x", b"data/gps/")]

@@ -11,20 +11,20 @@ from usbcast_schemas.batch import Buffer
 MAX_CLIENTS = 64
 MAX_ANSWERS = 1_000
 MAX_BYTES = 1024 * 1024
-"""Of one client. What is larger alone, a fetch's batches, is asked for again by who wants it."""
+"""Most bytes kept for one client. The client asks again for a larger answer, the batches of a fetch."""
 
 MAX_TOTAL_BYTES = 16 * 1024 * 1024
-"""Of all clients."""
+"""Most bytes kept for all clients together."""
 
 KEPT_NS = 5_000_000_000
-"""Who has not taken an answer by then does not read its answers."""
+"""Time after which an answer that the client has not taken is given up."""
 
 C = TypeVar("C")
 """A client, of any kind that can be the key of a dictionary."""
 
 
 class _Waiting:
-    """Of one client, the oldest first, each with the time since when it waits."""
+    """Answers for one client, the oldest first, each with the time at which it began to wait."""
 
     __slots__ = ("answers", "size_bytes")
 
@@ -44,7 +44,7 @@ class Outbox(Generic[C]):
         return bool(self._clients)
 
     def waits(self, client: C) -> bool:
-        """Whether earlier answers to `client` wait, so that later ones are to wait behind them."""
+        """Return True if earlier answers to `client` wait, so that later ones must wait behind them."""
         return client in self._clients
 
     def keep(self, client: C, frames: Sequence[Buffer], now_ns: int, *, first: bool = False) -> bool:
@@ -69,9 +69,9 @@ class Outbox(Generic[C]):
         return True
 
     def retry(self, send: Callable[[C, Sequence[Buffer]], bool], now_ns: int) -> int:
-        """Send what there is room for now; return how many answers were given up as they have waited for too long.
+        """Send as many answers as there is room for; return the number given up because they waited for too long.
 
-        `send` sends, or says that there is no room; what can never be sent counts as sent.
+        `send` returns False if there is no room; an answer that can never be sent counts as sent.
         """
         given_up = 0
         for client, waiting in list(self._clients.items()):

@@ -1,4 +1,4 @@
-"""What a fetch gets: batches out of a ring, read as any other reader reads them, and what of the range is gone.
+"""Answer a fetch from a ring: the batches, read as any other reader reads them, and the parts of the range that are gone.
 
 Pure: no socket, thread or clock.
 """
@@ -14,7 +14,7 @@ from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 DEFAULT_BUDGET_BYTES = 4 * 1024 * 1024
 MAX_BATCHES = 1024
-"""Of one answer: with small batches the budget in bytes alone would let a fetch read the whole ring, in some seconds."""
+"""Most batches of one answer: with small batches, the budget in bytes alone would let a fetch read the whole ring for seconds."""
 MAX_LOST = 1000
 """Missing ranges told by one answer, those of its last batch aside."""
 MAX_BEHIND = 100
@@ -133,7 +133,7 @@ def _lies_beyond(slot: Slot, until_sequence: int) -> bool:
 
 
 def _missing(first: int, until: int, ring: RingReader, behind: Slot) -> list[pb.LostRange]:
-    """What of [first, until) the batch behind it tells of itself, and the rest as overwritten."""
+    """Return the losses in [first, until): those that the next batch declares itself, and the rest as overwritten."""
     lost: list[pb.LostRange] = []
     try:
         holes = decode_batch(ring.read(behind)).holes

@@ -23,7 +23,7 @@ RING = "ring"
 
 
 class Reports:
-    """By stream and name of the subscription, the one heard longest ago first. Pure; monotonic nanoseconds are handed in."""
+    """Latest report of each subscription, by stream and name, the oldest first. Pure; the caller supplies monotonic nanoseconds."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[str, str], tuple[int, int, pb.SubscriptionReport]] = OrderedDict()
@@ -50,7 +50,7 @@ class Reports:
             self._drop(*oldest)
 
     def of(self, stream: str, now_ns: int) -> list[pb.SubscriptionReport]:
-        """Those of `stream` that are not too old, with their age."""
+        """Return the reports on `stream` that are not too old, with their age."""
         found = []
         for (of, _), (at_ns, _, report) in list(self._kept.items()):
             if of == stream and now_ns - at_ns <= KEPT_NS:
@@ -59,7 +59,7 @@ class Reports:
         return found
 
     def waits_for(self, stream: str, next_number: int, now_ns: int) -> bool:
-        """Whether a live subscription that needs the node has not got what comes before `next_number`."""
+        """Return True if a live subscription that depends on the node still lacks batches before `next_number`."""
         return any(
             report.next_number < next_number
             for report in self.of(stream, now_ns)

@@ -18,13 +18,13 @@ MAX_OF_ONE = 16
 """Requests of one connection that wait."""
 
 MAX_WAITING = 16_384
-"""Of all connections."""
+"""Most requests that wait, over all connections."""
 
 MAX_WORK_NS = 180_000_000
 """Recent work for a connection beyond which it waits: with the half-life, a quarter of a processor in the long run."""
 
 _DUE_BEFORE_NS = HALF_LIFE_NS * math.log2(MAX_WORK_NS)
-"""So long before its work is forgotten, there is less than MAX_WORK_NS of it."""
+"""Time before a connection's work is forgotten at which less than MAX_WORK_NS of it is left."""
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ class Turns(Generic[T]):
     def __init__(self, forgotten_ns: Callable[[bytes], float]) -> None:
         self._forgotten_ns = forgotten_ns
         self._waiting: dict[bytes, deque[T]] = {}
-        """By connection, in the order in which they began to wait."""
+        """Waiting requests by connection, in the order in which the connections began to wait."""
         self._count = 0
 
     def add(self, connection: bytes, request: T) -> bool:
@@ -68,7 +68,7 @@ class Turns(Generic[T]):
         self._count -= len(self._waiting.pop(connection, ()))
 
     def due_ns(self) -> float | None:
-        """When a request is due, perhaps already; None if none waits."""
+        """Return when the next request is due, possibly in the past; None if none waits."""
         if not self._waiting:
             return None
         return min(map(self._forgotten_ns, self._waiting)) - _DUE_BEFORE_NS

@@ -19,7 +19,7 @@ from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What a stream is, apart from what changes while it runs."""
+    """Description of a stream: everything that does not change while it runs."""
 
     stream: str
     profile_name: str = ""
@@ -31,11 +31,11 @@ class Description:
 
 @dataclass(slots=True)
 class Source:
-    """Where a stream comes from that another node serves, and whether that one is heard."""
+    """Source of a stream that another node serves, and whether that node is heard."""
 
     endpoint: str
     silent_since_ns: int | None = None
-    """On the monotonic clock; None while it is heard."""
+    """Monotonic time since which it has been silent; None while it is heard."""
 
 
 class Outlet:
@@ -75,12 +75,12 @@ class Outlet:
 
     @property
     def next_sequence(self) -> int:
-        """Of the packet that is published next."""
+        """Sequence of the packet that is published next."""
         return self.ring.next_sequence
 
     @property
     def next_number(self) -> int:
-        """Of the batch that is published next."""
+        """Number of the batch that is published next."""
         return self.ring.next_number
 
     def store(self, batch: Encoded) -> None:
@@ -103,7 +103,7 @@ class Outlet:
         return self.next_sequence if oldest is None else oldest.first_sequence
 
     def source_silent_ns(self, monotonic_ns: int) -> int:
-        """For how long nothing was heard of where the stream comes from; 0 while it is."""
+        """Return for how long the stream's source has been silent; 0 while it is heard."""
         if self.source is None or self.source.silent_since_ns is None:
             return 0
         return max(1, monotonic_ns - self.source.silent_since_ns)

@@ -19,10 +19,10 @@ class ReadingHost:
 
 @runtime_checkable
 class ReadElsewhere(Protocol):
-    """What a feed has in addition if another host reads its device, as that of a bridge."""
+    """The additional part of a feed whose device another host reads, such as that of a bridge."""
 
     def reading_host(self) -> ReadingHost:
-        """As known now; called from any thread."""
+        """The reading host as known now. For any thread."""
 
 
 def reading_host_of(feed: object) -> ReadingHost:
