@@ -45,8 +45,8 @@ log = logging.getLogger(__name__)
 STILL_CATCHING_UP_S = 0.5
 MAX_LINGER_S = 10.0
 STOPPED_LINGER_S, HURRIED_LINGER_S, AWAITED_LINGER_S = 0.1, 0.5, 3.0
-"""How long a node answers after its streams have ended. One that is told to stop does so for a moment, or up to three seconds while
-a live subscription still lacks the end; one that ends by itself waits for subscribers that catch up."""
+"""How long a node answers after its streams have ended. One that is told to stop does so for a moment, or up to three seconds
+while a live subscription still lacks the end; one that ends by itself waits for subscribers that catch up."""
 
 MakeFeed = Callable[[HostQueue], Feed]
 

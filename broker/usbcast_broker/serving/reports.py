@@ -23,7 +23,7 @@ RING = "ring"
 
 
 class Reports:
-    """Latest report of each subscription, by stream and name, the oldest first. Pure; the caller supplies monotonic nanoseconds."""
+    """Latest report of each subscription, the oldest first. Pure; the caller supplies monotonic nanoseconds."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[str, str], tuple[int, int, pb.SubscriptionReport]] = OrderedDict()
