@@ -1,4 +1,9 @@
-"""The replay service: the one thread that owns the ROUTER socket and answers describe, fetch, clock, command and health."""
+"""The replay service: the thread that owns the ROUTER socket, and decides which request is answered when.
+
+A request passes the rate limit and the client's rights. What takes no work (a report, the start of a command) is carried out at
+once; everything else waits for its turn (`turns.py`), so that a client that asks much delays itself. `answers.py` makes the
+answers, `commands.py` holds the commands under way, and an answer that its client has no room for waits in the outbox.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,6 @@ import logging
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -15,72 +19,51 @@ import zmq
 
 from usbcast_broker.access.authenticator import REQUESTS, TOO_SLOW, Authenticator
 from usbcast_broker.access.binding import bind
-from usbcast_broker.access.memory import resident_bytes
 from usbcast_broker.access.peers import peer_of
 from usbcast_broker.access.rate_limit import RateLimiter, Verdict
 from usbcast_broker.access.refusals import Refusals
 from usbcast_broker.doorbell import PollableDoorbell
-from usbcast_broker.serving import replay
+from usbcast_broker.serving.answers import Answers, Describe
+from usbcast_broker.serving.commands import CommandsUnderWay
 from usbcast_broker.serving.outbox import Outbox
 from usbcast_broker.serving.reports import MAX_NAME, Reports
+from usbcast_broker.serving.streams import Refused, ServedStreams
 from usbcast_broker.serving.turns import Turns
-from usbcast_broker.stream.outlet import Outlet
 from usbcast_broker.stream.pipeline import Stream
-from usbcast_broker.stream.reading_host import reading_host_of
 from usbcast_schemas.batch import Buffer
 from usbcast_schemas.contract import CONTRACT
-from usbcast_schemas.errors import PeerError, RingUnavailable, UsbcastError, VersionMismatch
-from usbcast_schemas.ring import RingReader
+from usbcast_schemas.errors import PeerError, VersionMismatch
 from usbcast_schemas.sockets import property_of, set_up
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 from usbcast_schemas.wire import MAX_REQUEST_BYTES, decode_request
 
 log = logging.getLogger(__name__)
 
-MAX_COMMANDS = 1000
-"""Commands under way; beyond it a client is told to try again."""
-
 MAX_QUEUED = 16
-"""Requests of a client that wait, and replies that it does not take: with at most 4 MiB each, 64 MiB."""
+"""Requests of a client that wait, and replies that it has not taken: with at most 4 MiB each, 64 MiB."""
 
 RECEIVE_BUFFER_BYTES = 64 * 1024
-"""The system's, of each connection: what waits there counts as a request that is not whole."""
+"""The operating system's buffer of each connection; bytes in it count as an unfinished request."""
 
 LOOK_MS = 1000
-"""So often its thread goes round though nobody asks anything, so that a watchdog can see that it lives."""
+"""Longest time between two rounds of the thread, so that a watchdog can see that it lives."""
 
 SLICE_NS = 5_000_000
-"""For so long requests are answered before it is looked at what has come meanwhile."""
+"""Time for which requests are answered before new ones are received."""
+
+MOST_RECEIVED = 100
+"""Requests taken before some are answered."""
 
 RETRY_MS = 2
-"""An answer that a client had no room for is tried again so soon."""
-
-
-MAX_COMMAND_BYTES = 8 * 1024 * 1024
-"""All commands under way."""
+"""Time after which an answer that its client had no room for is tried again."""
 
 MAX_OWED_BYTES = 64 * 1024 * 1024
-"""What all clients together have not taken of their answers."""
+"""Most bytes of answers that all clients together have not taken."""
 
 FEW_OWE, LEAST_OWED_BYTES = 8, 128 * 1024
-"""Each may owe an equal part of what the others leave of that, as if at least so many owed; and this much in any case."""
-
-ALWAYS_BYTES = 4096
-"""An answer no larger than this is given whatever the client owes; ZeroMQ's queue bounds how many wait."""
+"""Each client may leave an equal share untaken, as if at least FEW_OWE clients did, and LEAST_OWED_BYTES in any case."""
 
 FLOODS = "floods with requests"
-NO_ROOM = "there are answers that were not taken: take your own, and ask again later"
-LEFT_OUT = "report left out of this answer"
-
-Describe = Callable[[Stream], pb.StreamInfo]
-
-
-class Refused(UsbcastError):
-    """A request that cannot be answered; carries the code of the error reply."""
-
-    def __init__(self, code: pb.ErrorReply.Code, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 @dataclass(slots=True, frozen=True)
@@ -97,32 +80,8 @@ class _Asked:
     request: pb.Request
 
 
-class _Served:
-    """One stream, and the ring of its current epoch as any other reader reads it."""
-
-    def __init__(self, line: Stream) -> None:
-        self.line = line
-        self.asked_monotonic_ns: int | None = None
-        self._of = line.outlet
-        self.ring = RingReader(self._of.ring.path, self._of.ring.nonce)
-
-    def current(self) -> tuple[Outlet, RingReader]:
-        """The outlet and a reader of its ring. Raises Refused while a new epoch is just beginning."""
-        outlet = self.line.outlet
-        if outlet is not self._of:
-            try:
-                ring = RingReader(outlet.ring.path, outlet.ring.nonce)
-            except RingUnavailable as error:
-                raise Refused(
-                    pb.ErrorReply.CODE_BUSY, f"stream {outlet.stream!r} is beginning a new epoch: {error}"
-                ) from None
-            self.ring.close()
-            self.ring, self._of = ring, outlet
-        return self._of, self.ring
-
-
 class ReplayService:
-    """Starts, stops and serves one thread. All public calls are for other threads."""
+    """Starts, stops and is one thread. All public calls are for other threads."""
 
     def __init__(
         self,
@@ -139,29 +98,22 @@ class ReplayService:
         self._authenticator = authenticator
         self._refusals = refusals
         self._rate_limiter = rate_limiter
-        self._describe = describe
-        self._health = health
         self._beat = beat
-        self._node = node
-        self._streams: dict[str, _Served] = {}
-        """Replaced as a whole, never changed: its thread may be going through it."""
+        self._streams = ServedStreams()
+        self._reports = Reports()
+        self._answers = Answers(self._streams, self._reports, refusals, describe, health, node)
         self._bell = PollableDoorbell()
-        self._answers: deque[tuple[_Client, pb.Reply, int]] = deque()
-        """Of commands, each with the size of its request."""
-        self._commands = self._command_bytes = 0
+        self._commands: CommandsUnderWay[_Client] = CommandsUnderWay(self._bell.ring)
         self._stopping = False
         self._admitting = threading.Event()
         self._bound: Future[str] = Future()
         self._thread: threading.Thread | None = None
         self.turned_ns: int | None = None
-        """When its thread last went round, on the monotonic clock; it does so at least once in LOOK_MS."""
+        """Monotonic time of the thread's last round; None before the first. There is one at least every LOOK_MS."""
         self._outbox: Outbox[_Client] = Outbox()
         self._turns: Turns[_Asked] = Turns(rate_limiter.forgotten_ns)
-        self._reports = Reports()
         self.problem: BaseException | None = None
-        """Why nothing is answered any more, which should never be."""
-        self.last_fetch_monotonic = 0.0
-        """When somebody last fetched, so that a node that ends can wait for those who still catch up."""
+        """Exception that ended the thread: the node answers nothing any more."""
 
     def start(self, pipelines: Sequence[Stream], endpoint: str) -> str:
         """Bind to `endpoint`; return it as bound. Requests wait until `admit`. Raises EndpointTaken."""
@@ -173,10 +125,10 @@ class ReplayService:
 
     def adopt(self, pipeline: Stream) -> None:
         """Answer for this stream too."""
-        self._streams = {**self._streams, pipeline.outlet.stream: _Served(pipeline)}
+        self._streams.add(pipeline)
 
     def admit(self) -> None:
-        """Begin to answer, now that there is all that the answers speak of."""
+        """Begin to answer, once everything that the answers describe exists."""
         self._admitting.set()
 
     def stop(self) -> None:
@@ -186,34 +138,33 @@ class ReplayService:
         self._bell.ring()
         if self._thread is not None:
             self._thread.join()
-        for served in self._streams.values():
-            served.ring.close()
+        self._streams.close()
         self._bell.close()
 
+    @property
+    def last_fetch_monotonic(self) -> float:
+        """Time of the last fetch; 0 if there was none."""
+        return self._answers.last_fetch_monotonic
+
+    def asked_monotonic_ns(self, stream: str) -> int | None:
+        """Return when a client last asked for this stream by its name; None if none has."""
+        return self._streams.asked_monotonic_ns(stream)
+
     def reports(self, stream: str) -> list[pb.SubscriptionReport]:
-        """What the subscriptions of `stream` last said of themselves, not too long ago."""
+        """Return the latest reports of the subscriptions of `stream`, except old ones."""
         return self._reports.of(stream, time.monotonic_ns())
 
     @property
     def is_awaited(self) -> bool:
-        """Whether a live subscription that needs this node has not got all that there is of its stream."""
+        """True while a live subscription that depends on this node has not received everything of its stream."""
         now_ns = time.monotonic_ns()
-        return any(
-            self._reports.waits_for(stream, served.line.outlet.next_number, now_ns)
-            for stream, served in self._streams.items()
-        )
+        outlets = [served.line.outlet for served in self._streams]
+        return any(self._reports.waits_for(outlet.stream, outlet.next_number, now_ns) for outlet in outlets)
 
     def _run(self, endpoint: str) -> None:
         socket = self._context.socket(zmq.ROUTER)
         try:
-            set_up(socket, max_message_bytes=2 * MAX_REQUEST_BYTES)  # so that what is too long can be refused in words
-            socket.setsockopt(zmq.RCVHWM, MAX_QUEUED)
-            socket.setsockopt(zmq.SNDHWM, MAX_QUEUED)
-            socket.setsockopt(zmq.RCVBUF, RECEIVE_BUFFER_BYTES)
-            # An answer that cannot be sent is counted, not dropped in silence.
-            socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-            self._authenticator.guard(socket, REQUESTS)
-            self._bound.set_result(bind(socket, endpoint))
+            self._bound.set_result(self._bind(socket, endpoint))
         except BaseException as error:  # noqa: BLE001 - it belongs to the caller of start
             self._authenticator.release(socket)
             socket.close()
@@ -228,23 +179,10 @@ class ReplayService:
             while not self._stopping:
                 self.turned_ns = time.monotonic_ns()
                 poller.poll(self._sleep_ms())
-                for _ in range(self._outbox.retry(self._try, time.monotonic_ns())):
-                    self._refusals.count(TOO_SLOW)
                 self._bell.quiet()
                 self._reports.forget(self.turned_ns)
-                while self._answers:
-                    client, reply, size_bytes = self._answers.popleft()
-                    self._commands -= 1
-                    self._command_bytes -= size_bytes
-                    self._send(client, reply)
-                for _ in range(100):
-                    try:
-                        frames = socket.recv_multipart(zmq.DONTWAIT, copy=False)
-                    except zmq.Again:
-                        self._authenticator.caught_up = True
-                        break
-                    self._authenticator.caught_up = False
-                    self._handle(frames)
+                self._send_what_is_ready()
+                self._receive()
                 self._answer_in_turn()
         except BaseException as error:
             self.problem = error
@@ -254,8 +192,36 @@ class ReplayService:
             self._authenticator.release(socket)
             socket.close(linger=200)
 
+    def _bind(self, socket: zmq.Socket[bytes], endpoint: str) -> str:
+        set_up(socket, max_message_bytes=2 * MAX_REQUEST_BYTES)  # so that a longer request can be refused in words
+        socket.setsockopt(zmq.RCVHWM, MAX_QUEUED)
+        socket.setsockopt(zmq.SNDHWM, MAX_QUEUED)
+        socket.setsockopt(zmq.RCVBUF, RECEIVE_BUFFER_BYTES)
+        # An answer that cannot be sent is counted, not dropped in silence.
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._authenticator.guard(socket, REQUESTS)
+        return bind(socket, endpoint)
+
+    def _send_what_is_ready(self) -> None:
+        """Send answers that waited for room, and the replies of commands."""
+        for _ in range(self._outbox.retry(self._try, time.monotonic_ns())):
+            self._refusals.count(TOO_SLOW)
+        for client, reply in self._commands.pop_answers():
+            self._send(client, reply)
+
+    def _receive(self) -> None:
+        """Take the requests that have come, up to a bound."""
+        for _ in range(MOST_RECEIVED):
+            try:
+                frames = self._socket.recv_multipart(zmq.DONTWAIT, copy=False)
+            except zmq.Again:
+                self._authenticator.caught_up = True
+                break
+            self._authenticator.caught_up = False
+            self._handle(frames)
+
     def _sleep_ms(self) -> int:
-        """How long nothing is to be done, if nobody asks anything."""
+        """Return the milliseconds for which there is nothing to do if no request comes."""
         most = RETRY_MS if self._outbox else LOOK_MS
         due_ns = self._turns.due_ns()
         if due_ns is None:
@@ -264,7 +230,7 @@ class ReplayService:
         return min(most, math.ceil(left_ms)) if left_ms > 0 else 0
 
     def _handle(self, frames: list[zmq.Frame]) -> None:
-        """Take a message: refuse it, carry it out if that is no work, or let it wait for its turn."""
+        """Take a message: refuse it, carry it out if that takes no work, or let it wait for its turn."""
         client = _Client(frames[0].bytes, int(frames[0].get(zmq.SRCFD)))
         self._authenticator.heard(REQUESTS, client.fd, sum(map(len, frames)))
         verdict = self._rate_limiter.spend(client.identity, peer_of(frames[0]), time.monotonic_ns())
@@ -289,17 +255,17 @@ class ReplayService:
             self._refuse(client, request, error)
 
     def _take(self, client: _Client, request: pb.Request) -> None:
-        """Carry out what is no work; let all else wait for its turn. Raises Refused."""
+        """Carry out what takes no work; let everything else wait for its turn. Raises Refused."""
         kind = request.WhichOneof("body")
         if kind == "report":
             self._note(request.report)
         elif kind == "command":
-            self._command(client, request)
+            self._commands.begin(client, self._streams.asked(request.command.stream).line.feed, request)
         else:
             request.DiscardUnknownFields()  # which may be large
             stream = getattr(getattr(request, kind or ""), "stream", "")
             if kind == "fetch" or stream:
-                self._stream(stream)
+                self._streams.asked(stream)
             if not self._turns.add(client.identity, _Asked(client, request)):
                 raise Refused(pb.ErrorReply.CODE_BUSY, "too many requests are waiting for an answer: ask again later")
 
@@ -315,7 +281,7 @@ class ReplayService:
                 continue  # it has gone, so the work would be in vain
             began_ns = time.thread_time_ns()
             try:
-                reply, batches = self._answer(asked.request, self._room(client))
+                reply, batches = self._answers.answer(asked.request, self._room(client))
                 reply.request_id = asked.request.request_id
                 self._rate_limiter.charge(client.identity, sum(map(len, batches)))
                 self._send(client, reply, batches)
@@ -324,7 +290,7 @@ class ReplayService:
             self._rate_limiter.worked(client.identity, time.thread_time_ns() - began_ns, now_ns)
 
     def _room(self, client: _Client) -> int:
-        """How many bytes an answer to this client may have; below 0 if it has taken too little of earlier ones."""
+        """Return how many bytes an answer to this client may have; below 0 if it has taken too little of earlier ones."""
         owed_bytes, owing = self._authenticator.owed_by_all()
         part = (MAX_OWED_BYTES - owed_bytes) // max(FEW_OWE, owing + 1)
         return max(part, LEAST_OWED_BYTES) - self._authenticator.owed(REQUESTS, client.fd)
@@ -337,13 +303,13 @@ class ReplayService:
         self._send(client, reply)
 
     def _cut(self, frame: zmq.Frame, verdict: Verdict) -> None:
-        """End the connection of a client that floods; what of it has come already is passed over."""
+        """End the connection of a client that floods; skip its requests that have come already."""
         self._refusals.refuse(FLOODS, peer_of(frame), "it goes on asking though it was told to wait, so it is cut off")
         if verdict is Verdict.CUT:
             self._authenticator.cut(REQUESTS, int(frame.get(zmq.SRCFD)))
 
     def _check_rights(self, frame: zmq.Frame, request: pb.Request) -> None:
-        """Raise Refused if the client may not ask this, or not any more."""
+        """Raise Refused if the client does not, or no longer, have the right to ask this."""
         admission = self._authenticator.admission
         if not admission.keyed:
             return
@@ -352,143 +318,13 @@ class ReplayService:
             self._refusals.refuse(refusal.reason, refusal.who, refusal.sentence)
             raise Refused(pb.ErrorReply.CODE_FORBIDDEN, refusal.sentence)
 
-    def _answer(self, request: pb.Request, most_bytes: int) -> tuple[pb.Reply, list[Buffer]]:
-        """The reply and its batches, of about so many bytes at the most. Raises Refused."""
-        kind = request.WhichOneof("body")
-        if kind == "fetch":
-            return self._fetch(request.fetch, most_bytes)
-        if kind == "describe":
-            wanted = [self._stream(request.describe.stream)] if request.describe.stream else self._streams.values()
-            infos = [self._describe(served.line) for served in wanted]
-            reply = pb.Reply(described=pb.DescribeReply(streams=infos))
-        elif kind == "clock":
-            reply = pb.Reply(clock=self._clock(request.clock))
-        else:
-            reply = self._health_reply(most_bytes)
-        if reply.ByteSize() > max(most_bytes, ALWAYS_BYTES):
-            raise Refused(pb.ErrorReply.CODE_BUSY, NO_ROOM)
-        return reply, []
-
-    def _clock(self, request: pb.ClockRequest) -> pb.ClockReply:
-        realtime_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
-        reply = pb.ClockReply(
-            sent_monotonic_ns=request.sent_monotonic_ns,
-            received_realtime_ns=realtime_ns,
-            received_monotonic_ns=monotonic_ns,
-        )
-        if request.stream:
-            reader = reading_host_of(self._stream(request.stream).line.feed)
-            if reader.ahead_ns is not None:
-                reply.reader_ahead_ns, reply.reader_uncertainty_ns = reader.ahead_ns, reader.uncertainty_ns
-        reply.replied_realtime_ns, reply.replied_monotonic_ns = time.time_ns(), time.monotonic_ns()
-        return reply
-
-    def _fetch(self, request: pb.FetchRequest, most_bytes: int) -> tuple[pb.Reply, list[Buffer]]:
-        self.last_fetch_monotonic = time.monotonic()
-        if most_bytes <= 0:
-            raise Refused(pb.ErrorReply.CODE_BUSY, NO_ROOM)
-        outlet, ring = self._stream(request.stream).current()
-        if request.HasField("epoch") and request.epoch != outlet.epoch:
-            raise Refused(
-                pb.ErrorReply.CODE_EPOCH_OVER,
-                f"epoch {request.epoch:016x} of stream {request.stream!r} is over; it is now {outlet.epoch:016x}",
-            )
-        budget = min(request.byte_budget or replay.DEFAULT_BUDGET_BYTES, replay.DEFAULT_BUDGET_BYTES, most_bytes)
-        if request.newest_only:
-            batches = replay.newest(
-                ring,
-                from_sequence=request.from_sequence if request.HasField("from_sequence") else None,
-                from_number=request.from_number,
-                budget_bytes=budget,
-            )
-            fetched = replay.Fetched(batches, [], complete=True)
-        else:
-            fetched = replay.fetch(
-                ring,
-                from_sequence=request.from_sequence,
-                until_sequence=request.until_sequence if request.HasField("until_sequence") else None,
-                from_number=request.from_number,
-                budget_bytes=budget,
-            )
-        reply = pb.FetchReply(
-            batch_count=len(fetched.batches),
-            epoch=outlet.epoch,
-            oldest_sequence=outlet.oldest_sequence,
-            next_sequence=outlet.next_sequence,
-            next_number=outlet.next_number,
-            lost=fetched.lost,
-            complete=fetched.complete,
-        )
-        return pb.Reply(fetched=reply), fetched.batches
-
-    def asked_monotonic_ns(self, stream: str) -> int | None:
-        """When somebody last asked for this stream by its name."""
-        served = self._streams.get(stream)
-        return served.asked_monotonic_ns if served is not None else None
-
-    def _stream(self, name: str) -> _Served:
-        try:
-            served = self._streams[name]
-            served.asked_monotonic_ns = time.monotonic_ns()
-            return served
-        except KeyError:
-            raise Refused(
-                pb.ErrorReply.CODE_STREAM_UNKNOWN,
-                f"this node has no stream {name[:200]!r}; it has {', '.join(sorted(self._streams)) or 'none'}",
-            ) from None
-
     def _note(self, request: pb.ReportRequest) -> None:
-        served = self._stream(request.stream)
+        served = self._streams.asked(request.stream)
         if request.report.joining:
             self._beat(served.line)
         name, via = request.report.name[:MAX_NAME], request.report.via[:20]
         if self._reports.note(request.stream, request.report, time.monotonic_ns()):
             log.info("stream %s: %s has joined, by %s", request.stream, name, via)
-
-    def _command(self, client: _Client, request: pb.Request) -> None:
-        """Have the device do it, and send the reply by this thread when it is done. Raises Refused."""
-        line, size_bytes, request_id = self._stream(request.command.stream).line, request.ByteSize(), request.request_id
-        if self._commands >= MAX_COMMANDS or self._command_bytes + size_bytes > MAX_COMMAND_BYTES:
-            raise Refused(
-                pb.ErrorReply.CODE_BUSY,
-                f"{self._commands} commands of {self._command_bytes} bytes are waiting for an answer: try again later",
-            )
-        future = line.feed.command(request.command)
-        self._commands += 1
-        self._command_bytes += size_bytes
-
-        def done(answered: Future[pb.CommandReply]) -> None:
-            error = answered.exception()
-            if error is None:
-                reply = pb.Reply(commanded=answered.result())
-            else:
-                if not isinstance(error, UsbcastError):
-                    log.error("a command failed", exc_info=error)
-                reply = pb.Reply(error=pb.ErrorReply(code=pb.ErrorReply.CODE_DEVICE, message=str(error)))
-            reply.request_id = request_id
-            self._answers.append((client, reply, size_bytes))
-            self._bell.ring()
-
-        future.add_done_callback(done)
-
-    def _health_reply(self, most_bytes: int) -> pb.Reply:
-        """With the reports for which there is room, the newest."""
-        health = pb.HealthReply()
-        health.CopyFrom(self._node)
-        health.node_memory_bytes = resident_bytes()
-        health.streams.extend(self._health())
-        health.refused.update(self._refusals.by_reason())
-        left_bytes = most_bytes - health.ByteSize() - 1000
-        for stream in health.streams:
-            told = []
-            for report in reversed(self.reports(stream.stream)):
-                left_bytes -= report.ByteSize() + 8
-                if left_bytes >= 0:
-                    told.append(report)
-                else:
-                    health.refused[LEFT_OUT] += 1
-            stream.subscriptions.extend(reversed(told))
-        return pb.Reply(health=health)
 
     def _send(self, client: _Client, reply: pb.Reply, batches: Sequence[Buffer] = ()) -> None:
         reply.contract = CONTRACT
