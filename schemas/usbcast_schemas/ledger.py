@@ -58,6 +58,17 @@ class Ledger:
         """Add to a further figure, which is not part of the balance."""
         self.counters[what] = self.counters.get(what, 0) + n
 
+    def add(self, other: Ledger) -> None:
+        """Add the figures of `other`."""
+        self.entered += other.entered
+        self.left += other.left
+        self.overhead += other.overhead
+        self.held += other.held
+        for reason, n in other.lost.items():
+            self.lose(reason, n)
+        for what, n in other.counters.items():
+            self.count(what, n)
+
     @property
     def lost_total(self) -> int:
         return sum(self.lost.values())

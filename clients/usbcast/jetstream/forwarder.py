@@ -26,11 +26,12 @@ from usbcast.jetstream.store import Retention, Store, StoreState
 from usbcast.jetstream.window import Window
 from usbcast.node.credentials import Keys
 from usbcast.node.endpoints import Address
-from usbcast.receiving.continuity import Delivery, Position
+from usbcast.receiving.continuity import Delivery
 from usbcast.receiving.event_builder import Record
 from usbcast.receiving.open import Receiver, receive
+from usbcast.receiving.resuming import RETRIED, ResumingReceiver
 from usbcast_schemas.contract import CONTRACT, HEARTBEAT_S, SILENCE_S
-from usbcast_schemas.errors import NodeUnreachable, ServerRefused, StreamUnknown, UsbcastError
+from usbcast_schemas.errors import NodeUnreachable, ServerRefused, UsbcastError
 from usbcast_schemas.places import host_id
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
@@ -46,7 +47,6 @@ DESCRIBE_AGAIN_S = 3600.0
 
 _TURN_RECORDS = 256
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.05, 2.0
-_STREAM_AWAY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,24 +172,14 @@ class Forwarder:
         self._described_epochs.clear()
         self._previous_id = ""  # of what was stored long ago the server may not know it any more
         self._epoch = at.epoch if at else 0
-        start: str | Position = at or self._options.start
-        receiver = receive(self.stream, self._options.upstream, start, "all", self._options.via, self._options.keys)
+        options = self._options
+        receiver = ResumingReceiver(
+            lambda start: receive(self.stream, options.upstream, start, "all", options.via, options.keys),
+            at or options.start,
+            RETRIED if self._began or options.wait else (),
+        )
         try:
-            while True:
-                try:
-                    await self._carry(connection, receiver)
-                    return
-                except StreamUnknown as error:
-                    if not self._began and not self._options.wait:
-                        raise
-                    # The node came back without the stream, as one does that waits for its device.
-                    self._say(str(error))
-                    receiver.close()
-                    await self._pause(connection, _STREAM_AWAY_S)
-                    start = self._window.position or self._options.start
-                    receiver = receive(
-                        self.stream, self._options.upstream, start, "all", self._options.via, self._options.keys
-                    )
+            await self._carry(connection, receiver)
         finally:
             receiver.close()
 
@@ -207,13 +197,7 @@ class Forwarder:
                 )
             self.ledger.count("foreign messages", new)
 
-    async def _pause(self, connection: Connection, seconds: float) -> None:
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._stopped(), seconds)
-        if not self._window.empty or connection.closed.is_set():
-            raise Interrupted(str(connection.lost("waiting for the stream")))
-
-    async def _carry(self, connection: Connection, receiver: Receiver) -> None:
+    async def _carry(self, connection: Connection, receiver: ResumingReceiver[Receiver]) -> None:
         """Until stopped: take, send, and look after acknowledgements."""
         closing = asyncio.ensure_future(connection.closed.wait())
         closing.add_done_callback(lambda _: self._wake.set())
@@ -226,16 +210,20 @@ class Forwarder:
                 self._wake.clear()
                 self._check(connection)
                 receiver.pump()
+                if receiver.trouble:
+                    self._say(receiver.trouble)
                 if not self._began and not self._options.wait and time.monotonic() > patient_until_s:
-                    raise receiver.unreachable(CONNECT_TIMEOUT_S)
+                    raise receiver.receiver.unreachable(CONNECT_TIMEOUT_S)
                 moved = False
                 if not self._stopping:
-                    await self._describe(connection, receiver)
+                    await self._describe(connection, receiver.receiver.info)
+                    if self._began:
+                        receiver.retried = RETRIED
                     moved = await self._take(publisher, receiver)
                 now_s = time.monotonic()
-                if now_s >= notify_s and not receiver.silent:
+                if now_s >= notify_s and not (receiver.is_away or receiver.receiver.silent):
                     notify_s = now_s + HEARTBEAT_S
-                    await self._notify(connection, receiver)
+                    await self._notify(connection, receiver.receiver.info)
                 if moved:
                     await asyncio.sleep(0)
                 else:
@@ -259,9 +247,8 @@ class Forwarder:
         if self._failure:
             raise Interrupted(self._failure)
 
-    async def _describe(self, connection: Connection, receiver: Receiver) -> None:
+    async def _describe(self, connection: Connection, info: pb.StreamInfo | None) -> None:
         """Store what the node says of the stream, before any batch that it is about."""
-        info = receiver.info
         if info is None:
             return
         said = info.epoch, info.device.SerializeToString(deterministic=True)
@@ -286,7 +273,7 @@ class Forwarder:
                 "serve with a smaller --batch-size; a batch that is too large is declared as a gap"
             )
 
-    async def _take(self, publisher: Publisher, receiver: Receiver) -> bool:
+    async def _take(self, publisher: Publisher, receiver: ResumingReceiver[Receiver]) -> bool:
         """Send what has come, as far as there is room; whether there was anything."""
         if self._described is None:
             return False
@@ -377,14 +364,14 @@ class Forwarder:
                 self.lag_ns = time.time_ns() - message.realtime_ns
         self.ended = self._ended and self._window.empty
 
-    async def _notify(self, connection: Connection, receiver: Receiver) -> None:
-        """A sign of life, not stored, which says how far the server has come."""
-        if receiver.info is None:
+    async def _notify(self, connection: Connection, info: pb.StreamInfo | None) -> None:
+        """Send a sign of life, which is not stored and says how far the server has come."""
+        if info is None:
             return
         at = self._window.position
         news = pb.Notification(
             contract=CONTRACT,
-            epoch=receiver.info.epoch,
+            epoch=info.epoch,
             sent_realtime_ns=time.time_ns(),
             sent_monotonic_ns=time.monotonic_ns(),
         )
@@ -393,19 +380,21 @@ class Forwarder:
         headers = {CONTRACT_HEADER: CONTRACT_VERSION}
         await connection.client.publish(self._names.notify, news.SerializeToString(), headers=headers)
 
-    async def _rest(self, receiver: Receiver, most_s: float) -> None:
+    async def _rest(self, receiver: ResumingReceiver[Receiver], most_s: float) -> None:
         """Until something comes from either side, or is due."""
         watching = self._window.room and not self._stopping
-        if watching and not receiver.may_sleep():
+        if watching:
+            most_s = min(most_s, receiver.park_s())
+        if most_s <= 0:
             await asyncio.sleep(0)
             return
-        loop, fd = asyncio.get_running_loop(), receiver.waiter.fileno()
+        loop, waiter = asyncio.get_running_loop(), receiver.waiter
         if watching:
-            loop.add_reader(fd, self._wake.set)
+            loop.add_reader(waiter.fileno(), self._wake.set)
         try:
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), min(most_s, receiver.rest_s()) if watching else most_s)
+                await asyncio.wait_for(self._wake.wait(), most_s)
         finally:
             if watching:
-                loop.remove_reader(fd)
-                receiver.waiter.wait(0)  # takes the edge of a fifo back
+                loop.remove_reader(waiter.fileno())
+                waiter.wait(0)  # takes the edge of a fifo back

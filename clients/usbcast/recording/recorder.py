@@ -136,7 +136,7 @@ class Recorder:
             self._connect()
             self._begun = True
             for tap in self.taps.values():
-                tap.patient = True
+                tap.be_patient()
             begin_ns = self._awake_ns = time.monotonic_ns()
             self.store.tend(begin_ns, time.time_ns())
             self.manager.ready()
@@ -186,7 +186,7 @@ class Recorder:
         paused = self.store.paused
         busy = False
         for tap in list(self.taps.values()):
-            tap.pump(now_ns)
+            tap.pump()
             if paused:
                 tap.excuse_for(paused, now_ns)
                 continue
@@ -195,7 +195,7 @@ class Recorder:
             for _ in range(MAX_RECORDS):
                 record = tap.next_record()
                 if record is None:
-                    tap.pump(now_ns)
+                    tap.pump()
                     record = tap.next_record()
                     if record is None:
                         tap.caught_up(now_ns)
@@ -332,7 +332,7 @@ class Recorder:
         missing = [] if self.options.wait else list(self.taps.values())
         while missing and not self._stopping:
             for tap in missing:
-                tap.pump(time.monotonic_ns())
+                tap.pump()
                 if tap.refused:
                     raise AccessRefused(tap.refused)
             missing = [tap for tap in missing if tap.receiver.info is None]

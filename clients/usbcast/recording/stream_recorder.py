@@ -10,6 +10,8 @@ from usbcast.node.credentials import Keys
 from usbcast.receiving.continuity import Delivery, Position
 from usbcast.receiving.event_builder import Record
 from usbcast.receiving.open import Receiver, receive
+from usbcast.receiving.resume_point import position_behind
+from usbcast.receiving.resuming import RETRIED, ResumingReceiver
 from usbcast.recording.entries import (
     STAGE,
     Entry,
@@ -24,11 +26,11 @@ from usbcast.recording.entries import (
     silence_annotation,
 )
 from usbcast.recording.policy import RateWatch
-from usbcast_schemas.errors import AccessRefused, KeysError, StreamUnknown
+from usbcast_schemas.errors import AccessRefused, KeysError
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 NOT_WANTED = "outside of a trigger's time"
-_AGAIN_NS = _SECOND_NS = 1_000_000_000
+_SECOND_NS = 1_000_000_000
 _EXCUSED_NS = 2_000_000_000
 """How long after its cause a gap may be noticed: by the next batch, or by the answer to a fetch."""
 
@@ -47,9 +49,8 @@ class StreamRecorder:
         patient: bool = False,
     ) -> None:
         self.stream = stream
-        self.patient = patient
-        """Keep asking a node that does not have the stream, instead of giving up."""
         self.position: Position | None = start if isinstance(start, Position) else None
+        """Position behind what was written."""
         self.durable = self.position
         """`position` as of the last sync."""
         self.info: pb.StreamInfo | None = None
@@ -62,39 +63,32 @@ class StreamRecorder:
         self._excused_until_ns = 0
         self.rate_watch = RateWatch()
         self.lag_ns = 0
-        self._endpoint = endpoint
-        self._start = start
-        self._via = via
-        self._keys = keys
-        self._receiver = receive(stream, endpoint, start, "all", via, keys)
-        self._again_ns = 0
+        self._resuming = ResumingReceiver(
+            lambda at: receive(stream, endpoint, at, "all", via, keys), start, RETRIED if patient else ()
+        )
         self._asked_ns = 0
         self._skipped: tuple[int, int, int] | None = None
         """Epoch, first and next sequence of packets outside of a trigger's time, not yet declared."""
 
     @property
     def receiver(self) -> Receiver:
-        return self._receiver
+        return self._resuming.receiver
 
-    def pump(self, now_ns: int) -> None:
+    def be_patient(self) -> None:
+        """Keep asking a node that does not have the stream, from now on, instead of giving up."""
+        self._resuming.retried = RETRIED
+
+    def pump(self) -> None:
         """Pump the receiver. Raises StreamUnknown, unless patient."""
-        if now_ns < self._again_ns or self.refused:
+        if self.refused:
             return
         try:
-            self._receiver.pump()
+            self._resuming.pump()
         except (AccessRefused, KeysError) as error:
             self.refused = str(error)
-        except StreamUnknown:
-            if not self.patient:
-                raise
-            # As of a node that waits for its device, or of a bridge that waits for its upstream.
-            self._again_ns = now_ns + _AGAIN_NS
-            self._receiver.close()
-            start = self.position or self._start
-            self._receiver = receive(self.stream, self._endpoint, start, "all", self._via, self._keys)
 
     def next_record(self) -> Record | None:
-        return self._receiver.take_record()
+        return self._resuming.take_record()
 
     def excuse_for(self, reason: str, now_ns: int) -> None:
         """Give the reason for what the ring loses while the recorder does not read, until it has caught up."""
@@ -108,7 +102,7 @@ class StreamRecorder:
 
     def described(self, realtime_ns: int) -> list[Entry]:
         """Return an entry with the description of the stream, if there is a new one."""
-        info = self._receiver.info
+        info = self.receiver.info
         if info is None or (
             self.info is not None and self.info.epoch == info.epoch and self.info.device == info.device
         ):
@@ -124,19 +118,18 @@ class StreamRecorder:
                 batch = record.batch
                 made += [self._gap(gap, batch.epoch, realtime_ns) for gap in record.gaps]
                 made.append(batch_entry(self.stream, batch))
-                self.position = Position(batch.epoch, batch.end_sequence, batch.number + 1)
                 self.packets += batch.packet_count
                 self.batches += 1
-                self.lag_ns = self._receiver.lag_ns
+                self.lag_ns = self.receiver.lag_ns
                 self.ended = batch.end is not None
             case Gap():
                 made.append(self._gap(record, record.epoch, realtime_ns))
             case Restart():
                 made.append(annotation_entry(restart_annotation(self.stream, record, realtime_ns)))
-                self.position = Position(record.new_epoch, 0, 0)
                 self.ended = False
             case Silence():
                 made.append(annotation_entry(silence_annotation(self.stream, record, realtime_ns)))
+        self.position = position_behind(record, self.position)
         return made
 
     def skip(self, record: Record, realtime_ns: int) -> list[Entry]:
@@ -149,7 +142,7 @@ class StreamRecorder:
             self._skipped = (batch.epoch, first, batch.end_sequence)
         else:
             self._skipped = (batch.epoch, self._skipped[1], batch.end_sequence)
-        self.position = Position(batch.epoch, batch.end_sequence, batch.number + 1)
+        self.position = position_behind(record, self.position)
         self.ended = batch.end is not None
         return []
 
@@ -168,11 +161,11 @@ class StreamRecorder:
     def clock(self, realtime_ns: int) -> Entry:
         """Return an entry with the current clock offset of the reading host."""
         self._asked_ns = self._asked_at()
-        return annotation_entry(clock_annotation(self.stream, self._receiver.clock, realtime_ns))
+        return annotation_entry(clock_annotation(self.stream, self.receiver.clock, realtime_ns))
 
     def _asked_at(self) -> int:
         """Return a number that changes with each answer; 0 before the first."""
-        known = self._receiver.clock
+        known = self.receiver.clock
         if known is None:
             return 0
         return (known.at_ns - known.age_ns) // _SECOND_NS if known.uncertainty_ns else 1
@@ -186,18 +179,16 @@ class StreamRecorder:
                 "next_sequence": self.position.next_sequence,
                 "next_number": self.position.next_number,
             }
-        said["subscription"] = self._receiver.ledger().to_json()
+        said["subscription"] = self._resuming.ledger().to_json()
         return said
 
     def close(self) -> None:
-        self._receiver.close()
+        self._resuming.close()
 
     def _gap(self, gap: Gap, epoch: int, realtime_ns: int) -> Entry:
         if self._excuse and gap.stage == "ring":
             gap = replace(gap, stage=STAGE, reason=f"{self._excuse}; meanwhile {gap.reason}")
         self.lost += gap.count
-        if self.position is not None and gap.last >= gap.first:
-            self.position = Position(self.position.epoch, gap.last + 1, self.position.next_number)
         return annotation_entry(gap_annotation(self.stream, epoch, gap, realtime_ns))
 
     def _declare_skipped(self, realtime_ns: int) -> list[Entry]:
