@@ -29,7 +29,7 @@ from usbcast.cli.options import AsJson, Via
 from usbcast.cli.output import console, show_settings, styled, table
 from usbcast.cli.rates import Rate
 from usbcast.cli.signals import stop_signals
-from usbcast.cli.storing import Creds, Keep, KeepBytes, Replicas, StoringOptions, To, check_alone, store
+from usbcast.cli.storing import Creds, Keep, KeepBytes, Replicas, To, check_alone, forward_options, store
 from usbcast.cli.watchdog import WatchdogReporter
 
 if TYPE_CHECKING:
@@ -104,13 +104,11 @@ def bridge(
     serving = {f"--{name.replace('_', '-')}": value for name, value in flags.items()}
     check_alone(to, storing, {**serving, "--config": config})
     if to is not None:
-        store(
-            StoringOptions(
-                to, tuple(upstreams or ()), tuple(streams or ("*",)), start, via, wait, keep, keep_bytes, replicas,
-                creds, upstream_keys,
-            ),
-            as_json,
+        forwarding = forward_options(
+            to, upstreams or (), start=start, via=via, wait=wait, keep=keep, keep_bytes=keep_bytes, replicas=replicas,
+            creds=creds, upstream_keys=upstream_keys,
         )  # fmt: skip
+        store(tuple(streams or ("*",)), forwarding, as_json)
         return
     from usbcast.bridge.choice import Choice, read_choices, read_limit
     from usbcast.bridge.options import BridgeOptions, parse_upstream

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,7 +20,7 @@ from usbcast.service_manager import ServiceManager
 from usbcast_schemas.errors import UsageError
 
 if TYPE_CHECKING:
-    from usbcast.jetstream.forwarding import Forwarding
+    from usbcast.jetstream.forwarding import Forwarding, ForwardOptions
 
 FIGURES_S = 1.0
 
@@ -45,23 +44,6 @@ Creds = Annotated[
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
-@dataclass(frozen=True, slots=True)
-class StoringOptions:
-    """Options of the command line for storing in NATS."""
-
-    to: str
-    upstreams: tuple[str, ...]
-    streams: tuple[str, ...]
-    start: str
-    via: str
-    wait: bool
-    keep: str | None
-    keep_bytes: str | None
-    replicas: int | None
-    creds: str | None
-    upstream_keys: str | None
-
-
 def check_alone(to: str | None, storing: Mapping[str, object], serving: Mapping[str, object]) -> None:
     """Raise UsageError where options of the two kinds of bridge stand together."""
     wrong = storing if to is None else serving
@@ -72,30 +54,48 @@ def check_alone(to: str | None, storing: Mapping[str, object], serving: Mapping[
         raise UsageError(f"{given[0]} is for a bridge that serves, and --to serves nothing: leave out one of the two")
 
 
-def store(wanted: StoringOptions, as_json: bool) -> None:
-    """Forward until Ctrl-C or SIGTERM; then show the books. Exit code 1 if they do not balance."""
+def forward_options(
+    to: str,
+    upstreams: Sequence[str],
+    *,
+    start: str,
+    via: str,
+    wait: bool,
+    keep: str | None,
+    keep_bytes: str | None,
+    replicas: int | None,
+    creds: str | None,
+    upstream_keys: str | None,
+) -> ForwardOptions:
+    """Return what the options of the command line say. Raises UsageError."""
     from usbcast.jetstream import require_nats
     from usbcast.node.endpoints import is_stored, parse
 
-    if wanted.start not in ("now", "oldest"):
-        raise UsageError(f"--start is {wanted.start!r}: now or oldest is allowed")
-    if not is_stored(wanted.to):
-        raise UsageError(f"--to is {wanted.to!r}: write the address of a NATS server, like nats://HOST:4222")
-    if len(wanted.upstreams) > 1 or any("=" in upstream for upstream in wanted.upstreams):
+    if start not in ("now", "oldest"):
+        raise UsageError(f"--start is {start!r}: now or oldest is allowed")
+    if not is_stored(to):
+        raise UsageError(f"--to is {to!r}: write the address of a NATS server, like nats://HOST:4222")
+    if len(upstreams) > 1 or any("=" in upstream for upstream in upstreams):
         raise UsageError("--to stores the streams of one node, under their own names: run one bridge for each")
     require_nats()
-    from usbcast.jetstream.forwarding import ForwardOptions, forward
+    from usbcast.jetstream.forwarding import ForwardOptions
     from usbcast.jetstream.store import Retention
 
-    keep_bytes = None if wanted.keep_bytes is None else _size(wanted.keep_bytes)
-    retention = Retention(None if wanted.keep is None else seconds(wanted.keep), keep_bytes, wanted.replicas)
-    address = parse(wanted.to).with_creds(wanted.creds or "")
-    upstream = wanted.upstreams[0] if wanted.upstreams else None
-    options = ForwardOptions(address, upstream, wanted.start, wanted.via, retention, wanted.wait, wanted.upstream_keys)
-    progress = _Progress(str(address), as_json)
+    size_bytes = None if keep_bytes is None else _size(keep_bytes)
+    retention = Retention(None if keep is None else seconds(keep), size_bytes, replicas)
+    address = parse(to).with_creds(creds or "")
+    upstream = upstreams[0] if upstreams else None
+    return ForwardOptions(address, upstream, start, via, retention, wait, upstream_keys)
+
+
+def store(streams: tuple[str, ...], options: ForwardOptions, as_json: bool) -> None:
+    """Forward until Ctrl-C or SIGTERM; then show the ledgers. Exit code 1 if they do not balance."""
+    from usbcast.jetstream.forwarding import forward
+
+    progress = _Progress(str(options.address), as_json)
     with nonwaiting("stdout"):
         with stop_signals() as stopped, progress.view:
-            done = forward(wanted.streams, options, stopped, warn=progress.warn, look=progress.look)
+            done = forward(streams, options, stopped, warn=progress.warn, look=progress.look)
         progress.say_farewell(done)
     if any(one.ledger.discrepancy() for one in done.forwarders.values()):
         raise typer.Exit(1)
