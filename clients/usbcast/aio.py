@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from usbcast.batch import Batch
 from usbcast.clock.offset import ClockOffset
@@ -33,6 +35,22 @@ _LOOK_S = 0.002
 
 _TURNS_TO_LEAVE = 100
 """A reader of the same loop is out after three."""
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _in_thread(
+    method: Callable[Concatenate[Commands, P], T],
+) -> Callable[Concatenate[AsyncSubscription, P], Coroutine[Any, Any, T]]:
+    """Return `method` as one to await: it waits in a thread, so that the event loop goes on."""
+
+    @functools.wraps(method)
+    async def call(self: AsyncSubscription, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await asyncio.to_thread(method, self._commands, *args, **kwargs)
+
+    return call
 
 
 class AsyncSubscription:
@@ -174,29 +192,8 @@ class AsyncSubscription:
         """
         return self._receiver.clock
 
-    async def command(
-        self,
-        request_type: int,
-        request: int,
-        value: int = 0,
-        index: int = 0,
-        *,
-        data: bytes = b"",
-        length: int = 0,
-        timeout_s: float = 1.0,
-    ) -> bytes:
-        """A control transfer to the device while it streams; return what it answered.
-
-        Bit 7 of `request_type` (bmRequestType) says that up to `length` bytes are read, else `data` is written.
-        Raises CommandFailed, NodeUnreachable.
-        """
-        return await asyncio.to_thread(
-            self._commands.command, request_type, request, value, index, data=data, length=length, timeout_s=timeout_s
-        )
-
-    async def write(self, endpoint: int, data: bytes, *, timeout_s: float = 1.0) -> int:
-        """Send `data` to an OUT endpoint of the device; return how many bytes it took. Raises as `command` does."""
-        return await asyncio.to_thread(self._commands.write, endpoint, data, timeout_s=timeout_s)
+    command = _in_thread(Commands.command)
+    write = _in_thread(Commands.write)
 
     def listen(self, listener: Listener) -> asyncio.Task[None]:
         """Call `listener`, plain or async, with every event until the stream ends, in a task of its own.

@@ -30,7 +30,7 @@ _LOOK_S = 0.002
 """How often to look for what another thread, or an event that nobody takes, keeps this one from waiting for."""
 
 
-class Subscription:
+class Subscription(Commands):
     """One stream, received. A context manager; for one thread at a time (`close`, `command` and `write` are for any).
 
     It connects, and after an interruption connects again, by itself and for ever. Once it is closed, whatever would have to
@@ -38,9 +38,8 @@ class Subscription:
     """
 
     def __init__(self, receiver: Receiver, endpoint: str | None) -> None:
+        super().__init__(receiver.stream, endpoint, receiver.keys)
         self._receiver = receiver
-        self._endpoint = endpoint
-        self._commands = Commands(receiver.stream, endpoint, receiver.keys)
         self._life = Lifetime(self, receiver.stream, receiver.waiter, receiver.close)
         self._ended = False
         self._listening: Listening | None = None
@@ -215,30 +214,6 @@ class Subscription:
         Exactly zero where the stream is read on this host. Asked at the start and then every 30 s.
         """
         return self._receiver.clock
-
-    def command(
-        self,
-        request_type: int,
-        request: int,
-        value: int = 0,
-        index: int = 0,
-        *,
-        data: bytes = b"",
-        length: int = 0,
-        timeout_s: float = 1.0,
-    ) -> bytes:
-        """Make a control transfer to the device while it streams; return the bytes that it answered.
-
-        If bit 7 of `request_type` (bmRequestType) is set, up to `length` bytes are read; otherwise `data` is written.
-        Raises CommandFailed, NodeUnreachable.
-        """
-        return self._commands.command(
-            request_type, request, value, index, data=data, length=length, timeout_s=timeout_s
-        )
-
-    def write(self, endpoint: int, data: bytes, *, timeout_s: float = 1.0) -> int:
-        """Send `data` to an OUT endpoint of the device; return how many bytes it took. Raises as `command` does."""
-        return self._commands.write(endpoint, data, timeout_s=timeout_s)
 
     def listen(self, listener: Listener) -> Listening:
         """Call `listener` with every event, from a thread of its own, until the stream ends or the result is stopped.

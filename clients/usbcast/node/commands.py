@@ -29,9 +29,9 @@ class Commands:
         length: int = 0,
         timeout_s: float = 1.0,
     ) -> bytes:
-        """A control transfer to the device while it streams; return what it answered.
+        """Make a control transfer to the device while it streams; return the bytes that it answered.
 
-        Bit 7 of `request_type` (bmRequestType) says that up to `length` bytes are read, else `data` is written.
+        If bit 7 of `request_type` (bmRequestType) is set, up to `length` bytes are read; otherwise `data` is written.
         Raises CommandFailed, NodeUnreachable.
         """
         control = pb.ControlTransfer(
