@@ -57,7 +57,7 @@ ONLY_IN = {
     "rich": ("usbcast.cli",),
     "cobs": ("usbcast_broker.framing",),
     "fastcrc": ("usbcast_broker.framing",),
-    "asyncio": ("usbcast.aio", "usbcast.jetstream"),
+    "asyncio": ("usbcast.aio", "usbcast.jetstream", "usbcast.receiving.event_loop"),
     "nats": ("usbcast.jetstream",),
     "mcap": ("usbcast.recording",),
     "subprocess": ("usbcast.demo.children",),

@@ -16,6 +16,7 @@ from usbcast.events import End
 from usbcast.node.commands import Commands
 from usbcast.node.credentials import Keys
 from usbcast.receiving.event_builder import Event
+from usbcast.receiving.event_loop import watching
 from usbcast.receiving.lifetime import Lifetime
 from usbcast.receiving.open import Receiver, receive
 from usbcast.subscription import CONNECT_TIMEOUT_S, FOR_EVER_S, described
@@ -252,20 +253,17 @@ class AsyncSubscription:
     async def _wait(self, timeout_s: float) -> None:
         loop = asyncio.get_running_loop()
         woken: asyncio.Future[None] = loop.create_future()
-        fd = self._receiver.waiter.fileno()
 
         def wake() -> None:
             if not woken.done():
                 woken.set_result(None)
 
-        loop.add_reader(fd, wake)
         timer = loop.call_later(timeout_s, wake)
         try:
-            await woken
+            with watching(self._receiver.waiter, wake):
+                await woken
         finally:
             timer.cancel()
-            loop.remove_reader(fd)
-        self._receiver.waiter.wait(0)  # takes the edge of a fifo back, so that the descriptor is quiet again
 
 
 def subscribe(

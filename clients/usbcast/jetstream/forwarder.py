@@ -28,6 +28,7 @@ from usbcast.node.credentials import Keys
 from usbcast.node.endpoints import Address
 from usbcast.receiving.continuity import Delivery
 from usbcast.receiving.event_builder import Record
+from usbcast.receiving.event_loop import watching
 from usbcast.receiving.open import Receiver, receive
 from usbcast.receiving.resuming import RETRIED, ResumingReceiver
 from usbcast_schemas.contract import CONTRACT, HEARTBEAT_S, SILENCE_S
@@ -381,20 +382,12 @@ class Forwarder:
         await connection.client.publish(self._names.notify, news.SerializeToString(), headers=headers)
 
     async def _rest(self, receiver: ResumingReceiver[Receiver], most_s: float) -> None:
-        """Until something comes from either side, or is due."""
-        watching = self._window.room and not self._stopping
-        if watching:
-            most_s = min(most_s, receiver.park_s())
-        if most_s <= 0:
+        """Wait until something comes from either side, or is due."""
+        is_taking = self._window.room and not self._stopping
+        rest_s = min(most_s, receiver.park_s()) if is_taking else most_s
+        if rest_s <= 0:
             await asyncio.sleep(0)
             return
-        loop, waiter = asyncio.get_running_loop(), receiver.waiter
-        if watching:
-            loop.add_reader(waiter.fileno(), self._wake.set)
-        try:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), most_s)
-        finally:
-            if watching:
-                loop.remove_reader(waiter.fileno())
-                waiter.wait(0)  # takes the edge of a fifo back
+        watched = watching(receiver.waiter, self._wake.set) if is_taking else contextlib.nullcontext()
+        with watched, contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), rest_s)
