@@ -2,19 +2,12 @@
 #include "binding.h"
 
 static PyObject *s_data, *s_realtime_ns, *s_monotonic_ns;
-static PyObject *s_batch[13]; /* the attributes of an EncodedBatch, in the order of its fields */
-static const char *const BATCH_FIELDS[13] = {
-    "raw", "epoch", "number", "first_sequence", "packet_count", "packet_size", "packet_ends",
-    "arrivals", "losses", "events", "end", "payload", "holes"};
-enum { F_RAW, F_EPOCH, F_NUMBER, F_FIRST, F_COUNT, F_SIZE, F_ENDS, F_ARRIVALS, F_LOSSES, F_EVENTS, F_END, F_PAYLOAD, F_HOLES };
 
 int batch_ready(void)
 {
     s_data = PyUnicode_InternFromString("data");
     s_realtime_ns = PyUnicode_InternFromString("realtime_ns");
     s_monotonic_ns = PyUnicode_InternFromString("monotonic_ns");
-    for (int i = 0; i < 13; i++)
-        s_batch[i] = PyUnicode_InternFromString(BATCH_FIELDS[i]);
     return PyErr_Occurred() ? -1 : 0;
 }
 
@@ -45,15 +38,6 @@ int take_piece(UsbcastPiece *piece, PyObject *transfer, uint32_t packet_size)
     piece->realtime_ns = int_attribute(transfer, s_realtime_ns);
     piece->monotonic_ns = int_attribute(transfer, s_monotonic_ns);
     return PyErr_Occurred() ? -1 : 1;
-}
-
-static int set(PyObject *of, int field, PyObject *value)
-{
-    if (value == NULL)
-        return -1;
-    int failed = PyObject_SetAttr(of, s_batch[field], value);
-    Py_DECREF(value);
-    return failed;
 }
 
 /* `count` entries as a tuple. */
@@ -88,60 +72,52 @@ static PyObject *all_arrivals(PyTypeObject *arrivals, const unsigned char *raw, 
     return made;
 }
 
-/* `head` are the first bytes of `raw`, from a place where nobody writes; all of it is at `bytes`. */
-PyObject *decoded(
-    PyObject *raw, const unsigned char *head, const unsigned char *bytes, const UsbcastPlain *plain, PyObject *payload,
-    PyTypeObject *batch, PyTypeObject *arrivals)
+PyObject *decoded(PyObject *raw, const unsigned char *head, const unsigned char *bytes, const UsbcastPlain *plain, PyObject *payload,
+                  uint64_t slot, const Maker *batch, PyTypeObject *arrivals)
 {
-    PyObject *nothing = PyTuple_New(0);
-    PyObject *made = nothing && payload ? ((newfunc)PyType_GetSlot(batch, Py_tp_new))(batch, nothing, NULL) : NULL;
-    if (made == NULL) {
-        Py_XDECREF(nothing);
-        Py_XDECREF(payload);
-        return NULL;
-    }
+    PyObject *given[GIVEN_IN_PLACE] = {
+        [G_EPOCH] = PyLong_FromUnsignedLongLong(usbcast_batch_epoch(head)),
+        [G_NUMBER] = PyLong_FromUnsignedLongLong(usbcast_batch_number(head)),
+        [G_FIRST] = PyLong_FromUnsignedLongLong(usbcast_batch_first(head)),
+        [G_COUNT] = PyLong_FromUnsignedLong(usbcast_batch_packets(head)),
+        [G_SIZE] = PyLong_FromUnsignedLong(usbcast_batch_packet_size(head)),
+        [G_ARRIVALS] = all_arrivals(arrivals, bytes, plain),
+        [G_PAYLOAD] = payload,
+        [G_SLOT] = batch->given > G_SLOT ? PyLong_FromUnsignedLongLong(slot) : NULL,
+    };
     Py_INCREF(raw);
-    Py_INCREF(Py_None);
-    int failed = set(made, F_RAW, raw);
-    failed |= set(made, F_END, Py_None);
-    failed |= set(made, F_EPOCH, PyLong_FromUnsignedLongLong(usbcast_batch_epoch(head)));
-    failed |= set(made, F_NUMBER, PyLong_FromUnsignedLongLong(usbcast_batch_number(head)));
-    failed |= set(made, F_FIRST, PyLong_FromUnsignedLongLong(usbcast_batch_first(head)));
-    failed |= set(made, F_COUNT, PyLong_FromUnsignedLong(usbcast_batch_packets(head)));
-    failed |= set(made, F_SIZE, PyLong_FromUnsignedLong(usbcast_batch_packet_size(head)));
-    failed |= set(made, F_ARRIVALS, all_arrivals(arrivals, bytes, plain));
-    failed |= set(made, F_PAYLOAD, payload);
-    static const int none[] = {F_ENDS, F_LOSSES, F_EVENTS, F_HOLES};
-    for (int i = 0; i < 4; i++) {
-        Py_INCREF(nothing);
-        failed |= set(made, none[i], nothing);
-    }
-    Py_DECREF(nothing);
-    if (failed)
-        Py_CLEAR(made);
+    given[G_RAW] = raw;
+    int whole = 1;
+    for (Py_ssize_t at = 0; at < batch->given; at++)
+        whole &= given[at] != NULL;
+    PyObject *made = whole ? made_by(batch, given) : NULL;
+    for (int at = 0; at < GIVEN_IN_PLACE; at++)
+        Py_XDECREF(given[at]);
     return made;
 }
 
-/* `raw` is bytes, or a view of them, which are so many at `bytes`, and stay as they are. */
-PyObject *decoded_bytes(PyObject *raw, const unsigned char *bytes, Py_ssize_t size, const UsbcastPlain *plain, PyTypeObject *batch,
+PyObject *decoded_bytes(PyObject *raw, const unsigned char *bytes, Py_ssize_t size, const UsbcastPlain *plain, const Maker *batch,
                         PyTypeObject *arrivals)
 {
     PyObject *whole = PyMemoryView_FromObject(raw);
-    PyObject *payload = whole ? PySequence_GetSlice(whole, plain->payload, size) : NULL;
+    PyObject *payload = whole ? PySequence_GetSlice(whole, (Py_ssize_t)plain->payload, size) : NULL;
     Py_XDECREF(whole);
-    return decoded(raw, bytes, bytes, plain, payload, batch, arrivals);
+    return payload ? decoded(raw, bytes, bytes, plain, payload, 0, batch, arrivals) : NULL;
 }
 
 const char decode_doc[] =
-"decode(raw, major, EncodedBatch, Arrivals)\n"
-"-> EncodedBatch, or None where the bytes are not packets of one size with their arrivals and nothing else";
+"decode(raw, major, batch, Arrivals)\n"
+"-> what the Maker `batch` makes, or None where the bytes are not packets of one size with their arrivals and nothing else";
 
 PyObject *decode(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t given)
 {
-    if (given != 4 || !PyBytes_Check(args[0]) || !PyType_Check(args[2]) || !PyType_Check(args[3])) {
-        PyErr_SetString(PyExc_TypeError, "decode takes bytes, a number and two types");
+    if (given != 4 || !PyBytes_Check(args[0]) || !PyType_Check(args[3])) {
+        PyErr_SetString(PyExc_TypeError, "decode takes bytes, a number, a maker and a type");
         return NULL;
     }
+    const Maker *batch = as_maker(args[2], GIVEN_OF_BATCH, GIVEN_OF_BATCH);
+    if (batch == NULL)
+        return NULL;
     uint32_t major = (uint32_t)PyLong_AsUnsignedLong(args[1]);
     if (PyErr_Occurred())
         return NULL;
@@ -150,5 +126,5 @@ PyObject *decode(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t 
     UsbcastPlain plain = usbcast_plain_layout(raw, raw, size, major);
     if (plain.arrivals == 0)
         Py_RETURN_NONE;
-    return decoded_bytes(args[0], raw, size, &plain, (PyTypeObject *)args[2], (PyTypeObject *)args[3]);
+    return decoded_bytes(args[0], raw, size, &plain, batch, (PyTypeObject *)args[3]);
 }

@@ -45,26 +45,26 @@ enum { SPIN_WAIT_NS = 30000 }; /* to sleep and be woken costs both sides some 10
 static int follower_init(PyObject *object, PyObject *args, PyObject *Py_UNUSED(kwargs))
 {
     Follower *self = (Follower *)object;
-    PyObject *source, *topic, *batch, *arrivals, *owner;
+    PyObject *source, *topic, *batch, *arrivals;
+    Maker *maker;
     unsigned long long most_bytes;
     unsigned int major;
-    if (!PyArg_ParseTuple(args, "OSKIO!O!O", &source, &topic, &most_bytes, &major, &PyType_Type, &batch, &PyType_Type, &arrivals,
-                          &owner))
+    if (!PyArg_ParseTuple(args, "OSKIOO!", &source, &topic, &most_bytes, &major, &batch, &PyType_Type, &arrivals))
         return -1;
     int of_ring = Py_TYPE(source) == ring_type;
-    if (self->asked.owner || (!of_ring && Py_TYPE(source) != messages_type)) {
+    if (self->asked.batch || (!of_ring && Py_TYPE(source) != messages_type)) {
         PyErr_SetString(PyExc_TypeError, "a follower is made once, and of a Ring or of Messages");
         return -1;
     }
-    if (PyObject_GetBuffer(topic, &self->topic, PyBUF_SIMPLE) < 0)
+    maker = as_maker(batch, GIVEN_OF_BATCH, GIVEN_IN_PLACE);
+    if (maker == NULL || PyObject_GetBuffer(topic, &self->topic, PyBUF_SIMPLE) < 0)
         return -1;
     Py_INCREF(source);
     Py_INCREF(batch);
     Py_INCREF(arrivals);
-    Py_INCREF(owner);
     self->ring = of_ring ? (Ring *)source : NULL;
     self->messages = of_ring ? NULL : (Messages *)source;
-    self->asked = (Asked){most_bytes, major, (PyTypeObject *)batch, (PyTypeObject *)arrivals, owner, &self->next};
+    self->asked = (Asked){most_bytes, major, maker, (PyTypeObject *)arrivals, &self->next};
     return 0;
 }
 
@@ -77,7 +77,6 @@ static void follower_dealloc(PyObject *object)
     PyBuffer_Release(&self->topic);
     Py_XDECREF((PyObject *)self->asked.batch);
     Py_XDECREF((PyObject *)self->asked.arrivals);
-    Py_XDECREF(self->asked.owner);
     Py_XDECREF(self->loaned);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
     Py_DECREF(type);
@@ -135,7 +134,7 @@ static PyObject *handed_out(Follower *self, PyObject *batch, const UsbcastTaken 
     self->packets += taken->packets;
     self->next.number++;
     self->next.first += taken->packets;
-    if (self->asked.owner == Py_None)
+    if (!is_in_place(&self->asked))
         self->delivered += taken->packets;
     else {
         Py_INCREF(made);
@@ -343,7 +342,7 @@ static PyMemberDef follower_members[] = {
 };
 
 static PyType_Slot follower_slots[] = {
-    {Py_tp_doc, "Follower(source, topic, most_bytes, major, EncodedBatch, Arrivals, owner): takes what simply follows, one by one, out of a\n"
+    {Py_tp_doc, "Follower(source, topic, most_bytes, major, batch, Arrivals): takes what simply follows, one by one, out of a\n"
                  "Ring or of the Messages on a topic."},
     {Py_tp_init, follower_init},
     {Py_tp_new, PyType_GenericNew},

@@ -46,12 +46,13 @@ static PyTypeObject *added(PyObject *module, PyType_Spec *spec, const char *name
 
 PyMODINIT_FUNC PyInit__native(void)
 {
-    if (batch_ready() < 0 || ring_ready() < 0 || messages_ready() < 0 || follower_ready() < 0)
+    if (batch_ready() < 0 || messages_ready() < 0 || follower_ready() < 0)
         return NULL;
     PyObject *module = PyModule_Create(&definition);
     if (module == NULL)
         return NULL;
-    ring_type = added(module, &ring_spec, "Ring");
+    maker_type = added(module, &maker_spec, "Maker");
+    ring_type = maker_type ? added(module, &ring_spec, "Ring") : NULL;
     messages_type = ring_type ? added(module, &messages_spec, "Messages") : NULL;
     fanout_type = messages_type ? added(module, &fanout_spec, "Fanout") : NULL;
     sender_type = fanout_type ? added(module, &sender_spec, "Sender") : NULL;

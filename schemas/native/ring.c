@@ -5,14 +5,6 @@
 #include <stddef.h>
 
 PyTypeObject *ring_type;
-static PyObject *s_ring, *s_slot;
-
-int ring_ready(void)
-{
-    s_ring = PyUnicode_InternFromString("ring");
-    s_slot = PyUnicode_InternFromString("slot");
-    return PyErr_Occurred() ? -1 : 0;
-}
 
 static void ring_let_go(Ring *self)
 {
@@ -248,16 +240,6 @@ int send_newest(Ring *self, PyObject *publish, uint64_t most)
     return 0;
 }
 
-/* `batch`, with what it takes to see whether it was overwritten since. */
-static PyObject *loaned(PyObject *batch, PyObject *owner, uint64_t slot)
-{
-    PyObject *number = batch ? PyLong_FromUnsignedLongLong(slot) : NULL;
-    if (batch && (number == NULL || PyObject_SetAttr(batch, s_slot, number) < 0 || PyObject_SetAttr(batch, s_ring, owner) < 0))
-        Py_CLEAR(batch);
-    Py_XDECREF(number);
-    return batch;
-}
-
 /* The batch in slot `at`; its bytes where it is not plain. Py_None where there is none to be had. */
 PyObject *take_slot(Ring *self, uint64_t at, const Asked *asked, UsbcastTaken *taken)
 {
@@ -265,7 +247,7 @@ PyObject *take_slot(Ring *self, uint64_t at, const Asked *asked, UsbcastTaken *t
     if (!usbcast_ring_find(&self->core, at, asked->most_bytes, &held) || (asked->next && !usbcast_is_next(held.first, asked->next)))
         Py_RETURN_NONE;
     Py_ssize_t size = (Py_ssize_t)held.size;
-    int copied = asked->owner == Py_None;
+    int copied = !is_in_place(asked);
     PyObject *raw = copied ? PyBytes_FromStringAndSize((const char *)held.bytes, size) : in_place(self, held.bytes, size);
     if (raw == NULL)
         return NULL;
@@ -278,9 +260,8 @@ PyObject *take_slot(Ring *self, uint64_t at, const Asked *asked, UsbcastTaken *t
     if (plain.arrivals && copied)
         batch = decoded_bytes(raw, bytes, size, &plain, asked->batch, asked->arrivals);
     else if (plain.arrivals)
-        batch = loaned(decoded(raw, head, bytes, &plain, in_place(self, bytes + plain.payload, size - (Py_ssize_t)plain.payload),
-                               asked->batch, asked->arrivals),
-                       asked->owner, at);
+        batch = decoded(raw, head, bytes, &plain, in_place(self, bytes + plain.payload, size - (Py_ssize_t)plain.payload), at,
+                        asked->batch, asked->arrivals);
     if (batch != raw)
         Py_DECREF(raw);
     if (batch == NULL)
@@ -293,21 +274,22 @@ PyObject *take_slot(Ring *self, uint64_t at, const Asked *asked, UsbcastTaken *t
 }
 
 PyDoc_STRVAR(ring_take_doc,
-"take(most_bytes, major, EncodedBatch, Arrivals, slot)\n"
-"-> EncodedBatch, or its bytes where it is not packets of one size with their arrivals and nothing else;\n"
+"take(most_bytes, major, batch, Arrivals, slot)\n"
+"-> what the Maker `batch` makes, or its bytes where it is not packets of one size with their arrivals and nothing else;\n"
 "None if the slot is not held, was overwritten meanwhile, or has most_bytes or more");
 
 static PyObject *ring_take(PyObject *object, PyObject *const *args, Py_ssize_t given)
 {
     Ring *self = (Ring *)object;
-    if (given != 5 || !PyType_Check(args[2]) || !PyType_Check(args[3])) {
-        PyErr_SetString(PyExc_TypeError, "take takes two numbers, two types and a number");
+    if (given != 5 || !PyType_Check(args[3])) {
+        PyErr_SetString(PyExc_TypeError, "take takes two numbers, a maker, a type and a number");
         return NULL;
     }
-    if (!ring_is_open(self))
+    Maker *batch = as_maker(args[2], GIVEN_OF_BATCH, GIVEN_OF_BATCH);
+    if (batch == NULL || !ring_is_open(self))
         return NULL;
     Asked asked = {PyLong_AsUnsignedLongLong(args[0]), (uint32_t)PyLong_AsUnsignedLong(args[1]),
-                   (PyTypeObject *)args[2], (PyTypeObject *)args[3], Py_None, NULL};
+                   batch, (PyTypeObject *)args[3], NULL};
     uint64_t at = PyLong_AsUnsignedLongLong(args[4]);
     UsbcastTaken taken;
     return PyErr_Occurred() ? NULL : take_slot(self, at, &asked, &taken);

@@ -1,12 +1,17 @@
 from collections.abc import Callable
-from typing import Any, TypeVar, overload
+from typing import Any, Generic, TypeVar, overload
 
 from usbcast_schemas.batch import Arrivals, Buffer, EncodedBatch
 
 T = TypeVar("T")
+Made_co = TypeVar("Made_co", covariant=True)
 
-def decode(raw: bytes, major: int, batch: type[EncodedBatch], arrivals: type[Arrivals], /) -> EncodedBatch | None: ...
+def decode(raw: bytes, major: int, batch: Maker[EncodedBatch], arrivals: type[Arrivals], /) -> EncodedBatch | None: ...
 def find_libzmq(path: str, /) -> bool: ...
+
+class Maker(Generic[Made_co]):
+    def __init__(self, kind: type[Made_co], given: tuple[str, ...], others: dict[str, Any], /) -> None: ...
+    def __call__(self, *given: Any) -> Made_co: ...
 
 class Messages:
     drained: bool
@@ -46,7 +51,7 @@ class Ring:
     ) -> tuple[int, int, int] | None: ...
     def send(self, publish: Callable[[Buffer], object], most: int, /) -> None: ...
     def take(
-        self, most_bytes: int, major: int, batch: type[EncodedBatch], arrivals: type[Arrivals], slot: int, /
+        self, most_bytes: int, major: int, batch: Maker[EncodedBatch], arrivals: type[Arrivals], slot: int, /
     ) -> EncodedBatch | bytes | None: ...
     def will_sleep(self, head: int, /) -> bool: ...
     def spin_wait(self, head: int, most_ns: int, /) -> bool: ...
@@ -62,9 +67,8 @@ class Follower:
         topic: bytes,
         most_bytes: int,
         major: int,
-        batch: type[EncodedBatch],
+        batch: Maker[EncodedBatch],
         arrivals: type[Arrivals],
-        owner: object | None,
         /,
     ) -> None: ...
     def open(

@@ -9,11 +9,11 @@ Pure: no socket, thread or clock.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from functools import lru_cache
 from itertools import pairwise
 from struct import Struct, unpack_from
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError
 
@@ -22,6 +22,9 @@ from usbcast_schemas.contract import CONTRACT, MAJOR, check_contract
 from usbcast_schemas.errors import WireError
 from usbcast_schemas.parsing import parse, read_varint
 from usbcast_schemas.v1 import usbcast_pb2 as pb
+
+if TYPE_CHECKING:
+    from usbcast_schemas._native import Maker
 
 Buffer = bytes | memoryview
 
@@ -92,6 +95,36 @@ class EncodedBatch:
     def end_sequence(self) -> int:
         """One past the last packet."""
         return self.first_sequence + self.packet_count
+
+
+_Batch = TypeVar("_Batch", bound=EncodedBatch)
+
+GIVEN = ("raw", "epoch", "number", "first_sequence", "packet_count", "packet_size", "arrivals", "payload")
+"""The attributes for which the native core has values in a plain batch, in the order in which it gives them."""
+
+_PLAIN = {"packet_ends": (), "losses": (), "events": (), "end": None}
+"""The others, and what they are in a plain batch."""
+
+
+def native_maker(kind: type[_Batch], given: tuple[str, ...] = GIVEN, **others: object) -> Maker[_Batch]:
+    """Return what makes plain batches of class `kind` for the native core, which has to be there.
+
+    The core does not call `__init__`, which would take longer than all else that it does for a batch. It sets each field of the
+    dataclass instead, as it is listed here: to a value of its own if it is `given`, else to what `others` say or to the
+    field's default. A new field needs a default and no change in C.
+    """
+    assert native.core is not None
+    values = _PLAIN | others
+    for one in fields(kind):
+        if one.name not in given and one.name not in values:
+            if one.default is MISSING:
+                raise TypeError(f"{kind.__name__}.{one.name} needs a default, which all plain batches can share")
+            values[one.name] = one.default
+    return native.core.Maker(kind, given, values)
+
+
+MAKER = native_maker(EncodedBatch) if native.core is not None else None
+"""What makes plain batches for the native core; None without it."""
 
 
 def encode_batch(
@@ -195,8 +228,8 @@ def bears_remarks(raw: Buffer) -> bool:
 
 def decode_batch(raw: Buffer) -> EncodedBatch:
     """Read a PacketBatch in place; raise WireError or VersionMismatch, never anything else."""
-    if native.core is not None and type(raw) is bytes and len(raw) <= MAX_BATCH_BYTES:
-        simple = native.core.decode(raw, MAJOR, EncodedBatch, Arrivals)
+    if native.core is not None and MAKER is not None and type(raw) is bytes and len(raw) <= MAX_BATCH_BYTES:
+        simple = native.core.decode(raw, MAJOR, MAKER, Arrivals)
         if simple is not None:
             return simple
     return _in_place(raw) or _by_library(raw)

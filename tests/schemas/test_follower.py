@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from usbcast import Batch
 from usbcast.receiving.waiting import Waiter
 from usbcast_schemas import native
-from usbcast_schemas.batch import Arrivals, EncodedBatch, decode_batch, encode_batch
+from usbcast_schemas.batch import MAKER, Arrivals, EncodedBatch, decode_batch, encode_batch
 from usbcast_schemas.contract import MAJOR
 from usbcast_schemas.messages import IN_PLACE_BYTES, Messages, messages_of
 from usbcast_schemas.recycling import WORTH_BYTES
@@ -296,10 +296,10 @@ def test_wrong_arguments_are_type_errors(stream: Stream) -> None:
     follower = stream.follower()
     assert native.core is not None
     for call, arguments in (
-        (native.core.Follower, ("no ring", b"", 1, 1, EncodedBatch, Arrivals, None)),
-        (native.core.Follower, (stream.reader._native, "text", 1, 1, EncodedBatch, Arrivals, None)),
+        (native.core.Follower, ("no ring", b"", 1, 1, MAKER, Arrivals)),
+        (native.core.Follower, (stream.reader._native, "text", 1, 1, MAKER, Arrivals)),
         (native.core.Follower, (stream.reader._native, b"", 1, 1, "no type", Arrivals, None)),
-        (follower.__init__, (stream.reader._native, b"", 1, 1, EncodedBatch, Arrivals, None)),
+        (follower.__init__, (stream.reader._native, b"", 1, 1, MAKER, Arrivals)),
         (follower.open, (1, 2, 3)),
         (follower.next, ("no type", 1)),
         (follower.next, (Batch,)),
@@ -325,7 +325,7 @@ def test_it_takes_messages_as_decoding_them_would(large: bool) -> None:
         socket.connect("inproc://follower")
         messages = messages_of(socket)
         assert isinstance(messages, native.core.Messages)
-        follower = native.core.Follower(messages, b"data/s/", 0, MAJOR, EncodedBatch, Arrivals, None)
+        follower = native.core.Follower(messages, b"data/s/", 0, MAJOR, MAKER, Arrivals)
         encoded = partial(_encoded, payload_bytes=pad)
 
         def send(raw: bytes, topic: bytes = b"data/s/") -> None:

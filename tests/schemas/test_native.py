@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from usbcast_broker.flow import Lost, Transfer
 from usbcast_broker.stream.batcher import Batcher
 from usbcast_schemas import native
-from usbcast_schemas.batch import Arrivals, Buffer, EncodedBatch, decode_batch, encode_batch
+from usbcast_schemas.batch import MAKER, Arrivals, Buffer, EncodedBatch, decode_batch, encode_batch
 from usbcast_schemas.contract import MAJOR
 from usbcast_schemas.errors import ConfigError, VersionMismatch, WireError
 from usbcast_schemas.recycling import WORTH_BYTES
@@ -396,7 +396,7 @@ def test_a_slot_with_any_figures_leads_nowhere(
             slot[at] = word
     slot.release()
     assert native.core is not None
-    taken = reader._native.take(WORTH_BYTES, MAJOR, EncodedBatch, Arrivals, 0)
+    taken = reader._native.take(WORTH_BYTES, MAJOR, MAKER, Arrivals, 0)
     assert taken is None or isinstance(taken, bytes | EncodedBatch)
     for copy, kind in ((True, EncodedBatch), (False, BatchInPlace)):
         follower = reader.follower(copy=copy)

@@ -22,7 +22,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from usbcast_schemas import native
-from usbcast_schemas.batch import MAX_BATCH_BYTES, Arrivals, Buffer, EncodedBatch, bears_remarks, decode_batch
+from usbcast_schemas.batch import (
+    GIVEN,
+    MAKER,
+    MAX_BATCH_BYTES,
+    Arrivals,
+    Buffer,
+    EncodedBatch,
+    bears_remarks,
+    decode_batch,
+    native_maker,
+)
 from usbcast_schemas.contract import MAJOR
 from usbcast_schemas.errors import RingTorn, RingUnavailable
 from usbcast_schemas.recycling import WORTH_BYTES, RecycledBuffers
@@ -143,9 +153,9 @@ class RingReader:
 
     def take(self, slot: int) -> EncodedBatch | None:
         """The batch in `slot`, decoded, or None if it is not held (any more, or yet). Raises WireError, VersionMismatch."""
-        if self._native is not None:
+        if self._native is not None and MAKER is not None:
             # The large ones are copied into buffers of our own, by `read`.
-            taken = self._native.take(WORTH_BYTES, MAJOR, EncodedBatch, Arrivals, slot)
+            taken = self._native.take(WORTH_BYTES, MAJOR, MAKER, Arrivals, slot)
             if taken is not None:
                 return taken if isinstance(taken, EncodedBatch) else decode_batch(taken)
         if self._checksums:
@@ -202,10 +212,12 @@ class RingReader:
 
         Without `copy` they are of type BatchInPlace, and large ones are among them.
         """
-        if native.core is None or self._native is None:
+        if native.core is None or self._native is None or MAKER is None:
             return None
-        kind, owner, most_bytes = (EncodedBatch, None, WORTH_BYTES) if copy else (BatchInPlace, self, MAX_BATCH_BYTES)
-        return native.core.Follower(self._native, b"", most_bytes, MAJOR, kind, Arrivals, owner)
+        if copy:
+            return native.core.Follower(self._native, b"", WORTH_BYTES, MAJOR, MAKER, Arrivals)
+        in_place = native_maker(BatchInPlace, (*GIVEN, "slot"), ring=self)
+        return native.core.Follower(self._native, b"", MAX_BATCH_BYTES, MAJOR, in_place, Arrivals)
 
     def read(self, slot: Slot, *, looks: int = SETTLING_READS) -> Buffer:
         """Copy a batch out; raise RingTorn if the writer has overtaken it meanwhile, or its checksum stays wrong."""

@@ -13,7 +13,7 @@ from usbcast.node.handshake import Handshakes
 from usbcast.receiving.channels import Sink
 from usbcast.receiving.waiting import Waiter
 from usbcast_schemas import native
-from usbcast_schemas.batch import Arrivals, EncodedBatch, decode_batch
+from usbcast_schemas.batch import MAKER, Arrivals, decode_batch
 from usbcast_schemas.contract import MAJOR, data_topic, notify_topic, tail_topic
 from usbcast_schemas.errors import PeerError, UsageError, WireError
 from usbcast_schemas.messages import messages_of
@@ -70,11 +70,10 @@ class PublishedChannel:
             via == "push"
             and not latest
             and native.core is not None
+            and MAKER is not None
             and isinstance(self._messages, native.core.Messages)
         ):
-            self.follower = native.core.Follower(
-                self._messages, self._data, MAX_DATA_BYTES, MAJOR, EncodedBatch, Arrivals, None
-            )
+            self.follower = native.core.Follower(self._messages, self._data, MAX_DATA_BYTES, MAJOR, MAKER, Arrivals)
         # In this order, so that who has heard a notification is sent every batch from then on.
         if via == "push":
             self._socket.subscribe(self._data)
