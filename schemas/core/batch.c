@@ -1,11 +1,7 @@
 /* The bytes of a batch. */
 #include "usbcast_core.h"
 
-/* The tags of its fields, and the size of what one arrival takes. */
-enum { T_CONTRACT = 0x0D, T_COUNT = 0x15, T_EPOCH = 0x19, T_NUMBER = 0x21, T_FIRST = 0x29, T_SIZE = 0x35 };
-enum { T_COUNTS = 0x42, T_REALTIMES = 0x4A, T_MONOTONICS = 0x52, T_PAYLOAD = 0x7A };
-enum { ONE_ARRIVAL_BYTES = 26 };
-enum { MAX_PACKETS = 65536 }; /* of a batch, as in usbcast_schemas/batch.py */
+enum { ONE_ARRIVAL_BYTES = 26 }; /* of its three columns */
 
 /* ---- Into bytes ---- */
 
@@ -54,16 +50,16 @@ uint64_t usbcast_head_size(int64_t count, uint64_t payload_bytes)
 unsigned char *usbcast_put_head(unsigned char *at, const UsbcastPiece *pieces, int64_t count, uint64_t payload_bytes,
                                 const UsbcastRun *run)
 {
-    at = put32(put8(at, T_CONTRACT), run->contract);
-    at = put32(put8(at, T_COUNT), (uint32_t)(payload_bytes / run->packet_size));
-    at = put64(put8(at, T_EPOCH), run->epoch);
-    at = put64(put8(at, T_NUMBER), run->number);
-    at = put64(put8(at, T_FIRST), run->first);
-    at = put32(put8(at, T_SIZE), run->packet_size);
-    at = put_column32(at, T_COUNTS, pieces, count, run->packet_size);
-    at = put_column64(at, T_REALTIMES, pieces, count, 0);
-    at = put_column64(at, T_MONOTONICS, pieces, count, 1);
-    return put_varint(put8(at, T_PAYLOAD), payload_bytes);
+    at = put32(put8(at, USBCAST_TAG_CONTRACT), run->contract);
+    at = put32(put8(at, USBCAST_TAG_COUNT), (uint32_t)(payload_bytes / run->packet_size));
+    at = put64(put8(at, USBCAST_TAG_EPOCH), run->epoch);
+    at = put64(put8(at, USBCAST_TAG_NUMBER), run->number);
+    at = put64(put8(at, USBCAST_TAG_FIRST), run->first);
+    at = put32(put8(at, USBCAST_TAG_SIZE), run->packet_size);
+    at = put_column32(at, USBCAST_TAG_COUNTS, pieces, count, run->packet_size);
+    at = put_column64(at, USBCAST_TAG_REALTIMES, pieces, count, 0);
+    at = put_column64(at, USBCAST_TAG_MONOTONICS, pieces, count, 1);
+    return put_varint(put8(at, USBCAST_TAG_PAYLOAD), payload_bytes);
 }
 
 /* ---- Out of bytes ---- */
@@ -83,11 +79,11 @@ UsbcastPlain usbcast_plain_layout(const unsigned char *head, const unsigned char
     UsbcastPlain found = {0, 0, 0, 0, 0}, none = found;
     if (size < USBCAST_HEAD_BYTES + ONE_ARRIVAL_BYTES + 2)
         return none;
-    if (head[0] != T_CONTRACT || head[5] != T_COUNT || head[10] != T_EPOCH || head[19] != T_NUMBER || head[28] != T_FIRST ||
-        head[37] != T_SIZE || usbcast_get32(head + 1) >> 16 != major || head[USBCAST_HEAD_BYTES] != T_COUNTS)
+    if (head[0] != USBCAST_TAG_CONTRACT || head[5] != USBCAST_TAG_COUNT || head[10] != USBCAST_TAG_EPOCH || head[19] != USBCAST_TAG_NUMBER || head[28] != USBCAST_TAG_FIRST ||
+        head[37] != USBCAST_TAG_SIZE || usbcast_get32(head + 1) >> 16 != major || head[USBCAST_HEAD_BYTES] != USBCAST_TAG_COUNTS)
         return none;
     uint64_t packets = usbcast_batch_packets(head), packet_size = usbcast_batch_packet_size(head), bytes = 0, summed = 0;
-    if (packets > MAX_PACKETS || usbcast_batch_first(head) > UINT64_MAX - packets || usbcast_batch_number(head) == UINT64_MAX)
+    if (packets > USBCAST_MAX_PACKETS || usbcast_batch_first(head) > UINT64_MAX - packets || usbcast_batch_number(head) == UINT64_MAX)
         return none; /* what comes next must have a sequence and a number of 64 bits */
     for (int i = 0; i < 4; i++) { /* no more than 2^28 bytes of counts */
         uint64_t digit = head[USBCAST_HEAD_BYTES + 1 + i];
@@ -99,10 +95,10 @@ UsbcastPlain usbcast_plain_layout(const unsigned char *head, const unsigned char
     if (packet_size == 0 || count == 0 || (uint64_t)count > packets)
         return none;
     uint64_t of_times = (uint64_t)count * 8;
-    found.counts = column_at(raw, size, USBCAST_HEAD_BYTES, T_COUNTS, (uint64_t)count * 4);
-    found.realtimes = column_at(raw, size, found.counts ? found.counts + count * 4 : 0, T_REALTIMES, of_times);
-    found.monotonics = column_at(raw, size, found.realtimes ? found.realtimes + count * 8 : 0, T_MONOTONICS, of_times);
-    found.payload = column_at(raw, size, found.monotonics ? found.monotonics + count * 8 : 0, T_PAYLOAD, packets * packet_size);
+    found.counts = column_at(raw, size, USBCAST_HEAD_BYTES, USBCAST_TAG_COUNTS, (uint64_t)count * 4);
+    found.realtimes = column_at(raw, size, found.counts ? found.counts + count * 4 : 0, USBCAST_TAG_REALTIMES, of_times);
+    found.monotonics = column_at(raw, size, found.realtimes ? found.realtimes + count * 8 : 0, USBCAST_TAG_MONOTONICS, of_times);
+    found.payload = column_at(raw, size, found.monotonics ? found.monotonics + count * 8 : 0, USBCAST_TAG_PAYLOAD, packets * packet_size);
     if (found.payload == 0 || packets * packet_size != (uint64_t)(size - found.payload))
         return none;
     for (int64_t i = 0; i < count; i++)

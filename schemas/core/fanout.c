@@ -13,9 +13,6 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-/* As usbcast_schemas/fanout.py, which says why. */
-enum { MOST_WAITING = 512, LOOK_MS = 1000 };
-
 enum { MOST_INTERRUPTIONS = 1000 }; /* of one call, which waits for nothing: no process gets so many signals meanwhile */
 
 struct UsbcastFanout {
@@ -26,7 +23,7 @@ struct UsbcastFanout {
     pthread_mutex_t list; /* of what follows; held for moments only */
     unsigned first, count;
     uint64_t dropped;
-    UsbcastPair waiting[MOST_WAITING];
+    UsbcastPair waiting[USBCAST_MOST_WAITING];
 };
 
 UsbcastFanout *usbcast_fanout_new(void *socket, int *error)
@@ -67,7 +64,7 @@ static int take_waiting(UsbcastFanout *fanout, UsbcastPair *pair)
     int taken = fanout->count > 0;
     if (taken) {
         *pair = fanout->waiting[fanout->first]; /* what libzmq itself does to move one */
-        fanout->first = (fanout->first + 1) % MOST_WAITING;
+        fanout->first = (fanout->first + 1) % USBCAST_MOST_WAITING;
         STORE(&fanout->count, fanout->count - 1);
     }
     pthread_mutex_unlock(&fanout->list);
@@ -78,9 +75,9 @@ static int take_waiting(UsbcastFanout *fanout, UsbcastPair *pair)
 static void add_waiting(UsbcastFanout *fanout, UsbcastPair *pair)
 {
     pthread_mutex_lock(&fanout->list);
-    int fits = fanout->count < MOST_WAITING;
+    int fits = fanout->count < USBCAST_MOST_WAITING;
     if (fits) {
-        fanout->waiting[(fanout->first + fanout->count) % MOST_WAITING] = *pair;
+        fanout->waiting[(fanout->first + fanout->count) % USBCAST_MOST_WAITING] = *pair;
         STORE(&fanout->count, fanout->count + 1);
     } else {
         STORE(&fanout->dropped, fanout->dropped + 1);
@@ -187,11 +184,11 @@ int usbcast_fanout_attend(UsbcastFanout *fanout, int bell, UsbcastFrame frames[U
     *count = 0;
     do {
         struct pollfd look[2] = {{fanout->fd, POLLIN, 0}, {bell, POLLIN, 0}};
-        int wait_ms = fanout->said || LOAD(&fanout->count) > 0 ? 0 : LOOK_MS;
+        int wait_ms = fanout->said || LOAD(&fanout->count) > 0 ? 0 : USBCAST_LOOK_MS;
         rung = poll(look, 2, wait_ms) > 0 && look[1].revents != 0;
         pthread_mutex_lock(&fanout->use);
         UsbcastPair pair;
-        for (int most = MOST_WAITING; reason == 0 && most > 0 && take_waiting(fanout, &pair); most--) {
+        for (int most = USBCAST_MOST_WAITING; reason == 0 && most > 0 && take_waiting(fanout, &pair); most--) {
             if (has_commands(fanout))
                 take_notice(fanout);
             reason = send_pair(fanout, &pair);

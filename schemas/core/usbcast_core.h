@@ -1,6 +1,6 @@
 /* The hot path of a batch, in C11 without Python: the bytes of a batch, the memory of a ring, messages through libzmq.
  *
- * batch.c: bytes of a batch. ring.c: the memory of a ring, by its writer and its readers. messages.c: out of a ZeroMQ socket.
+ * constants.c: what Python has too. batch.c: bytes of a batch. ring.c: the memory of a ring, by its writer and its readers. messages.c: out of a ZeroMQ socket.
  * fanout.c: into a publishing one. The layouts are those of docs/wire.md; usbcast_schemas/batch.py and ring/ do the same in
  * Python and say why. schemas/native/ makes a Python module of this; a program in C includes this header and compiles the files.
  *
@@ -33,7 +33,27 @@ typedef enum {
 static inline uint32_t usbcast_get32(const unsigned char *at) { uint32_t value; memcpy(&value, at, 4); return value; }
 static inline uint64_t usbcast_get64(const unsigned char *at) { uint64_t value; memcpy(&value, at, 8); return value; }
 
+/* ---- constants.c ---- */
+
+/* A constant of the layouts or of what is done with them, by the name that it has in Python. */
+typedef struct {
+    const char *name;
+    int64_t value;
+} UsbcastConstant;
+
+/* All that Python has too; the last one has no name. Whoever has them twice compares them. */
+extern const UsbcastConstant usbcast_constants[];
+
 /* ---- batch.c ---- */
+
+enum { USBCAST_MAX_PACKETS = 65536 }; /* of a batch, and arrivals */
+
+/* The tags of the fields of a plain batch. */
+enum {
+    USBCAST_TAG_CONTRACT = 0x0D, USBCAST_TAG_COUNT = 0x15, USBCAST_TAG_EPOCH = 0x19, USBCAST_TAG_NUMBER = 0x21,
+    USBCAST_TAG_FIRST = 0x29, USBCAST_TAG_SIZE = 0x35, USBCAST_TAG_COUNTS = 0x42, USBCAST_TAG_REALTIMES = 0x4A,
+    USBCAST_TAG_MONOTONICS = 0x52, USBCAST_TAG_PAYLOAD = 0x7A
+};
 
 /* Bytes before the arrivals; the most of a length; and what a reader of memory that may change copies first. */
 enum { USBCAST_HEAD_BYTES = 42, USBCAST_MAX_VARINT = 10, USBCAST_FIRST_BYTES = USBCAST_HEAD_BYTES + 1 + USBCAST_MAX_VARINT };
@@ -187,6 +207,9 @@ int usbcast_ring_may_spin(UsbcastRing *ring);
 int usbcast_ring_spin(const uint64_t *words, uint64_t head, uint64_t most_ns);
 void usbcast_ring_spun(UsbcastRing *ring, int moved);
 
+/* For how long a reader spins: to sleep and be woken costs both sides some 10 µs each. */
+enum { USBCAST_SPIN_WAIT_NS = 30000 };
+
 /* The monotonic clock, as Python's time.monotonic_ns(). */
 uint64_t usbcast_now_ns(void);
 
@@ -251,7 +274,8 @@ void usbcast_copy_pair(UsbcastPair *to, UsbcastPair *from);
 
 typedef struct UsbcastFanout UsbcastFanout;
 
-enum { USBCAST_MOST_SAID = 100 };
+/* As usbcast_schemas/fanout.py, which says why. */
+enum { USBCAST_MOST_WAITING = 512, USBCAST_MOST_SAID = 100, USBCAST_LOOK_MS = 1000 };
 
 /* Make the fan-out of a publishing socket; NULL, with a negative number in `error`: USBCAST_SOCKET_FAILED, USBCAST_NO_MEMORY. */
 UsbcastFanout *usbcast_fanout_new(void *socket, int *error);

@@ -93,6 +93,9 @@ int spin_waited(Ring *self, uint64_t head, uint64_t most_ns);
 
 /* ---- messages.c ---- */
 
+/* As usbcast_schemas/messages.py, which says why. */
+enum { IN_PLACE_BYTES = 64 * 1024 };
+
 void *socket_at(unsigned long long address);
 PyObject *zmq_failed(int reason);
 

@@ -40,8 +40,6 @@ typedef struct {
     int64_t last_ns;
 } Follower;
 
-enum { SPIN_WAIT_NS = 30000 }; /* to sleep and be woken costs both sides some 10 µs each */
-
 static int follower_init(PyObject *object, PyObject *args, PyObject *Py_UNUSED(kwargs))
 {
     Follower *self = (Follower *)object;
@@ -233,7 +231,7 @@ static int64_t doze_ns(Follower *self)
 {
     int64_t rest_ns = 0;
     if (self->open && self->ring && self->ring->open && !self->due && !self->dozed && !self->refused && give_back(self) &&
-        usbcast_ring_head(&self->ring->core) == self->at && !spin_waited(self->ring, self->at, SPIN_WAIT_NS))
+        usbcast_ring_head(&self->ring->core) == self->at && !spin_waited(self->ring, self->at, USBCAST_SPIN_WAIT_NS))
         rest_ns = self->doze_until_ns - (int64_t)usbcast_now_ns();
     if (rest_ns <= 0 || !self->ring->open || !usbcast_ring_will_sleep(&self->ring->core, self->at))
         return 0;

@@ -4,9 +4,6 @@
 
 #include <stddef.h>
 
-/* As usbcast_schemas/messages.py, which says why. */
-enum { IN_PLACE_BYTES = 64 * 1024 };
-
 PyTypeObject *messages_type;
 
 const char find_libzmq_doc[] =

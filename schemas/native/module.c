@@ -44,6 +44,19 @@ static PyTypeObject *added(PyObject *module, PyType_Spec *spec, const char *name
     return (PyTypeObject *)type;
 }
 
+/* What stands in C and in Python, by its name there: usbcast_schemas.engine compares them. */
+static PyObject *all_constants(void)
+{
+    PyObject *made = Py_BuildValue("{si}", "IN_PLACE_BYTES", IN_PLACE_BYTES);
+    for (const UsbcastConstant *constant = usbcast_constants; made && constant->name; constant++) {
+        PyObject *value = PyLong_FromLongLong(constant->value);
+        if (value == NULL || PyDict_SetItemString(made, constant->name, value) < 0)
+            Py_CLEAR(made);
+        Py_XDECREF(value);
+    }
+    return made;
+}
+
 PyMODINIT_FUNC PyInit__native(void)
 {
     if (batch_ready() < 0 || messages_ready() < 0 || follower_ready() < 0)
@@ -58,5 +71,9 @@ PyMODINIT_FUNC PyInit__native(void)
     sender_type = fanout_type ? added(module, &sender_spec, "Sender") : NULL;
     if (sender_type == NULL || !added(module, &short_way_spec, "ShortWay") || !added(module, &follower_spec, "Follower"))
         Py_CLEAR(module);
+    PyObject *constants = module ? all_constants() : NULL;
+    if (constants == NULL || PyModule_AddObjectRef(module, "constants", constants) < 0)
+        Py_CLEAR(module);
+    Py_XDECREF(constants);
     return module;
 }

@@ -6,6 +6,8 @@ from usbcast_schemas.batch import Arrivals, Buffer, EncodedBatch
 T = TypeVar("T")
 Made_co = TypeVar("Made_co", covariant=True)
 
+constants: dict[str, int]
+
 def decode(raw: bytes, major: int, batch: Maker[EncodedBatch], arrivals: type[Arrivals], /) -> EncodedBatch | None: ...
 def find_libzmq(path: str, /) -> bool: ...
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError
 
-from usbcast_schemas import native
+from usbcast_schemas import engine, native
 from usbcast_schemas.contract import CONTRACT, MAJOR, check_contract
 from usbcast_schemas.errors import WireError
 from usbcast_schemas.parsing import parse, read_varint
@@ -50,6 +50,19 @@ MAX_HOLES = 1_000
 
 MAX_COUNT = 2**64 - 1
 """The largest sequence and the largest number that may come next: both are sent as 64 bits."""
+
+
+engine.agree(
+    **{
+        f"TAG_{name}": tag
+        for name, tag in zip(("CONTRACT", "COUNT", "EPOCH", "NUMBER", "FIRST", "SIZE"), _TAGS, strict=True)
+    },
+    TAG_COUNTS=_COUNTS,
+    TAG_REALTIMES=_REALTIMES,
+    TAG_MONOTONICS=_MONOTONICS,
+    TAG_PAYLOAD=_PAYLOAD,
+    MAX_PACKETS=MAX_PACKETS,
+)
 
 
 class Arrivals(NamedTuple):

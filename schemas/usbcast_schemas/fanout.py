@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 import zmq
 
-from usbcast_schemas import native
+from usbcast_schemas import engine, native
 from usbcast_schemas.batch import Buffer
 from usbcast_schemas.messages import finds_libzmq
 from usbcast_schemas.sockets import property_of
@@ -44,6 +44,9 @@ MOST_SAID = 100
 
 LOOK_S = 1.0
 """The attending thread looks this often though nothing woke it: a sender may, very rarely, have carried out what it waits for."""
+
+
+engine.agree(MOST_WAITING=MOST_WAITING, MOST_SAID=MOST_SAID, LOOK_MS=round(LOOK_S * 1000))
 
 
 class Said(NamedTuple):

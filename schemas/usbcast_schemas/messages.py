@@ -8,7 +8,7 @@ from typing import Protocol
 
 import zmq
 
-from usbcast_schemas import native
+from usbcast_schemas import engine, native
 from usbcast_schemas.batch import Buffer
 
 # As a plain number: pyzmq's are of an enumeration, whose every "and" and "or" takes as long as handing over a message.
@@ -16,6 +16,9 @@ _DONTWAIT = int(zmq.DONTWAIT)
 
 IN_PLACE_BYTES = 64 * 1024
 """From so many bytes on a received frame is looked at where libzmq has it, which then costs less than a copy."""
+
+
+engine.agree(IN_PLACE_BYTES=IN_PLACE_BYTES)
 
 
 class Messages(Protocol):

@@ -24,4 +24,21 @@ except ImportError as error:
 
 ENGINE: Literal["native", "pure"] = "pure" if why_not else "native"
 
-__all__ = ["ENGINE", "PURE", "native", "why_not"]
+
+def agree(**constants: int) -> None:
+    """Compare constants that stand in Python and in C; raise ImportError if the C extension was built with other ones.
+
+    Called at import by the module that has them, by the names that the extension gives them.
+    """
+    if native is None:
+        return
+    built = getattr(native, "constants", {})
+    for name, value in constants.items():
+        if built.get(name) != value:
+            raise ImportError(
+                f"{native.__file__} was built from other sources than these: {name} is {built.get(name)} there and {value} here; "
+                f"install usbcast again, or set {PURE}=1 to do without it"
+            )
+
+
+__all__ = ["ENGINE", "PURE", "agree", "native", "why_not"]

@@ -6,6 +6,8 @@ import platform
 import threading
 from typing import Final, NamedTuple
 
+from usbcast_schemas import engine
+
 IS_A_RING: Final = int.from_bytes(b"USBCRNG1", "little")
 HEADER_BYTES: Final = 4096
 SLOT_WORDS: Final = 6
@@ -19,6 +21,15 @@ STATE_LIVE, STATE_CLOSED = 0, 1
 
 # Words of a slot.
 NUMBER_PLUS_ONE, BATCH_NUMBER, FIRST_SEQUENCE, COUNT_AND_LENGTH, POSITION, CHECKSUM = range(SLOT_WORDS)
+
+SPIN_WAIT_NS = 30_000
+"""For how long a reader that has just caught up polls the head: sleeping and waking cost both sides some 10 µs each."""
+
+engine.agree(
+    HEADER_BYTES=HEADER_BYTES, SLOT_WORDS=SLOT_WORDS, HEAD=HEAD, TAIL=TAIL, WAITING=WAITING, STATE=STATE,
+    NUMBER_PLUS_ONE=NUMBER_PLUS_ONE, BATCH_NUMBER=BATCH_NUMBER, FIRST_SEQUENCE=FIRST_SEQUENCE,
+    COUNT_AND_LENGTH=COUNT_AND_LENGTH, POSITION=POSITION, CHECKSUM=CHECKSUM, SPIN_WAIT_NS=SPIN_WAIT_NS,
+)  # fmt: skip
 
 STORES_ARE_ORDERED = platform.machine().lower() in ("x86_64", "amd64", "i686", "i386")
 

@@ -13,13 +13,11 @@ from usbcast_schemas.batch import EncodedBatch
 from usbcast_schemas.errors import PeerError, RingUnavailable
 from usbcast_schemas.places import host_id
 from usbcast_schemas.ring import RingReader
+from usbcast_schemas.ring.layout import SPIN_WAIT_NS
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 AHEAD_BYTES = 256 * 1024
 """Batches are copied out as far ahead of the application as the processor's cache is likely to keep them."""
-
-SPIN_WAIT_NS = 30_000
-"""To sleep and be woken costs both sides some 10 µs each; a reader that has just caught up with a busy writer waits so long."""
 
 MOST_REFUSED = 64
 """Batches of which none can be followed, as those of a stream of varying packets, are taken so many at once."""
