@@ -31,11 +31,12 @@ SIGNALS = ("SIGINT", "SIGTERM")
 LATE_S = 5.0
 """So much later than its deadline, or than the signal, a wait may end on a busy machine."""
 
+STREAM = os.environ.get("USBCAST_WAITS_STREAM", "sim")
+"""By lan: each wait looks for another one, as many of them go on side by side on one interface."""
+
 FOR_EVER_S = 300.0
 OWN_S = -1.0
 """Stands for the deadline of what knows its own."""
-
-STREAM = "sim"
 
 
 # Each takes the endpoint and the deadline, and says how it ended.
@@ -220,6 +221,11 @@ WAITS = {
     "NATS receive": Wait(receive, scheme="nats"),
     "NATS info": Wait(info, scheme="nats"),
     "NATS aio ready": Wait(aio_ready, scheme="nats"),
+    "lan ready": Wait(ready, scheme="lan"),
+    "lan receive": Wait(receive, scheme="lan"),
+    "lan info": Wait(info, scheme="lan"),
+    "lan listen, join": Wait(listen, scheme="lan"),
+    "lan aio ready": Wait(aio_ready, scheme="lan"),
     "bridge connect": Wait(bridge_connect),
     "recorder connect": Wait(recorder_connect),
     "usbcast list": fixed("list", "--endpoint", "{endpoint}", seconds=3),
@@ -230,6 +236,11 @@ WAITS = {
     "usbcast doctor": fixed("doctor", "{endpoint}", seconds=15),
     "usbcast record": fixed("record", STREAM, "--endpoint", "{endpoint}", "--output", "run", seconds=10),
     "usbcast bridge": fixed("bridge", "{endpoint}", "--bind", "tcp://127.0.0.1:0", seconds=6),
+    "usbcast list, lan": fixed("list", "--endpoint", "{endpoint}", seconds=8, scheme="lan"),
+    "usbcast watch, lan": fixed("watch", STREAM, "--endpoint", "{endpoint}", seconds=10, scheme="lan"),
+    "usbcast record, lan": fixed(
+        "record", STREAM, "--endpoint", "{endpoint}", "--output", "run", seconds=10, scheme="lan"
+    ),
     "usbcast list, NATS": fixed("list", "--endpoint", "{endpoint}", seconds=10, scheme="nats"),
     "usbcast watch, NATS": fixed("watch", STREAM, "--endpoint", "{endpoint}", seconds=10, scheme="nats"),
     "usbcast bridge --to": fixed("bridge", "--streams", STREAM, "--to", "{endpoint}", seconds=3, scheme="nats"),
@@ -271,6 +282,22 @@ def peer(kind: str) -> Iterator[int]:
                 taken.close()
 
 
+@contextlib.contextmanager
+def found_at(scheme: str, kind: str, port: int, stream: str) -> Iterator[str]:
+    """The endpoint of that peer; by `lan:` it is announced on the loopback interface, or nobody is."""
+    if scheme != "lan":
+        yield f"{scheme}://127.0.0.1:{port}"
+        return
+    from usbcast_broker.announcing import Announcement
+    from usbcast_schemas.lan import Announced
+
+    with contextlib.ExitStack() as stack:
+        if kind != "nobody":
+            announced = Announced(node=f"{port:016x}", streams=(stream,), version="0.1.0")
+            stack.callback(Announcement(["127.0.0.1"], port, announced).close)
+        yield "lan:127.0.0.1"
+
+
 @dataclass
 class Ended:
     """How one of them ended."""
@@ -297,12 +324,19 @@ def run(name: str, kind: str, deadline_s: float, number: str = "") -> Ended:
     """One wait; with `number`, it has for ever, and that signal comes after a while."""
     wait = WAITS[name]
     allowed_s = wait.allowed_s(deadline_s)
-    with peer(kind) as port, tempfile.TemporaryDirectory(prefix="usbcast-waits-") as directory:
-        endpoint = f"{wait.scheme}://127.0.0.1:{port}"
+    with (
+        peer(kind) as port,
+        found_at(wait.scheme, kind, port, f"sim-{port}") as endpoint,
+        tempfile.TemporaryDirectory(prefix="usbcast-waits-") as directory,
+    ):
         root = str(Path(__file__).parents[2])
         environment = {
-            **os.environ, "USBCAST_RUNTIME_DIR": directory, "USBCAST_RING_DIR": directory, "PYTHONPATH": root
-        }  # fmt: skip
+            **os.environ,
+            "USBCAST_RUNTIME_DIR": directory,
+            "USBCAST_RING_DIR": directory,
+            "USBCAST_WAITS_STREAM": f"sim-{port}",
+            "PYTHONPATH": root,
+        }
         command = [sys.executable, "-m", "tests.support.waits", "--one", name, endpoint]
         command.append(str(FOR_EVER_S if number else deadline_s))
         process = subprocess.Popen(
