@@ -38,6 +38,7 @@ class Witness:
         self._told_s = 0.0
         self._told_number = -1
         self._ended = False
+        self._silences = 0
 
     def run(self) -> None:
         with ClockTrack(self._endpoint) as clock, self._subscription as subscription:
@@ -59,6 +60,7 @@ class Witness:
                 damaged=self._examiner.damaged,
                 duplicates=self._duplicates,
                 story=self._examiner.story,
+                silences=self._silences,
                 discrepancy=ledger.discrepancy(),
                 ledger=ledger.to_json(),
                 line_lag_us=percentiles_us(self._line_lags_ns),
@@ -92,6 +94,8 @@ class Witness:
             emit("device", kind=event.kind, times=self._times[event.kind], detail=event.detail)
         elif isinstance(event, usbcast.Gap):
             examiner.tell("gap", event.stage, event.reason, event.count, event.size_bytes)
+        elif isinstance(event, usbcast.Silence):
+            self._silences += 1  # the emulated processor had no time for a heartbeat: that says nothing of the device
         else:
             examiner.tell(type(event).__name__.lower())
         self._ended = isinstance(event, usbcast.End)
