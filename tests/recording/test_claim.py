@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,22 @@ def test_a_claim_that_was_removed_is_made_again(tmp_path: Path) -> None:
         claim.renew()
         with pytest.raises(RecordingError, match="is at work"):
             Claim(tmp_path / "r")
+    Claim(tmp_path / "r").close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere flock is all there is")
+def test_a_lock_that_a_server_holds_for_its_client_counts(tmp_path: Path) -> None:
+    """The kernel's NFS server holds the locks of clients as POSIX locks of its own."""
+    code = (
+        "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, 2); print('locked', flush=True); input()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "r.lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline() == "locked\n"
+        with pytest.raises(RecordingError, match="another process is at work on the recording"):
+            Claim(tmp_path / "r")
+        server.communicate("\n")
     Claim(tmp_path / "r").close()
 
 

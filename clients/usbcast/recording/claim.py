@@ -1,7 +1,7 @@
 """The claim to a recording: a locked file beside it, so that at most one process writes or recovers it.
 
-The file system holds the lock (flock): it ends with its process, however that ends, and over NFS it holds for other hosts
-too. On a file system without locks a warning says so, and nobody is refused.
+The file system holds the lock: it ends with its process, however that ends, and over NFS it holds for other hosts too. On a
+file system without locks a warning says so, and nobody is refused.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import logging
 import os
 import re
 import socket
+import struct
+import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -51,7 +53,7 @@ class Claim:
                 os.close(self._fd)
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
             try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(self._fd)
             except BlockingIOError:
                 who = self._holder()
                 self._release()
@@ -91,6 +93,18 @@ class Claim:
     def _release(self) -> None:
         os.close(self._fd)
         self._fd = -1
+
+
+def _lock(fd: int) -> None:
+    """Lock the whole file for as long as the descriptor is open. Raises BlockingIOError if another one has it.
+
+    On Linux by `F_OFD_SETLK`: a server of NFS holds its clients' locks as locks of that family, which flock does not see.
+    """
+    if sys.platform == "linux":
+        whole = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, whole)
+    else:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def base_of(path: Path) -> Path:
