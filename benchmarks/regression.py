@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.harness import ROOT
-from usbcast_schemas import native
+from usbcast_schemas import engine
 
 STANDARD = Path(__file__).with_name("regression.json")
 ALLOWED = 1.15
@@ -69,7 +69,7 @@ def main() -> int:
         return 2
     measured = measure()
     known = json.loads(STANDARD.read_text()) if STANDARD.exists() else {}
-    version = f"{sys.version_info.major}.{sys.version_info.minor}{'' if native.core else ', pure'}"
+    version = f"{sys.version_info.major}.{sys.version_info.minor}{'' if engine.ENGINE == 'native' else ', pure'}"
     if given.update:
         known[version] = measured
         STANDARD.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")

@@ -19,17 +19,15 @@ import select
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+from types import ModuleType
+from typing import NamedTuple, Protocol
 
 import zmq
 
-from usbcast_schemas import engine, native
+from usbcast_schemas import engine
 from usbcast_schemas.batch import Buffer
 from usbcast_schemas.messages import finds_libzmq
 from usbcast_schemas.sockets import property_of
-
-if TYPE_CHECKING:
-    from usbcast_schemas import _native
 
 # As plain numbers: pyzmq's are of an enumeration, whose every "and" and "or" takes as long as handing over a message.
 _DONTWAIT, _SNDMORE = int(zmq.DONTWAIT), int(zmq.SNDMORE)
@@ -160,18 +158,14 @@ class PyzmqFanout:
         return
 
 
-def fanout_of(socket: zmq.Socket[bytes]) -> Fanout:
-    """What goes into `socket`: by the native core, where there is one and it finds the libzmq that pyzmq has."""
-    if native.core is not None and finds_libzmq(native.core):
-        return native.core.Fanout(socket.underlying)
-    return PyzmqFanout(socket)
+def _descriptor_of(frame: zmq.Frame) -> int:
+    try:
+        return int(frame.get(zmq.SRCFD))
+    except zmq.ZMQError:
+        return -1
 
 
-def sender_of(fanouts: Sequence[Fanout], topic: bytes) -> Callable[[Buffer], None]:
-    """What sends the body that it is called with on `topic`, through each of `fanouts`."""
-    if native.core is not None and all(isinstance(fanout, native.core.Fanout) for fanout in fanouts):
-        return native.core.Sender(cast("tuple[_native.Fanout, ...]", tuple(fanouts)), topic)
-
+def _pure_sender(fanouts: Sequence[Fanout], topic: bytes) -> Callable[[Buffer], None]:
     def send(body: Buffer) -> None:
         for fanout in fanouts:
             fanout.send(topic, body)
@@ -179,8 +173,23 @@ def sender_of(fanouts: Sequence[Fanout], topic: bytes) -> Callable[[Buffer], Non
     return send
 
 
-def _descriptor_of(frame: zmq.Frame) -> int:
-    try:
-        return int(frame.get(zmq.SRCFD))
-    except zmq.ZMQError:
-        return -1
+def _native_fanout(core: ModuleType) -> Callable[[zmq.Socket[bytes]], Fanout]:
+    def made(socket: zmq.Socket[bytes]) -> Fanout:
+        return core.Fanout(socket.underlying) if finds_libzmq(core) else PyzmqFanout(socket)
+
+    return made
+
+
+def _native_sender(core: ModuleType) -> Callable[[Sequence[Fanout], bytes], Callable[[Buffer], None]]:
+    def made(fanouts: Sequence[Fanout], topic: bytes) -> Callable[[Buffer], None]:
+        by_core = all(isinstance(fanout, core.Fanout) for fanout in fanouts)
+        return core.Sender(tuple(fanouts), topic) if by_core else _pure_sender(fanouts, topic)
+
+    return made
+
+
+fanout_of: Callable[[zmq.Socket[bytes]], Fanout] = engine.chosen(PyzmqFanout, _native_fanout)
+"""What goes into a socket: by the native core, where that is the engine and finds the libzmq that pyzmq has, else by pyzmq."""
+
+sender_of: Callable[[Sequence[Fanout], bytes], Callable[[Buffer], None]] = engine.chosen(_pure_sender, _native_sender)
+"""What sends the body that it is called with on a topic, through each of several fan-outs."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from types import ModuleType
 from typing import Protocol
 
 import zmq
 
-from usbcast_schemas import engine, native
+from usbcast_schemas import engine
 from usbcast_schemas.batch import Buffer
 
 # As a plain number: pyzmq's are of an enumeration, whose every "and" and "or" takes as long as handing over a message.
@@ -73,14 +74,18 @@ class PyzmqMessages:
         return
 
 
-def messages_of(socket: zmq.Socket[bytes]) -> Messages:
-    """What comes out of `socket`: by the native core, where there is one and it finds the libzmq that pyzmq has."""
-    if native.core is not None and finds_libzmq(native.core):
-        return native.core.Messages(socket.underlying)
-    return PyzmqMessages(socket)
-
-
 def finds_libzmq(core: ModuleType) -> bool:
     """Whether `core` has the functions of the libzmq that pyzmq has loaded; from then on it has them."""
     backend = sys.modules.get("zmq.backend.cython._zmq")
     return backend is not None and bool(core.find_libzmq(backend.__file__))
+
+
+def _native_messages(core: ModuleType) -> Callable[[zmq.Socket[bytes]], Messages]:
+    def made(socket: zmq.Socket[bytes]) -> Messages:
+        return core.Messages(socket.underlying) if finds_libzmq(core) else PyzmqMessages(socket)
+
+    return made
+
+
+messages_of: Callable[[zmq.Socket[bytes]], Messages] = engine.chosen(PyzmqMessages, _native_messages)
+"""What comes out of a socket: by the native core, where that is the engine and finds the libzmq that pyzmq has, else by pyzmq."""

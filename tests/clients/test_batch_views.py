@@ -16,7 +16,7 @@ from usbcast.batch import Batch, DecodeContext
 from usbcast.clock.dejitter import Dejitter
 from usbcast.layout import Layout
 from usbcast_broker.sources.simulator import Fault
-from usbcast_schemas import native
+from usbcast_schemas import engine
 from usbcast_schemas.batch import Arrivals, EncodedBatch, decode_batch, encode_batch
 from usbcast_schemas.errors import UsageError
 from usbcast_schemas.ring import STORES_ARE_ORDERED
@@ -147,7 +147,7 @@ def test_a_batch_can_be_pickled_and_copied(how: str, in_place: bool) -> None:
 
 
 @pytest.mark.skipif(
-    native.core is None or not STORES_ARE_ORDERED, reason="without the native core every batch is copied"
+    engine.native is None or not STORES_ARE_ORDERED, reason="without the native core every batch is copied"
 )
 def test_what_has_been_overwritten_is_not_copied() -> None:
     settings = small(ring_size=1 << 20, batch_size=8192)

@@ -274,7 +274,6 @@ def test_a_forked_process_may_not_use_what_it_has_inherited(served: Served, via:
 
 FORKED_SOCKET = """
 import os, signal, sys, threading, zmq
-from usbcast_schemas import native
 from usbcast_schemas.messages import messages_of
 socket = zmq.Context.instance().socket(zmq.SUB)
 socket.connect(sys.argv[1])

@@ -8,20 +8,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import pytest
 import zmq
 
 from tests.support.nodes import eventually
 from usbcast_broker.doorbell import PollableDoorbell
+from usbcast_schemas import engine
 from usbcast_schemas import fanout as fanout_module
-from usbcast_schemas import native
 from usbcast_schemas.fanout import MOST_SAID, MOST_WAITING, Fanout, PyzmqFanout, Said, fanout_of, sender_of
 from usbcast_schemas.messages import PyzmqMessages
 from usbcast_schemas.sockets import HIGH_WATER_MARK, set_up
 
-needs_core = pytest.mark.skipif(native.core is None, reason="the native core is not in use")
+needs_core = pytest.mark.skipif(engine.native is None, reason="the native core is not in use")
 FORMS = [pytest.param(fanout_of, marks=needs_core, id="native"), pytest.param(PyzmqFanout, id="pyzmq")]
 Make = Callable[[zmq.Socket[bytes]], Fanout]
 
@@ -227,10 +226,10 @@ def test_a_socket_that_does_not_take_it_says_why() -> None:
 
 @needs_core
 def test_it_is_made_as_it_is_meant_to_be() -> None:
-    assert native.core is not None
+    assert engine.native is not None
     with zmq.Context.instance().socket(zmq.XPUB) as socket:
-        fanout = native.core.Fanout(socket.underlying)
-        sender = native.core.Sender((fanout,), b"topic")
+        fanout = engine.native.Fanout(socket.underlying)
+        sender = engine.native.Sender((fanout,), b"topic")
         for call, arguments in (
             (fanout.send, (b"one",)),
             (fanout.send, (b"one", "text")),
@@ -239,19 +238,17 @@ def test_it_is_made_as_it_is_meant_to_be() -> None:
             (fanout.__init__, (socket.underlying,)),  # type: ignore[misc]
             (sender, ("text",)),
             (sender.__init__, ((fanout,), b"topic")),  # type: ignore[misc]
-            (native.core.Sender, ((socket,), b"topic")),
-            (native.core.Sender, (fanout, b"topic")),
-            (native.core.Fanout, ("text",)),
+            (engine.native.Sender, ((socket,), b"topic")),
+            (engine.native.Sender, (fanout, b"topic")),
+            (engine.native.Fanout, ("text",)),
         ):
             with pytest.raises(TypeError):
                 call(*arguments)  # type: ignore[operator]
         with pytest.raises(ValueError, match="no socket at 0"):
-            native.core.Fanout(0)
+            engine.native.Fanout(0)
 
 
-@pytest.mark.parametrize("core", [None, native.core])
-def test_without_a_core_pyzmq_does_the_work(core: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "core", core)
+def test_without_its_libzmq_pyzmq_does_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fanout_module, "finds_libzmq", lambda _: False)
     with zmq.Context.instance().socket(zmq.XPUB) as socket:
         assert isinstance(fanout_of(socket), PyzmqFanout)

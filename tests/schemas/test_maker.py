@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from usbcast_schemas import native
+from usbcast_schemas import engine
 from usbcast_schemas.batch import GIVEN, MAKER, Arrivals, EncodedBatch, decode_batch, encode_batch, native_maker
 from usbcast_schemas.contract import MAJOR
 from usbcast_schemas.recycling import WORTH_BYTES
 from usbcast_schemas.ring import STORES_ARE_ORDERED, RingReader, RingWriter
 
-pytestmark = pytest.mark.skipif(native.core is None, reason=f"there is no native core: {native.why_not}")
+pytestmark = pytest.mark.skipif(engine.native is None, reason=f"there is no native core: {engine.why_not}")
 
 RAW = encode_batch(
     epoch=7, number=3, first_sequence=6, packet_count=2, packet_size=4, payload=[bytes(8)], arrivals=Arrivals((2,), (1,), (2,))
@@ -28,8 +28,8 @@ class WithOneMore(EncodedBatch):
 
 
 def test_a_new_field_with_a_default_needs_no_change_of_the_core() -> None:
-    assert native.core is not None
-    made = native.core.decode(RAW, MAJOR, native_maker(WithOneMore), Arrivals)
+    assert engine.native is not None
+    made = engine.native.decode(RAW, MAJOR, native_maker(WithOneMore), Arrivals)
     assert isinstance(made, WithOneMore)
     assert made.added == "as by default"
     for name in EncodedBatch.__dataclass_fields__:
@@ -72,31 +72,31 @@ def test_a_maker_sets_slots_and_other_attributes_alike() -> None:
         def two(self) -> int:
             return 2
 
-    assert native.core is not None
+    assert engine.native is not None
     for kind in (Slotted, Open):
-        made = native.core.Maker(kind, ("one",), {"two": 2})(1)
+        made = engine.native.Maker(kind, ("one",), {"two": 2})(1)
         assert (type(made), made.one, made.two) == (kind, 1, 2)
     with pytest.raises(AttributeError):
-        native.core.Maker(Guarded, ("one",), {"two": 2})(1)
+        engine.native.Maker(Guarded, ("one",), {"two": 2})(1)
     with pytest.raises(AttributeError):
-        native.core.Maker(Slotted, ("one",), {"three": 3})(1)
+        engine.native.Maker(Slotted, ("one",), {"three": 3})(1)
 
 
 def test_wrong_arguments_are_type_errors() -> None:
-    assert native.core is not None
+    assert engine.native is not None
     assert MAKER is not None
     for call, arguments in (
-        (native.core.Maker, ("no type", (), {})),
-        (native.core.Maker, (EncodedBatch, ["raw"], {})),
-        (native.core.Maker, (EncodedBatch, (1,), {})),
-        (native.core.Maker, (EncodedBatch, (), {1: 1})),
+        (engine.native.Maker, ("no type", (), {})),
+        (engine.native.Maker, (EncodedBatch, ["raw"], {})),
+        (engine.native.Maker, (EncodedBatch, (1,), {})),
+        (engine.native.Maker, (EncodedBatch, (), {1: 1})),
         (MAKER.__init__, (EncodedBatch, (), {})),
         (MAKER, (1, 2)),
-        (native.core.Maker.__new__(native.core.Maker), ()),
-        (native.core.decode, (RAW, MAJOR, EncodedBatch, Arrivals)),
-        (native.core.decode, (RAW, MAJOR, native.core.Maker(EncodedBatch, GIVEN[:-1], {}), Arrivals)),
-        (native.core.decode, (RAW, MAJOR, native.core.Maker(EncodedBatch, (*GIVEN, "holes", "end"), {}), Arrivals)),
-        (native.core.decode, (RAW, MAJOR, native.core.Maker.__new__(native.core.Maker), Arrivals)),
+        (engine.native.Maker.__new__(engine.native.Maker), ()),
+        (engine.native.decode, (RAW, MAJOR, EncodedBatch, Arrivals)),
+        (engine.native.decode, (RAW, MAJOR, engine.native.Maker(EncodedBatch, GIVEN[:-1], {}), Arrivals)),
+        (engine.native.decode, (RAW, MAJOR, engine.native.Maker(EncodedBatch, (*GIVEN, "holes", "end"), {}), Arrivals)),
+        (engine.native.decode, (RAW, MAJOR, engine.native.Maker.__new__(engine.native.Maker), Arrivals)),
     ):
         with pytest.raises(TypeError):
             call(*arguments)

@@ -6,20 +6,19 @@ import contextlib
 import gc
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 import zmq
 
+from usbcast_schemas import engine
 from usbcast_schemas import messages as messages_module
-from usbcast_schemas import native
 from usbcast_schemas.messages import IN_PLACE_BYTES, Messages, PyzmqMessages, messages_of
 from usbcast_schemas.sockets import readable
 
 LARGE = bytes(range(256)) * (IN_PLACE_BYTES // 256)
 ENOTSOCK_OF_ZEROMQ = int(zmq.ENOTSOCK)
 
-needs_core = pytest.mark.skipif(native.core is None, reason="the native core is not in use")
+needs_core = pytest.mark.skipif(engine.native is None, reason="the native core is not in use")
 FORMS = [pytest.param(messages_of, marks=needs_core, id="native"), pytest.param(PyzmqMessages, id="pyzmq")]
 Make = Callable[[zmq.Socket[bytes]], Messages]
 
@@ -47,15 +46,13 @@ def received(messages: Messages, socket: zmq.Socket[bytes]) -> list[bytes]:
 
 @needs_core
 def test_where_there_is_a_core_it_finds_the_libzmq_that_pyzmq_has() -> None:
-    assert native.core is not None
+    assert engine.native is not None
     with zmq.Context.instance().socket(zmq.PAIR) as socket:
-        assert isinstance(messages_of(socket), native.core.Messages)
-    assert native.core.find_libzmq(os.devnull), "once found it stays so"
+        assert isinstance(messages_of(socket), engine.native.Messages)
+    assert engine.native.find_libzmq(os.devnull), "once found it stays so"
 
 
-@pytest.mark.parametrize("core", [None, native.core])
-def test_without_it_pyzmq_does_the_work(core: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "core", core)
+def test_without_it_pyzmq_does_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(messages_module, "finds_libzmq", lambda _: False)
     with zmq.Context.instance().socket(zmq.PAIR) as socket:
         assert isinstance(messages_of(socket), PyzmqMessages)
@@ -130,8 +127,8 @@ def test_a_socket_that_gives_nothing_says_why() -> None:
 
 @needs_core
 def test_it_is_made_as_it_is_meant_to_be() -> None:
-    assert native.core is not None
+    assert engine.native is not None
     with pytest.raises(TypeError):
-        native.core.Messages("text")  # type: ignore[arg-type]
+        engine.native.Messages("text")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no socket at 0"):
-        native.core.Messages(0)
+        engine.native.Messages(0)

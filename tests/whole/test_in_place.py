@@ -24,7 +24,7 @@ from tests.support.nodes import (
 from usbcast import Batch, End, Gap, Restart, UsageError
 from usbcast.receiving.channels.ring import AHEAD_BYTES
 from usbcast_broker.settings import NodeSettings
-from usbcast_schemas import native
+from usbcast_schemas import engine
 from usbcast_schemas.ring import STORES_ARE_ORDERED, BatchInPlace
 
 SIZE = 112
@@ -32,7 +32,7 @@ GONE = "overwritten in the ring"
 IN_USE = "overwritten in the ring while it was in use"
 
 needs_core = pytest.mark.skipif(
-    native.core is None or not STORES_ARE_ORDERED, reason="without the native core every batch is copied"
+    engine.native is None or not STORES_ARE_ORDERED, reason="without the native core every batch is copied"
 )
 
 

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from platform import machine, python_version, system
 
 from usbcast.doctor.findings import Finding, failed, ok, skipped
-from usbcast_schemas import native
+from usbcast_schemas import engine
 from usbcast_schemas.errors import LibusbMissing, RingUnavailable, UsbcastError
 from usbcast_schemas.extras import MODULES, install, missing
 from usbcast_schemas.places import SHARED_MEMORY, ring_directory, runtime_directory
@@ -33,13 +33,13 @@ def examine_machine() -> Iterator[Finding]:
 
 
 def _native_core() -> Finding:
-    if native.core is not None:
+    if engine.ENGINE == "native":
         return ok("native core", "in use")
-    if os.environ.get(native.PURE):
-        return skipped("native core", f"{native.why_not}: Python does its work")
+    if os.environ.get(engine.PURE):
+        return skipped("native core", f"{engine.why_not}: Python does its work")
     return skipped(
         "native core",
-        f"{native.why_not}: Python does its work, at a half to two thirds of the speed; where there are a C compiler and "
+        f"{engine.why_not}: Python does its work, at a half to two thirds of the speed; where there are a C compiler and "
         "Python's headers, it is built when usbcast is installed",
     )
 

@@ -1,13 +1,19 @@
 """The engine of the hot path, chosen once, at import: `native` is the C extension where it was built, else None.
 
 `ENGINE` is the name of the choice, "native" or "pure". Both do the same work (docs/decisions/0067); USBCAST_PURE=1 asks for the
-second. This module imports nothing else of the product, so every module may ask it.
+second. Modules whose work both engines do name both at import, and use what `chosen` returns: nothing asks again later. This
+module imports nothing else of the product, so that every module may import it.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Literal
+from collections.abc import Callable
+from types import ModuleType
+from typing import Literal, TypeVar
+
+InPython = TypeVar("InPython")
+InC = TypeVar("InC")
 
 PURE = "USBCAST_PURE"
 """The variable of the environment that asks for Python alone."""
@@ -23,6 +29,11 @@ except ImportError as error:
     why_not = str(error)
 
 ENGINE: Literal["native", "pure"] = "pure" if why_not else "native"
+
+
+def chosen(pure: InPython, by_core: Callable[[ModuleType], InC]) -> InPython | InC:
+    """Return `pure`, or what `by_core` makes of the C extension if that is the engine."""
+    return pure if native is None else by_core(native)
 
 
 def agree(**constants: int) -> None:
@@ -41,4 +52,4 @@ def agree(**constants: int) -> None:
             )
 
 
-__all__ = ["ENGINE", "PURE", "agree", "native", "why_not"]
+__all__ = ["ENGINE", "PURE", "agree", "chosen", "native", "why_not"]
