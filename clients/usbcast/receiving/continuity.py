@@ -251,13 +251,23 @@ class Continuity:
             return Wanted(self.epoch, begin, None, number, newest_only=self._latest)
         return None
 
-    def ahead(self) -> Wanted | None:
-        """Return the range from the cursor on, though nothing is known to be there; None before joining and without fetches.
+    @property
+    def can_look_ahead(self) -> bool:
+        """True if a fetch can tell what there is beyond the cursor, and nothing is known that should be fetched anyway."""
+        return (
+            self._next_number is not None
+            and self._can_fetch
+            and self.first_sequence is not None
+            and self.wanted() is None
+        )
+
+    def ahead(self) -> Wanted:
+        """Return the range from the cursor on, though nothing is known to be there.
 
         Nothing waits for the answer: what comes meanwhile is delivered.
         """
-        if self.epoch is None or not self._can_fetch or self._next_number is None or self.first_sequence is None:
-            return None
+        assert self.epoch is not None
+        assert self._next_number is not None
         return Wanted(self.epoch, self.next_sequence, None, self._next_number, newest_only=self._latest)
 
     def fetching(self, wanted: Wanted) -> None:

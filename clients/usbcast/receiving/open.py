@@ -10,7 +10,8 @@ from usbcast.node.credentials import Credentials, Keys
 from usbcast.node.endpoints import is_stored, parse
 from usbcast.receiving.continuity import Position
 from usbcast.receiving.event_builder import Event, Record
-from usbcast.receiving.receiver import NodeReceiver, check_wish
+from usbcast.receiving.receiver import NodeReceiver
+from usbcast.receiving.subscribe_options import check_options
 from usbcast.receiving.waiting import Waiter
 from usbcast_schemas.errors import NodeUnreachable, UsageError
 from usbcast_schemas.ledger import Ledger
@@ -76,7 +77,7 @@ def receive(
     if keys is not None:
         raise UsageError(f"keys are for nodes, but {parse(endpoint)} is a NATS server: leave the keys out")
     address = parse(endpoint)
-    check_wish(stream, start, deliver, via)
+    check_options(stream, start, deliver, via)
     if via != "auto":
         raise UsageError(f"via is {via!r}: {address} can be read in one way only, so leave via at 'auto'")
     from usbcast.jetstream import require_nats

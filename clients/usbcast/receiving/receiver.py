@@ -33,20 +33,19 @@ from usbcast.node.discovery import is_lan, not_found
 from usbcast.node.locate import locate
 from usbcast.node.requests import raise_error
 from usbcast.receiving.channels import Channel
-from usbcast.receiving.channels.published import PublishedChannel
-from usbcast.receiving.channels.ring import RingChannel
+from usbcast.receiving.channels.choice import connect
 from usbcast.receiving.continuity import Continuity, Position
 from usbcast.receiving.event_builder import EventBuilder
-from usbcast.receiving.expectation import Expectation
 from usbcast.receiving.fast_path import FastPath
 from usbcast.receiving.fetching import Fetching, Gate
 from usbcast.receiving.housekeeping import BUSY_NS, Housekeeping
 from usbcast.receiving.life_cycle import LifeCycle
 from usbcast.receiving.link import Link
+from usbcast.receiving.subscribe_options import SubscribeOptions, check_options
 from usbcast.receiving.waiting import Waiter
-from usbcast_schemas.batch import MAX_COUNT, EncodedBatch
-from usbcast_schemas.contract import SILENCE_S, check_stream_name
-from usbcast_schemas.errors import NodeUnreachable, PeerError, RingUnavailable, UsageError, VersionMismatch, WireError
+from usbcast_schemas.batch import EncodedBatch
+from usbcast_schemas.contract import SILENCE_S
+from usbcast_schemas.errors import NodeUnreachable, PeerError, VersionMismatch, WireError
 from usbcast_schemas.interfaces import ALL
 from usbcast_schemas.lan import SCHEME
 from usbcast_schemas.ledger import Ledger
@@ -54,8 +53,6 @@ from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 log = logging.getLogger(__name__)
 
-VIAS = ("auto", "push", "notify", "ring")
-DELIVERS = ("all", "latest")
 OUT_BATCHES = 64
 """How many batches may wait for the application before the receiver takes no more from the channel."""
 
@@ -66,19 +63,6 @@ _MOST_LAG_NS = 2**63 - 1
 """A report has 64 bits for the lag, and a node may claim any arrival time."""
 
 _numbers = count(1)
-
-
-def check_wish(stream: str, start: str | int | Position, deliver: str, via: str) -> None:
-    """Raise UsageError unless these arguments of `subscribe` are valid."""
-    check_stream_name(stream)
-    if via not in VIAS:
-        raise UsageError(f"via is {via!r}: one of {', '.join(VIAS)} is allowed")
-    if deliver not in DELIVERS:
-        raise UsageError(f"deliver is {deliver!r}: one of {', '.join(DELIVERS)} is allowed")
-    if isinstance(start, Position) or start in ("now", "oldest"):
-        return
-    if isinstance(start, bool) or not isinstance(start, int) or not 0 <= start <= MAX_COUNT:
-        raise UsageError(f"start is {start!r}: 'now', 'oldest' or a sequence from 0 to {MAX_COUNT} is allowed")
 
 
 class NodeReceiver:
@@ -99,7 +83,7 @@ class NodeReceiver:
         *,
         copy: bool = True,
     ) -> None:
-        check_wish(stream, start, deliver, via)
+        check_options(stream, start, deliver, via)
         resumed = start if isinstance(start, Position) else None
         start = "oldest" if isinstance(start, Position) else start
         self.keys = credentials(keys)
@@ -109,11 +93,8 @@ class NodeReceiver:
         self.info: pb.StreamInfo | None = None
         self.name = f"{host.gethostname()}:{os.getpid()}:{next(_numbers)}"
         self._endpoint = endpoint
-        self._start = start
-        self._via = via
-        self._latest = deliver == "latest"
-        self._copy = copy
-        self._core = Continuity(latest=self._latest)
+        self._options = SubscribeOptions(stream, start, via, deliver == "latest", copy)
+        self._core = Continuity(latest=self._options.latest)
         if resumed is not None:
             self._core.start(resumed.epoch, resumed.next_sequence, resumed.next_number)
         self._clock = ClockWatch(stream, self.keys)
@@ -128,7 +109,6 @@ class NodeReceiver:
         self._channel: Channel | None = None
         self._life = LifeCycle(time.monotonic_ns())
         self._fetching = Fetching(self._core, gate)
-        self._expectation = Expectation()
         self._house = Housekeeping()
         self._link_is_quiet = False
         """Whether the link was seen to have nothing, and has not been used since: then whatever comes wakes."""
@@ -233,7 +213,7 @@ class NodeReceiver:
     @property
     def via(self) -> str:
         """Name of the channel in use; of the one asked for until connected."""
-        return self._channel.via if self._channel else self._via
+        return self._channel.via if self._channel else self._options.via
 
     def may_sleep(self) -> bool:
         """Ask to be woken; return True if nothing has come meanwhile, so that waiting on `waiter` is safe."""
@@ -262,6 +242,12 @@ class NodeReceiver:
             return rest_s
         self._house.called = True
         return 0.0
+
+    def _question_due_ns(self) -> int | None:
+        """Return when to ask what there is if nothing comes by the channel; None while that is no question."""
+        if self._channel is None or self._life.is_silent or self.full:
+            return None
+        return self._fetching.question_due_ns(self._channel)
 
     def _check_rest_s(self) -> float:
         """Seconds until the `check` of the link or the channel has something to do."""
@@ -301,12 +287,12 @@ class NodeReceiver:
 
     def live(self, batch: EncodedBatch) -> None:
         if self._core.epoch is None:
-            self._join(batch.epoch, batch.first_sequence, batch.number)
+            self._options.begin(self._core, batch.epoch, batch.first_sequence, batch.number)
         self._core.live(batch)
 
     def known(self, epoch: int, next_sequence: int, next_number: int, *, ended: bool) -> None:
         if self._core.epoch is None:
-            self._join(epoch, next_sequence, next_number)
+            self._options.begin(self._core, epoch, next_sequence, next_number)
         self._core.known(epoch, next_sequence, next_number, ended=ended)
 
     def malformed(self, error: Exception) -> None:
@@ -320,19 +306,9 @@ class NodeReceiver:
 
     @property
     def full(self) -> bool:
-        return len(self._core.out) >= OUT_BATCHES and not self._latest
+        return len(self._core.out) >= OUT_BATCHES and not self._options.latest
 
     # Life
-
-    def _join(self, epoch: int, next_sequence: int, next_number: int) -> None:
-        """The first message has come, so the subscription is live: begin where the user wants."""
-        if self._start == "now" and not self._latest:
-            self._core.start(epoch, next_sequence, next_number)
-        elif isinstance(self._start, int):
-            # From packet 0 on means from batch 0 on, which may hold device events from before that packet.
-            self._core.start(epoch, self._start, None if self._start else 0)
-        else:
-            self._core.start(epoch, None, joined_at=None if self._latest else next_sequence)
 
     def _heard_ns(self) -> int:
         """The stream's last sign of life: what came by the channel, or an answer of a node that has the stream.
@@ -355,10 +331,9 @@ class NodeReceiver:
         source_silent_ns = self._channel.source_silent_ns
         if self._life.listen_upstream(source_silent_ns):
             self._event_builder.say(Silence(source_silent_ns, upstream=True))
-        if self._channel.can_fetch:
-            self._expectation.learn(now_ns, self._channel.news)
-            if self._expectation.is_mute(now_ns, self._channel.heard_ns):
-                self._life.doubt(now_ns)
+        self._fetching.listen(self._channel, now_ns)
+        if self._fetching.is_mute(self._channel, now_ns):
+            self._life.doubt(now_ns)
         if self._channel.over:  # a bridge goes on in another ring when its upstream begins a new epoch
             self._life.doubt(now_ns + BUSY_NS)
 
@@ -378,8 +353,8 @@ class NodeReceiver:
             return
         if not self._fetching.under_way and not self.full:
             request = self._fetching.request(self.stream, now_ns, pushed=self._channel.via == "push")
-            if request is None:
-                request = self._question(now_ns)
+            if request is None and not self._life.is_silent:
+                request = self._fetching.question(self.stream, now_ns, self._channel)
             if request is not None:
                 self._fetching.sent(self._link.send(pb.Request(fetch=request)), now_ns)
         if self.joined:
@@ -388,30 +363,12 @@ class NodeReceiver:
         if self._life.may_report(now_ns) and self._fetching.counts(now_ns):
             self._send_report()
 
-    def _question_due_ns(self) -> int | None:
-        """Return when to ask for what there is if nothing comes by the channel; None while that is no question."""
-        channel = self._channel
-        if channel is None or not channel.can_fetch or self._life.is_silent or self.full or self._fetching.under_way:
-            return None
-        if self._core.ahead() is None or self._core.wanted() is not None:
-            return None
-        return self._expectation.due_ns(channel.heard_ns, rests=channel.rests)
-
-    def _question(self, now_ns: int) -> pb.FetchRequest | None:
-        """Return the request for what there is, if the channel has been quiet for too long."""
-        due_ns, channel = self._question_due_ns(), self._channel
-        if due_ns is None or now_ns < due_ns or channel is None or channel.has_more:
-            return None
-        self._expectation.asked(now_ns, channel.heard_ns, rests=channel.rests)
-        return self._fetching.question(self.stream, now_ns)
-
     def _drop_link(self, now_ns: int) -> None:
         """Drop the connection and repeat the pending requests over a new one."""
         self._link.drop()
         self._life.dropped(now_ns)
         if self._fetching.under_way:
             self._fetching.failed(now_ns + self._life.back_off_ns())
-            self._expectation.failed(now_ns)
 
     def _send_report(self) -> None:
         report = pb.SubscriptionReport(
@@ -456,15 +413,12 @@ class NodeReceiver:
         elif self._fetching.is_answer(reply.request_id):
             if kind == "error":
                 self._fetching.failed(now_ns + self._life.back_off_ns())
-                self._expectation.answered(now_ns, brought=False)
                 if reply.error.code == pb.ErrorReply.CODE_EPOCH_OVER:
                     self._life.doubt(now_ns)
                 return
             self._life.went_well()
             pushed = self._channel is not None and self._channel.via == "push"
-            before = self._core.position
             self._fetching.answered(reply.fetched, batches, now_ns, pushed=pushed, unreadable=unreadable)
-            self._expectation.answered(now_ns, brought=self._core.position != before)
 
     def _take_described(self, reply: pb.Reply, now_ns: int) -> None:
         """Take the answer to a request for the description. Raises what it says, and PeerError if it is of no use."""
@@ -493,52 +447,26 @@ class NodeReceiver:
         heard_ns = None
         if self._channel is not None:
             heard_ns = self._channel.heard_ns
-            mute = self._expectation.is_mute(now_ns, heard_ns)
+            mute = self._fetching.is_mute(self._channel, now_ns)
             if unchanged and not self._life.is_silent and not mute:
                 return
             if mute:
-                self._expectation.replaced(now_ns)
+                self._fetching.replaced(now_ns)
             self._fast_path.follow(None)
             self._channel.close()
             self._channel = None
             self._life.lost()
-        self._channel = self._connect(info, heard_ns)
+        self._channel = connect(
+            self._options,
+            info,
+            self._core,
+            self.waiter,
+            reached_by=self._link.reached_by,
+            keys=self.keys,
+            heard_ns=heard_ns,
+        )
         self._life.connected()
         self._fast_path.follow(self._channel)
         self._core.set_can_fetch(self._channel.can_fetch)
         if self._core.epoch is not None:
             self._core.known(info.epoch, info.next_sequence, info.next_number, ended=info.ended)
-
-    def _connect(self, info: pb.StreamInfo, heard_ns: int | None) -> Channel:
-        """Connect by the channel that is wanted; the one before heard something last at `heard_ns`."""
-        if self._via in ("auto", "ring"):
-            try:
-                return self._connect_ring(info)
-            except RingUnavailable as error:
-                if self._via == "ring":
-                    raise
-                log.info("stream %s: no ring (%s), so batches are pushed", self.stream, error)
-        via = "push" if self._via == "auto" else self._via
-        reached_by = self._link.reached_by
-        return PublishedChannel(info, reached_by, via, self.waiter, self.keys, latest=self._latest, heard_ns=heard_ns)
-
-    def _connect_ring(self, info: pb.StreamInfo) -> RingChannel:
-        channel = RingChannel(info, self.waiter, latest=self._latest, copy=self._copy)
-        if self._core.epoch is not None:
-            channel.begin_at(self._core.next_sequence)
-            return channel
-        if isinstance(self._start, int):
-            # A stream that ended before it reached the start still has its End to deliver.
-            channel.begin_at(min(self._start, info.next_sequence) if info.ended else self._start)
-        elif self._latest:
-            channel.begin_newest()
-        elif self._start == "now":
-            next_sequence, next_number = channel.begin_now()
-            self._core.start(info.epoch, next_sequence, next_number)
-            return channel
-        else:
-            channel.begin_oldest()
-            self._core.start(info.epoch, None, joined_at=info.next_sequence)
-            return channel
-        self._core.start(info.epoch, self._start if isinstance(self._start, int) else None)
-        return channel
