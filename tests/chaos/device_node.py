@@ -31,6 +31,9 @@ def main() -> None:
     parser.add_argument("--faults", type=Path, required=True)
     parser.add_argument("--stream", required=True)
     parser.add_argument("--log", type=Path, required=True)
+    parser.add_argument(
+        "--drain-s", type=float, default=20.0, help="wait so long at the end until the device has no more"
+    )
     given = parser.parse_args()
     config = SimulatorConfig(**json.loads(given.device), faults=load_faults(given.faults))
     ended, left = threading.Event(), threading.Event()
@@ -58,7 +61,7 @@ def main() -> None:
 
         while not ended.wait(WRITE_EACH_S):
             write()
-        device_is_out = device.exhausted.wait(20)
+        device_is_out = device.exhausted.wait(given.drain_s)
         node.end(pipeline, "the run is over")
         write(whole=device_is_out)
         left.wait(120)

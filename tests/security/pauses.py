@@ -43,6 +43,9 @@ HEAD = (
     "|---|---:|---:|---|---|"
 )
 
+AFTER_S = 5.0
+"""Time for which it is watched how the node fares after the flood; a data socket may still be busy with it."""
+
 ROOT = Path(__file__).parent.parent.parent
 
 WATCHER = """
@@ -89,7 +92,7 @@ def measure(kind: str, connections: int, seconds: float, fifo_bytes: int = FIFO_
             _started(
                 environment,
                 *("-m", "tests.chaos.device_node", "--device", json.dumps(device), "--node", json.dumps(settings)),
-                *("--faults", str(faults), "--stream", STREAM, "--log", str(log)),
+                *("--faults", str(faults), "--stream", STREAM, "--log", str(log), "--drain-s", "0"),
             )
         )
         endpoint = json.loads(_line(node))["endpoint"]
@@ -106,7 +109,7 @@ def measure(kind: str, connections: int, seconds: float, fifo_bytes: int = FIFO_
             crowd = ("-m", "tests.security.flooding", kind, str(connections), str(seconds), *ports)
             with _started(environment, *crowd) as flood:
                 flood.wait(seconds * 10 + 60)
-        time.sleep(seconds if not kind else 2)
+        time.sleep(AFTER_S if kind else seconds + AFTER_S)
         after, _ = _health(environment, endpoint)
         node.send_signal(signal.SIGTERM)
         told = {via: json.loads(_line(watcher)) for via, watcher in watchers.items()}
