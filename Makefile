@@ -18,7 +18,7 @@ IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in $(NAMES); do $$p -c '$(IS_NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-slow-ci test-all test-kernel test-kernel-ci chaos check format proto bench regression clean
+.PHONY: help demo test test-slow test-slow-ci test-all test-kernel test-kernel-ci chaos mutants check format proto bench regression clean
 
 help:
 	@echo "make demo         see it work, without any hardware"
@@ -29,6 +29,7 @@ help:
 	@echo "make test-kernel  against a real kernel's USB stack, in QEMU"
 	@echo "make test-kernel-ci  those of them for which CI has the time"
 	@echo "make chaos        a random run of everything under faults, held against an account of its own; ARGS=\"--seconds 60 --seed 7\""
+	@echo "make mutants      change single things in the pure modules and see whether their tests notice; ARGS=\"--module continuity\""
 	@echo "make check        format, lint, types, and whether the generated code is current"
 	@echo "make format       format the code"
 	@echo "make proto        generate the Python code of the contract"
@@ -58,6 +59,10 @@ test-kernel test-kernel-ci: $(STAMP)
 
 chaos: $(STAMP)
 	@$(BIN)/python -m tests.chaos $(ARGS)
+
+# Takes seconds for each change: it leaves the machine to others.
+mutants: $(STAMP)
+	@nice -n 19 $(BIN)/python -m tests.mutants $(ARGS)
 
 check: $(STAMP)
 	@$(BIN)/ruff format --check --quiet . || { echo "make format would change the files above"; exit 1; }
