@@ -23,7 +23,9 @@ class Subject:
 
 
 SUBJECTS = {
-    "continuity": Subject("usbcast.receiving.continuity", ("tests/clients/test_continuity.py",)),
+    "continuity": Subject(
+        "usbcast.receiving.continuity", ("tests/clients/test_continuity_steps.py", "tests/clients/test_continuity.py")
+    ),
     "event_builder": Subject(
         "usbcast.receiving.event_builder",
         ("tests/clients/test_continuity.py", "tests/clients/test_batch_views.py", "tests/clients/test_fast_path.py"),
@@ -53,6 +55,6 @@ SUBJECTS = {
     "ring_reader": Subject("usbcast_schemas.ring.reader", ("tests/schemas/test_ring.py",)),
     "ring_writer": Subject("usbcast_schemas.ring.writer", ("tests/schemas/test_ring.py",)),
     "recording_ledgers": Subject("usbcast.recording.ledgers", ("tests/recording/test_recording_books.py",)),
-    "recording_holes": Subject("usbcast.recording.holes", ("tests/recording/test_recording_books.py",)),
+    "recording_holes": Subject("usbcast.recording.holes", ("tests/recording/test_recording_holes.py",)),
     "recording_policy": Subject("usbcast.recording.policy", ("tests/recording/test_policy.py",)),
 }
