@@ -67,6 +67,35 @@ def test_a_rate_is_complained_of_once_and_praised_once() -> None:
 
 
 @pytest.mark.parametrize(
+    ("rate_hz", "nominal_hz", "says"),
+    [
+        (90, 100, None),
+        (110, 100, None),
+        (89, 100, "gives 89.0 packets/s where its profile says 100.0"),
+        (111, 100, "gives 111.0 packets/s where its profile says 100.0"),
+        (5, 0, None),
+        (0, 0, "gives nothing: no packet for 5 s"),
+        (0, 100, "gives nothing: no packet for 5 s"),
+    ],
+)
+def test_a_rate_is_measured_over_five_seconds(rate_hz: int, nominal_hz: int, says: str | None) -> None:
+    watch = RateWatch()
+    told = [watch.look(1000 + rate_hz * second, nominal_hz, 70.0 + second) for second in range(9)]
+    assert told == [None] * 5 + [says] + [None] * 3
+
+
+def test_an_old_rate_is_forgotten() -> None:
+    watch = RateWatch()
+    packets = [0, 0, 0, 0, 0, 0, 100, 200, 300, 400, 500, 600, 700]
+    told = [watch.look(count, 100.0, float(second)) for second, count in enumerate(packets)]
+    assert [(second, says) for second, says in enumerate(told) if says] == [
+        (5, "gives nothing: no packet for 5 s"),
+        (6, "gives 20.0 packets/s where its profile says 100.0"),
+        (10, "is well again: 100.0 packets/s"),
+    ]
+
+
+@pytest.mark.parametrize(
     ("text", "size"), [("4096", 4096), ("64MiB", 64 << 20), ("1 GB", 10**9), ("1.5k", 1500), ("2TiB", 2 << 40)]
 )
 def test_sizes(text: str, size: int) -> None:
