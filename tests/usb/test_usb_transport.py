@@ -43,8 +43,10 @@ READ = ControlRequest(request_type=0xC0, request=1, index=8, length=3)
 REFUSED = ControlRequest(request_type=0x40, request=77)
 
 
-def live_devices() -> list[usb.core.Device]:
-    return [one for one in gc.get_objects() if isinstance(one, usb.core.Device)]
+def live_devices(backend: Backend) -> list[usb.core.Device]:
+    """Return the devices of `backend` that are still there; those of other tests may go at any moment."""
+    devices = [one for one in gc.get_objects() if isinstance(one, usb.core.Device)]
+    return [one for one in devices if one.backend is backend]
 
 
 def test_its_whole_life() -> None:
@@ -388,7 +390,6 @@ class TestOpening:
     def test_what_fails_keeps_no_device_alive(self) -> None:
         """A device must be gone before its libusb context is, also when somebody keeps the error."""
         backend = Backend(twin("A"), twin("B"))
-        before = len(live_devices())
         kept = []
         wishes: list[dict[str, Any]] = [{}, {"serial": "C"}, {"serial": "A", "endpoint": 0x83}]
         for wanted in wishes:
@@ -399,7 +400,7 @@ class TestOpening:
         with pytest.raises(DeviceBusy) as busy:
             transport(backend, serial="A").open()
         kept.append(busy.value)
-        assert len(live_devices()) == before
+        assert live_devices(backend) == []
         assert len(kept) == 4
 
     @pytest.mark.parametrize("wanted", [{}, {"serial": "C"}, {"serial": "A", "endpoint": 0x83}, {"serial": "A"}])
@@ -409,9 +410,8 @@ class TestOpening:
         """libusb crashes if one of its devices goes after the context to which it belongs."""
         backend = Backend(twin("A"), twin("B"))
         backend.refuse("claim_interface", -6, 16)
-        before = len(live_devices())
         alive: list[int] = []
-        monkeypatch.setattr(backend, "finalize", lambda: alive.append(len(live_devices()) - before))
+        monkeypatch.setattr(backend, "finalize", lambda: alive.append(len(live_devices(backend))))
         monkeypatch.setattr("usbcast_broker.sources.usb.transport.load_backend", lambda *_: backend)
         with pytest.raises((DeviceError, UsageError)):
             transport(None, **wanted).open()
