@@ -200,11 +200,11 @@ def test_a_reader_beside_a_furious_writer_sees_whole_batches_or_none(tmp_path: P
 
 
 def test_nobody_who_sleeps_is_forgotten(tmp_path: Path) -> None:
-    """Writer and sleeping readers chase each other; a lost wake-up would show as a wait of half a second."""
+    """Writer and sleeping readers chase each other; a lost wake-up shows as a sleep that only its timeout ends."""
     ring = RingWriter(tmp_path, "s", 1, data_bytes=64 * 1024, slots=64)
     rounds, readers = 1500, 3
     arrived = [threading.Semaphore(0) for _ in range(readers)]
-    late: list[float] = []
+    forgotten: list[int] = []
 
     def read(mine: threading.Semaphore) -> None:
         reader = RingReader(ring.path, ring.nonce)
@@ -219,11 +219,8 @@ def test_nobody_who_sleeps_is_forgotten(tmp_path: Path) -> None:
                     mine.release()
                 seen = head
                 continue
-            if reader.will_sleep(head):
-                began = time.monotonic()
-                epoll.poll(0.5)
-                if (slept := time.monotonic() - began) > 0.4 and reader.head > head:
-                    late.append(slept)
+            if reader.will_sleep(head) and not epoll.poll(30) and reader.head > head:
+                forgotten.append(head)
         epoll.close()
         os.close(fd)
         reader.close()
@@ -234,11 +231,11 @@ def test_nobody_who_sleeps_is_forgotten(tmp_path: Path) -> None:
     for number in range(rounds):
         ring.write(b"x", number=number, first_sequence=number, packet_count=1)
         for semaphore in arrived:
-            assert semaphore.acquire(timeout=5)
+            assert semaphore.acquire(timeout=60)
     for thread in threads:
-        thread.join(5)
+        thread.join(60)
     ring.close()
-    assert late == []
+    assert forgotten == []
 
 
 def test_a_busy_reader_costs_no_wake_up(writer: RingWriter) -> None:
