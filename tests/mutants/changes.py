@@ -25,7 +25,7 @@ NEARLY_SAME = ("_Eq_Is", "_NotEq_IsNot", "_Is_Eq", "_IsNot_NotEq")
 
 
 LARGE = 1000
-"""A number from here on is a bound or a unit: one more or less of it is no other behaviour."""
+"""A number from here on is a unit, such as nanoseconds in a second: one more or less of it is no other behaviour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +72,19 @@ def _places(source: str) -> dict[tuple[int, int], list[tuple[str, int]]]:
     """Return the changes, as operator and occurrence, by the line and column of what they change."""
     places = defaultdict(list)
     nodes = list(ast_nodes(get_ast(source)))
+    bounds = _bounds(source)
     for name, operator in _operators().items():
         found = [(node, start) for node in nodes for start, _ in operator.mutation_positions(node)]
         for occurrence, (node, start) in enumerate(found):
-            if node.type != "number" or float(ast.literal_eval(node.value)) < LARGE:
+            if start[0] not in bounds and (node.type != "number" or ast.literal_eval(node.value) < LARGE):
                 places[start].append((name, occurrence))
     return dict(sorted(places.items()))
+
+
+def _bounds(source: str) -> set[int]:
+    """Return the lines of constants at the top of the module: their figures are choices, which tests take from there."""
+    assigned = [node for node in ast.parse(source).body if isinstance(node, ast.Assign | ast.AnnAssign)]
+    return {line for node in assigned for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)}
 
 
 def _make(source: str, name: str, line: int, occurrence: int) -> Change | None:
