@@ -233,12 +233,13 @@ class TestLive:
         core.live(batch(3, 6, 2))
         assert out(core) == [(1, 0, gap(0, 2, "bridge", UNREADABLE)), (3, 0, gap(4, 6, "bridge", "gone there"))]
 
-    def test_an_unreadable_message_before_the_first_batch_explains_no_later_gap(self) -> None:
+    @pytest.mark.parametrize("number", [0, 1, 2])
+    def test_an_unreadable_message_before_the_first_batch_explains_no_later_gap(self, number: int) -> None:
         core = begun(None, can_fetch=False)
         core.unreadable()
-        core.live(batch(1, 2, 2))
-        core.live(batch(3, 6, 2))
-        assert out(core) == [(1, 0), (3, 0, gap(4, 6))]
+        core.live(batch(number, 2, 2))
+        core.live(batch(number + 2, 6, 2))
+        assert out(core) == [(number, 0), (number + 2, 0, gap(4, 6))]
 
 
 class TestDeclared:

@@ -33,6 +33,8 @@ def core() -> Continuity:
 
 
 class Gate:
+    """Lets pass as many bytes as the test says."""
+
     always = False
 
     def __init__(self) -> None:
@@ -175,3 +177,35 @@ def test_where_nothing_readable_is_left_it_is_asked_for_less_often(core: Continu
     asked = fetching.request("s", 1020 * MS, pushed=False)
     assert asked is not None
     assert asked.from_number == 5
+
+
+def test_a_request_that_was_put_off_is_sent_whenever_its_time_is_over(core: Continuity) -> None:
+    for late_ns in (0, 1, 5 * MS):
+        fetching = Fetching(core)
+        fetching.request("s", 0, pushed=True)
+        due_ns = fetching.due_ns()
+        assert due_ns is not None
+        assert fetching.request("s", due_ns + late_ns, pushed=True) is not None
+        core.fetch_failed()
+
+
+def test_an_answer_is_overdue_from_its_deadline_on(core: Continuity) -> None:
+    for late_ns, overdue in ((-1, False), (0, True), (1, True), (10**12, True)):
+        fetching = Fetching(core)
+        assert not fetching.is_overdue(10**12), "nothing was asked for"
+        fetching.request("s", 0, pushed=False)
+        fetching.sent(1, 0)
+        deadline_ns = fetching.due_ns()
+        assert deadline_ns is not None
+        assert fetching.is_overdue(deadline_ns + late_ns) == overdue
+        fetching.given_up()
+        assert not fetching.under_way
+        core.fetch_failed()
+
+
+def test_who_counts_as_a_subscriber(core: Continuity) -> None:
+    assert Fetching(core).counts(0)
+    for always, open_bytes, counts in ((False, 0, False), (False, 1, True), (True, 0, True), (True, 1, True)):
+        gate = Gate()
+        gate.always, gate.open_bytes = always, open_bytes
+        assert Fetching(core, gate).counts(0) == counts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from usbcast.receiving.pace import LEAST_BYTES, MOST_BYTES, QUICK_NS, SLOW_NS, FetchPace, Patience
+from usbcast.receiving.pace import FIRST_BYTES, LEAST_BYTES, MOST_BYTES, QUICK_NS, SLOW_NS, FetchPace, Patience
 
 
 def fetch(pace: FetchPace, times: int, bytes_per_s: float, round_trip_s: float = 0.0) -> float:
@@ -30,6 +30,24 @@ def test_a_fast_link_is_used(round_trip_s: float) -> None:
     pace = FetchPace()
     fetch(pace, 4, 100e6, round_trip_s)
     assert pace.budget_bytes == MOST_BYTES
+
+
+@pytest.mark.parametrize(
+    ("took_ns", "size_bytes", "next_bytes"),
+    [
+        (QUICK_NS - 1, FIRST_BYTES, 2 * FIRST_BYTES),
+        (QUICK_NS, FIRST_BYTES, FIRST_BYTES),
+        (SLOW_NS, FIRST_BYTES, FIRST_BYTES),
+        (SLOW_NS + 1, FIRST_BYTES, FIRST_BYTES // 2),
+        (SLOW_NS + 1, 1, FIRST_BYTES // 2),
+        (1, FIRST_BYTES // 2, 2 * FIRST_BYTES),
+        (1, FIRST_BYTES // 2 - 1, FIRST_BYTES),
+    ],
+)
+def test_one_answer_doubles_or_halves_what_is_asked_for_next(took_ns: int, size_bytes: int, next_bytes: int) -> None:
+    pace = FetchPace()
+    pace.answered(took_ns, size_bytes)
+    assert pace.budget_bytes == next_bytes
 
 
 def test_small_answers_say_nothing_of_the_link() -> None:

@@ -191,7 +191,7 @@ def contents(first: int, until: int, epoch: int = EPOCH) -> Annotation:
     [
         ([[batch(0), batch(2), close()]], 10, 0, ["10 packets (10 to 19) are missing before batch 2 in r-0"]),
         ([[batch(0), batch(0), close()]], 0, 10, ["batch 0 is recorded twice, the second time in r-0"]),
-        ([[batch(0), batch(1, first=6), close()]], 0, 4, ["begins at packet 6, but packets up to 9 are already recorded"]),
+        ([[batch(0), batch(1, first=3), close()]], 0, 7, ["begins at packet 3, but packets up to 9 are already recorded"]),
         ([[batch(0), gap(20, 24), batch(3, first=25), close()]], 10, 0, ["10 packets (10 to 19) are missing before a decl"]),
         ([[batch(0), gap(9, 12), batch(1), close()]], 0, 0, ["declares packet 9 lost, which is already recorded or decl"]),
         ([[batch(0), more(batch(1, count=0), end=pb.StreamEnd(packets=10)), close()]], 0, 0, []),

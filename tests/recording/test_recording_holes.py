@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from made import EPOCH, batch
+from made import batch as made_batch
 
 from usbcast.events import Gap, Restart
 from usbcast.receiving.continuity import Position
@@ -23,10 +23,15 @@ from usbcast.recording.entries import (
     unknown_annotation,
 )
 from usbcast.recording.holes import NOT_THERE, Holes
+from usbcast_schemas.batch import EncodedBatch
 
 DAMAGE = "r-0 is damaged"
-NEXT = 0xF
-"""The epoch after EPOCH."""
+EPOCH, NEXT, LAST = 0x1E, 0x1F, 0x20
+
+
+def batch(number: int, *, epoch: int = EPOCH, first: int | None = None) -> EncodedBatch:
+    """Batch `number` of ten packets."""
+    return made_batch(number, epoch=epoch, first=first)
 
 
 def gap(first: int, last: int) -> Annotation:
@@ -106,9 +111,9 @@ def read(*items: Item, listed: Contents | None = None, damage: bool = False, any
         pytest.param([batch(0)], begin(10, 1), [], id="the next segment"),
         pytest.param([batch(0)], begin(30, 3), [(10, 29)], id="a later segment"),
         pytest.param([batch(0)], begin(10, 4), [(10, 9)], id="a segment behind batches without packets"),
-        pytest.param([batch(0)], batch(0, epoch=NEXT), ["e until 10, then f"], id="an epoch that nothing announces"),
+        pytest.param([batch(0)], batch(0, epoch=NEXT), ["1e until 10, then 1f"], id="an epoch that nothing announces"),
         pytest.param(
-            [batch(0)], batch(1, epoch=NEXT), ["e until 10, then f", (0, 9)], id="and its first batch is gone"
+            [batch(0)], batch(1, epoch=NEXT), ["1e until 10, then 1f", (0, 9)], id="and its first batch is gone"
         ),
         pytest.param([batch(0)], Annotation("disk", 0), [], id="an annotation without a place"),
         pytest.param([], batch(5), [], id="the first one that is read"),
@@ -140,22 +145,22 @@ class TestContents:
         assert before(read(listed=listed), begin(20, 2)) == [], "a file begins where it says"
 
     def test_the_epochs_between_two_entries(self) -> None:
-        listed = contents(Run(EPOCH, 0, 50, 0, 5), Run(NEXT, 0, 20, 0, 2), Run(0x10, 0, 90, 0, 9))
-        assert before(read(batch(0), listed=listed), batch(1, epoch=0x10)) == [
-            (10, 49), "e until 50, then f", (0, 19), "f until 20, then 10", (0, 9),
+        listed = contents(Run(EPOCH, 0, 50, 0, 5), Run(NEXT, 0, 20, 0, 2), Run(LAST, 0, 90, 0, 9))
+        assert before(read(batch(0), listed=listed), batch(1, epoch=LAST)) == [
+            (10, 49), "1e until 50, then 1f", (0, 19), "1f until 20, then 20", (0, 9),
         ]  # fmt: skip
 
     def test_batches_without_packets_at_the_end_of_an_epoch(self) -> None:
         listed = contents(Run(EPOCH, 0, 10, 0, 3), Run(NEXT, 0, 20, 0, 2))
-        assert before(read(batch(0), listed=listed), batch(0, epoch=NEXT)) == [(10, 9), "e until 10, then f"]
+        assert before(read(batch(0), listed=listed), batch(0, epoch=NEXT)) == [(10, 9), "1e until 10, then 1f"]
 
     def test_an_epoch_that_began_in_this_file_when_the_one_before_is_of_an_earlier_file(self) -> None:
         listed = contents(Run(NEXT, 30, 50, 3, 5))
-        assert before(read(batch(0), listed=listed), batch(4, epoch=NEXT)) == ["e until 10, then f", (30, 39)]
+        assert before(read(batch(0), listed=listed), batch(4, epoch=NEXT)) == ["1e until 10, then 1f", (30, 39)]
 
     def test_epochs_in_another_order_are_not_believed(self) -> None:
         listed = contents(Run(NEXT, 0, 20, 0, 2), Run(EPOCH, 0, 50, 0, 5))
-        assert before(read(batch(0), listed=listed), batch(0, epoch=NEXT)) == ["e until 10, then f"]
+        assert before(read(batch(0), listed=listed), batch(0, epoch=NEXT)) == ["1e until 10, then 1f"]
 
 
 class TestUnknown:
@@ -180,7 +185,10 @@ class TestUnknown:
         assert before(holes, batch(2)) == ["unknown before 20"], "damage behind the beginning"
 
     def test_between_two_epochs(self) -> None:
-        assert before(read(batch(0), damage=True), batch(0, epoch=NEXT)) == ["e until 10, then f", "unknown before 10"]
+        assert before(read(batch(0), damage=True), batch(0, epoch=NEXT)) == [
+            "1e until 10, then 1f",
+            "unknown before 10",
+        ]
 
 
 class TestEndOfFile:

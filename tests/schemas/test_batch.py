@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from usbcast_schemas.batch import (
     MAX_BATCH_BYTES,
     MAX_COUNT,
+    MAX_HOLES,
+    MAX_REMARKS,
     Arrivals,
     EncodedBatch,
     _by_library,
@@ -274,3 +276,42 @@ def test_of_a_fetch_reply_a_batch_beyond_the_bound_is_left_out() -> None:
     received = decode_reply([reply, bytes(MAX_BATCH_BYTES + 1)])
     assert received.batches == []
     assert f"at most {MAX_BATCH_BYTES} are allowed" in str(received.unreadable[0])
+
+
+@pytest.mark.parametrize("read", [decode_batch, _by_library])
+@pytest.mark.parametrize(
+    ("losses", "events", "holes", "complaint"),
+    [
+        (MAX_REMARKS, 0, 0, None),
+        (0, MAX_REMARKS, 0, None),
+        (MAX_REMARKS - 1, 1, MAX_HOLES, None),
+        (MAX_REMARKS + 1, 0, 0, f"a batch has more than {MAX_REMARKS} losses and events"),
+        (0, MAX_REMARKS + 1, 0, f"a batch has more than {MAX_REMARKS} losses and events"),
+        (MAX_REMARKS, 1, 0, f"a batch has more than {MAX_REMARKS} losses and events"),
+        (0, 0, MAX_HOLES + 1, f"a batch has more than {MAX_HOLES} holes"),
+    ],
+)
+def test_exactly_as_many_remarks_and_holes_as_are_allowed(read, losses, events, holes, complaint: str | None) -> None:
+    message = good(first_sequence=10**6, number=10**6)
+    message.lost_before.extend([pb.Loss(packets=1)] * losses)
+    message.events.extend([pb.DeviceEvent(detail="x")] * events)
+    message.holes.extend(pb.LostRange(first_sequence=2 * n, count=1) for n in range(holes))
+    raw = message.SerializeToString(deterministic=True)
+    if complaint is None:
+        batch = read(raw)
+        assert (len(batch.losses), len(batch.events), len(batch.holes)) == (losses, events, holes)
+        assert batch.intact
+    else:
+        with pytest.raises(WireError, match=complaint):
+            read(raw)
+
+
+def test_end_offsets_that_do_not_fit_are_named() -> None:
+    raw = good(packet_size=0, packet_ends=[4, 5, 8], packet_count=2).SerializeToString()
+    with pytest.raises(
+        WireError, match=r"2 packets of varying size has 3 end offsets, the last of them 8, and .* 8 bytes"
+    ):
+        decode_batch(raw)
+    raw = good(packet_size=0, packet_ends=[1, 2, 7], packet_count=3).SerializeToString()
+    with pytest.raises(WireError, match="3 end offsets, the last of them 7, and a payload of 8 bytes"):
+        decode_batch(raw)
