@@ -46,70 +46,70 @@ def test_all_that_happens_concerns_one_machine(change: Change) -> None:
 
 def described(now_ns: int = 0) -> LifeCycle:
     life = LifeCycle(now_ns)
-    life.ask(1, now_ns)
-    life.answered(now_ns)
-    life.described()
+    life.describing.asked(1, now_ns)
+    life.answered_ns = now_ns
+    life.describing.described()
     return life
 
 
 def test_a_description_is_due_at_the_beginning() -> None:
     life = LifeCycle(5)
-    assert life.may_ask(5)
+    assert life.describing.may_ask(5)
     assert not life.is_calm
     assert life.due_ns(5) <= 5
 
 
 def test_an_address_that_is_not_found_is_looked_up_again_soon() -> None:
     life = LifeCycle(0)
-    life.not_found(0)
-    assert not life.may_ask(LOOK_AGAIN_NS - 1)
+    life.describing.not_found(0)
+    assert not life.describing.may_ask(LOOK_AGAIN_NS - 1)
     assert life.due_ns(0) == LOOK_AGAIN_NS
-    assert life.may_ask(LOOK_AGAIN_NS)
+    assert life.describing.may_ask(LOOK_AGAIN_NS)
 
 
 def test_a_description_that_does_not_come_is_asked_for_again_and_waited_for_longer() -> None:
     life, now_ns, waits = LifeCycle(0), 0, []
     for number in range(4):
-        assert life.may_ask(now_ns)
-        life.ask(number, now_ns)
-        assert life.is_description(number)
-        assert not life.is_description(number + 1)
-        assert not life.may_ask(now_ns + DESCRIBE_NS[1])
+        assert life.describing.may_ask(now_ns)
+        life.describing.asked(number, now_ns)
+        assert life.describing.is_answer(number)
+        assert not life.describing.is_answer(number + 1)
+        assert not life.describing.may_ask(now_ns + DESCRIBE_NS[1])
         due_ns = life.due_ns(FAR_NS)
-        assert not life.is_overdue(due_ns - 1)
-        assert life.is_overdue(due_ns)
+        assert not life.describing.is_overdue(due_ns - 1)
+        assert life.describing.is_overdue(due_ns)
         waits.append(due_ns - now_ns)
         now_ns = life.due_ns(FAR_NS)
         assert RETRY_NS[0] << number <= now_ns - due_ns < (RETRY_NS[0] << number) * 3 // 2
     assert waits == [1500 * MS, 3000 * MS, 4000 * MS, 4000 * MS]
-    life.ask(9, now_ns)
-    life.described()
-    life.doubt(now_ns)
-    life.ask(10, now_ns)
+    life.describing.asked(9, now_ns)
+    life.describing.described()
+    life.describing.doubt(now_ns)
+    life.describing.asked(10, now_ns)
     assert life.due_ns(now_ns) == now_ns + DESCRIBE_NS[0]
 
 
 def test_a_dropped_link_has_the_description_asked_for_at_once() -> None:
     life = LifeCycle(0)
-    life.ask(1, 0)
-    life.dropped(7)
-    assert life.may_ask(7)
-    assert not life.is_description(1)
+    life.describing.asked(1, 0)
+    life.describing.dropped(7)
+    assert life.describing.may_ask(7)
+    assert not life.describing.is_answer(1)
     known = described()
-    known.dropped(7)
-    assert known.description is Description.KNOWN
+    known.describing.dropped(7)
+    assert known.describing.state is Description.KNOWN
 
 
 def test_doubt_brings_no_question_forward_that_waits_for_its_turn() -> None:
     life = LifeCycle(0)
-    life.ask(1, 0)
-    life.refused(0)
-    life.doubt(0)
-    assert not life.may_ask(RETRY_NS[0] - 1)
+    life.describing.asked(1, 0)
+    life.describing.refused(0)
+    life.describing.doubt(0)
+    assert not life.describing.may_ask(RETRY_NS[0] - 1)
     known = described()
-    known.doubt(20)
-    assert not known.may_ask(19)
-    assert known.may_ask(20)
+    known.describing.doubt(20)
+    assert not known.describing.may_ask(19)
+    assert known.describing.may_ask(20)
 
 
 def test_reports_of_a_joining_subscription_come_at_growing_distances_and_then_once_a_second() -> None:
@@ -140,7 +140,7 @@ def test_silence_begins_once_puts_the_description_in_doubt_and_ends() -> None:
     assert not life.listen(0, SILENCE_NS - 1)
     assert life.listen(0, SILENCE_NS)
     assert life.is_silent
-    assert life.may_ask(SILENCE_NS)
+    assert life.describing.may_ask(SILENCE_NS)
     assert not life.listen(0, SILENCE_NS + 1)
     assert not life.listen(SILENCE_NS, SILENCE_NS + 2)
     assert not life.is_silent
@@ -171,10 +171,10 @@ class Lived(RuleBasedStateMachine):
             self.silences.append(True)
         elif not self.life.is_silent and self.silences and self.silences[-1]:
             self.silences.append(False)
-        self.life.is_overdue(self.now_ns)
-        if self.life.may_ask(self.now_ns):
+        self.life.describing.is_overdue(self.now_ns)
+        if self.life.describing.may_ask(self.now_ns):
             self.requests += 1
-            self.life.ask(self.requests, self.now_ns)
+            self.life.describing.asked(self.requests, self.now_ns)
             self.asked_ns = self.now_ns
         if self.life.may_report(self.now_ns):
             self.reported_ns = self.now_ns
@@ -197,16 +197,16 @@ class Lived(RuleBasedStateMachine):
     def long_time_passes(self) -> None:
         self.time_passes(4000)
 
-    @precondition(lambda self: self.life.description is Description.ASKED)
+    @precondition(lambda self: self.life.describing.state is Description.ASKED)
     @rule(of_use=st.booleans())
     def an_answer_comes(self, of_use: bool) -> None:
-        assert self.life.is_description(self.requests)
+        assert self.life.describing.is_answer(self.requests)
         if not of_use:
-            self.life.refused(self.now_ns)
+            self.life.describing.refused(self.now_ns)
             return
-        self.life.answered(self.now_ns)
+        self.life.answered_ns = self.now_ns
         self.life.connected()
-        self.life.described()
+        self.life.describing.described()
         self.turn()
 
     @precondition(lambda self: self.life.connection is not Connection.SEEKING)
@@ -222,12 +222,12 @@ class Lived(RuleBasedStateMachine):
 
     @rule(later_ms=st.sampled_from([0, 20]))
     def there_is_doubt(self, later_ms: int) -> None:
-        self.life.doubt(self.now_ns + later_ms * MS)
+        self.life.describing.doubt(self.now_ns + later_ms * MS)
         self.turn()
 
     @rule()
     def the_link_is_dropped(self) -> None:
-        self.life.dropped(self.now_ns)
+        self.life.describing.dropped(self.now_ns)
         self.turn()
 
     @invariant()
@@ -237,7 +237,7 @@ class Lived(RuleBasedStateMachine):
     @invariant()
     def a_silent_node_is_asked(self) -> None:
         if self.life.is_silent:
-            assert self.life.description is not Description.KNOWN
+            assert self.life.describing.state is not Description.KNOWN
             assert self.now_ns - self.asked_ns <= DESCRIBE_NS[1] + 2 * RETRY_NS[1]
 
     @invariant()

@@ -58,8 +58,6 @@ class Heard(Protocol):
     @property
     def heard_ns(self) -> int: ...
     @property
-    def news(self) -> int: ...
-    @property
     def rests(self) -> bool: ...
     @property
     def has_more(self) -> bool: ...
@@ -71,7 +69,7 @@ class Fetching:
     def __init__(self, core: Continuity, gate: Gate | None = None) -> None:
         self._core = core
         self._gate = gate
-        self._expectation = Expectation()
+        self.expectation = Expectation()
         self._patience = Patience(*_PATIENCE_NS)
         self._pace = FetchPace()
         self._asked: tuple[int, int] | None = None
@@ -116,32 +114,19 @@ class Fetching:
         """Return when to ask what there is if nothing comes by `channel`; None while there is another way to know."""
         if not channel.can_fetch or self._asked is not None or not self._core.can_look_ahead:
             return None
-        return self._expectation.due_ns(channel.heard_ns, rests=channel.rests)
+        return self.expectation.due_ns(channel.heard_ns, rests=channel.rests)
 
     def question(self, stream: str, now_ns: int, channel: Heard) -> pb.FetchRequest | None:
         """Return a request for whatever there is beyond the cursor, if `channel` has been quiet for too long."""
         due_ns = self.question_due_ns(channel)
         if due_ns is None or now_ns < due_ns or channel.has_more:
             return None
-        self._expectation.asked(now_ns, channel.heard_ns, rests=channel.rests)
+        self.expectation.asked(now_ns, channel.heard_ns, rests=channel.rests)
         budget_bytes = self._budget(now_ns)
         if not budget_bytes:
             return None
         self._ahead = self._core.ahead()
         return self._request(stream, self._ahead, budget_bytes)
-
-    def listen(self, channel: Heard, now_ns: int) -> None:
-        """Take notice of what `channel` has brought."""
-        if channel.can_fetch:
-            self._expectation.learn(now_ns, channel.news)
-
-    def is_mute(self, channel: Heard, now_ns: int) -> bool:
-        """Return True if `channel` has brought nothing for so long that it should be replaced, though the node answers."""
-        return channel.can_fetch and self._expectation.is_mute(now_ns, channel.heard_ns)
-
-    def replaced(self, now_ns: int) -> None:
-        """Note that a mute channel was replaced."""
-        self._expectation.replaced(now_ns)
 
     def _request(self, stream: str, wanted: Wanted, budget_bytes: int) -> pb.FetchRequest:
         return pb.FetchRequest(
@@ -174,7 +159,7 @@ class Fetching:
         """Forget a request that got no answer, or an error; ask again from `again_ns` on if the range is still missing."""
         self._asked = self._ahead = None
         self._core.fetch_failed()
-        self._expectation.failed(again_ns)
+        self.expectation.failed(again_ns)
         self._at_ns = again_ns
 
     def given_up(self) -> None:
@@ -200,7 +185,7 @@ class Fetching:
             self._gate.took(size_bytes, now_ns)
         self._core.fetched(fetched.epoch, batches, complete=fetched.complete, unreadable=bool(unreadable), ahead=ahead)
         self._core.known(fetched.epoch, fetched.next_sequence, fetched.next_number)
-        self._expectation.answered(now_ns, brought=self._core.position != before)
+        self.expectation.answered(now_ns, brought=self._core.position != before)
         # Of what is newer than a whole answer, most is under way already where it is pushed.
         self._at_ns = now_ns if batches else now_ns + _EMPTY_NS
         if wanted is not None and not batches:

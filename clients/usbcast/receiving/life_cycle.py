@@ -1,7 +1,7 @@
 """Life cycle of a subscription: the states between `subscribe` and the end, and when each has something to do.
 
 A subscription talks to the node on two sockets, and neither waits for the other. So its state is not one word but three, each
-with a machine of its own; all of them see the same events.
+with a machine of its own.
 
 *The connection* says how far the subscription has got. It begins SEEKING: there is no channel, as nobody has said yet where the
 data are. A description says so; then a channel is CONNECTED, and the subscription is JOINING. ZeroMQ does not tell when a
@@ -37,6 +37,7 @@ from __future__ import annotations
 
 import random
 from enum import Enum, auto
+from typing import cast
 
 from usbcast.receiving.pace import Patience
 from usbcast_schemas.contract import SILENCE_S
@@ -116,37 +117,106 @@ TRANSITIONS: dict[State, dict[Change, State]] = {
 """Where each state goes. What is not in its row does not concern it."""
 
 
+class Describing:
+    """The description's part of a life cycle: when to ask for it, and what became of that. Times are monotonic, in ns."""
+
+    def __init__(self) -> None:
+        self.state = Description.DUE
+        self._asked_id = -1
+        self._at_ns = 0
+        """End of the state: when to ask, or until when to wait for the answer."""
+        self._retry_ns = RETRY_NS[0]
+        self._patience = Patience(*DESCRIBE_NS)
+
+    def may_ask(self, now_ns: int) -> bool:
+        """Return True if the description is due."""
+        return self.state is Description.DUE and now_ns >= self._at_ns
+
+    def not_found(self, now_ns: int) -> None:
+        """Note that the node's address is not known."""
+        self._apply(Change.NOT_FOUND)
+        self._at_ns = now_ns + LOOK_AGAIN_NS
+
+    def asked(self, request_id: int, now_ns: int) -> None:
+        """Note that the description was asked for, with this request."""
+        self._apply(Change.ASKED)
+        self._asked_id = request_id
+        self._at_ns = now_ns + self._patience.wait_ns
+
+    def is_answer(self, request_id: int) -> bool:
+        """Return True if the answer to this request is waited for as the description."""
+        return self.state is Description.ASKED and request_id == self._asked_id
+
+    def is_overdue(self, now_ns: int) -> bool:
+        """Return True if the description did not come in time; the caller then drops the link. It is due again after a pause."""
+        if self.state is not Description.ASKED or now_ns < self._at_ns:
+            return False
+        self._apply(Change.UNANSWERED)
+        self._patience.unanswered()
+        self._at_ns = now_ns + self.back_off_ns()
+        return True
+
+    def refused(self, now_ns: int) -> None:
+        """Note that the answer does not describe the stream."""
+        self._apply(Change.REFUSED)
+        self._at_ns = now_ns + self.back_off_ns()
+
+    def described(self) -> None:
+        """Note that the answer describes the stream."""
+        self._apply(Change.DESCRIBED)
+        self._patience.answered()
+        self.went_well()
+
+    def dropped(self, now_ns: int) -> None:
+        """Note that the link was dropped, and what was asked for by it with it."""
+        if self.state is Description.ASKED:
+            self._at_ns = now_ns
+        self._apply(Change.DROPPED)
+
+    def doubt(self, from_ns: int) -> None:
+        """Have the description asked for again from `from_ns` on, unless it is due or asked for anyway."""
+        if self.state is Description.KNOWN:
+            self._at_ns = from_ns
+            self.went_well()
+        self._apply(Change.DOUBTED)
+
+    def back_off_ns(self) -> int:
+        """Return the pause before something is asked for again; the next one is twice as long."""
+        retry_ns = self._retry_ns
+        self._retry_ns = min(2 * retry_ns, RETRY_NS[1])
+        return retry_ns + random.randrange(retry_ns // 2)
+
+    def went_well(self) -> None:
+        """Begin with the shortest pause again."""
+        self._retry_ns = RETRY_NS[0]
+
+    def due_ns(self) -> int | None:
+        """Return when there is something to do if nothing comes; None while the description is known."""
+        return None if self.state is Description.KNOWN else self._at_ns
+
+    def _apply(self, change: Change) -> None:
+        self.state = cast(Description, TRANSITIONS[self.state].get(change, self.state))
+
+
 class LifeCycle:
     """The life cycle of one subscription. Times are monotonic, in ns.
 
     >>> life = LifeCycle(0)
-    >>> life.may_ask(0), life.ask(7, 0), life.description.name
+    >>> life.describing.may_ask(0), life.describing.asked(7, 0), life.describing.state.name
     (True, None, 'ASKED')
-    >>> life.connected(), life.connection.name, life.described(), life.description.name
+    >>> life.connected(), life.connection.name, life.describing.described(), life.describing.state.name
     (None, 'JOINING', None, 'KNOWN')
     """
 
     def __init__(self, now_ns: int) -> None:
         self.connection = Connection.SEEKING
-        self.description = Description.DUE
+        self.describing = Describing()
         self.sign = Sign.HEARD
         self.upstream_silent = False
         self.answered_ns = now_ns
-        """Time of the node's last answer, or of the beginning."""
-        self._asked_id = -1
-        self._describe_at_ns = 0
-        """End of the state of the description: when to ask, or until when to wait for the answer."""
-        self._retry_ns = RETRY_NS[0]
-        self._patience = Patience(*DESCRIBE_NS)
+        """Time of the last answer by a node that has the stream, or of the beginning."""
         self._report_at_ns = 0
         self._joining_every_ns = JOINING_NS
-
-    def _apply(self, change: Change) -> None:
-        self.connection = TRANSITIONS[self.connection].get(change, self.connection)  # type: ignore[assignment]
-        self.description = TRANSITIONS[self.description].get(change, self.description)  # type: ignore[assignment]
-        self.sign = TRANSITIONS[self.sign].get(change, self.sign)  # type: ignore[assignment]
-
-    # The connection
 
     def connected(self) -> None:
         """Note that there is a channel."""
@@ -171,79 +241,9 @@ class LifeCycle:
         self._report_at_ns = now_ns + every_ns
         return True
 
-    # The description
-
-    def may_ask(self, now_ns: int) -> bool:
-        """Return True if the description is due."""
-        return self.description is Description.DUE and now_ns >= self._describe_at_ns
-
-    def not_found(self, now_ns: int) -> None:
-        """Note that the node's address is not known."""
-        self._apply(Change.NOT_FOUND)
-        self._describe_at_ns = now_ns + LOOK_AGAIN_NS
-
-    def ask(self, request_id: int, now_ns: int) -> None:
-        """Note that the description was asked for, with this request."""
-        self._apply(Change.ASKED)
-        self._asked_id = request_id
-        self._describe_at_ns = now_ns + self._patience.wait_ns
-
-    def is_description(self, request_id: int) -> bool:
-        """Return True if the answer to this request is waited for as the description."""
-        return self.description is Description.ASKED and request_id == self._asked_id
-
-    def is_overdue(self, now_ns: int) -> bool:
-        """Return True if the description did not come in time; the caller then drops the link. It is due again after a pause."""
-        if self.description is not Description.ASKED or now_ns < self._describe_at_ns:
-            return False
-        self._apply(Change.UNANSWERED)
-        self._patience.unanswered()
-        self._describe_at_ns = now_ns + self.back_off_ns()
-        return True
-
-    def refused(self, now_ns: int) -> None:
-        """Note that the answer does not describe the stream."""
-        self._apply(Change.REFUSED)
-        self._describe_at_ns = now_ns + self.back_off_ns()
-
-    def described(self) -> None:
-        """Note that the answer describes the stream."""
-        self._apply(Change.DESCRIBED)
-        self._patience.answered()
-        self.went_well()
-
-    def dropped(self, now_ns: int) -> None:
-        """Note that the link was dropped, and what was asked for by it with it."""
-        if self.description is Description.ASKED:
-            self._describe_at_ns = now_ns
-        self._apply(Change.DROPPED)
-
-    def doubt(self, from_ns: int) -> None:
-        """Have the description asked for again from `from_ns` on, unless it is due or asked for anyway."""
-        if self.description is Description.KNOWN:
-            self._describe_at_ns = from_ns
-            self.went_well()
-        self._apply(Change.DOUBTED)
-
-    def back_off_ns(self) -> int:
-        """Return the pause before something is asked for again; the next one is twice as long."""
-        retry_ns = self._retry_ns
-        self._retry_ns = min(2 * retry_ns, RETRY_NS[1])
-        return retry_ns + random.randrange(retry_ns // 2)
-
-    def went_well(self) -> None:
-        """Begin with the shortest pause again."""
-        self._retry_ns = RETRY_NS[0]
-
-    # The sign of life
-
     @property
     def is_silent(self) -> bool:
         return self.sign is Sign.SILENT
-
-    def answered(self, now_ns: int) -> None:
-        """Note an answer of a node that has the stream."""
-        self.answered_ns = now_ns
 
     def listen(self, heard_ns: int, now_ns: int) -> bool:
         """Take notice of the last sign of life; return True if silence begins now, which puts the description in doubt."""
@@ -253,7 +253,7 @@ class LifeCycle:
         begins = self.sign is Sign.HEARD
         if begins:
             self._apply(Change.MISSED)
-            self.doubt(now_ns)
+            self.describing.doubt(now_ns)
         return begins
 
     def listen_upstream(self, silent_ns: int) -> bool:
@@ -261,12 +261,10 @@ class LifeCycle:
         before, self.upstream_silent = self.upstream_silent, bool(silent_ns)
         return self.upstream_silent and not before
 
-    # What is due
-
     @property
     def is_calm(self) -> bool:
         """True while nothing is waited for but data, reports and silence."""
-        return self.description is Description.KNOWN and self.sign is Sign.HEARD
+        return self.describing.state is Description.KNOWN and self.sign is Sign.HEARD
 
     def calm_until_ns(self, heard_ns: int) -> int:
         """Return until when a calm subscription has nothing to do if nothing comes."""
@@ -275,11 +273,15 @@ class LifeCycle:
     def due_ns(self, heard_ns: int) -> int:
         """Return when there is something to do if nothing comes."""
         due_ns = [self._report_at_ns] if self.connection is not Connection.SEEKING else []
-        if self.description is not Description.KNOWN:
-            due_ns.append(self._describe_at_ns)
+        if (describe_at_ns := self.describing.due_ns()) is not None:
+            due_ns.append(describe_at_ns)
         if self.sign is Sign.HEARD:
             due_ns.append(heard_ns + SILENCE_NS)
         return min(due_ns)
+
+    def _apply(self, change: Change) -> None:
+        self.connection = cast(Connection, TRANSITIONS[self.connection].get(change, self.connection))
+        self.sign = cast(Sign, TRANSITIONS[self.sign].get(change, self.sign))
 
 
 __all__ = [
@@ -292,6 +294,7 @@ __all__ = [
     "TRANSITIONS",
     "Change",
     "Connection",
+    "Describing",
     "Description",
     "LifeCycle",
     "Sign",

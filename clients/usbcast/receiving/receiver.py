@@ -325,38 +325,41 @@ class NodeReceiver:
                 log.warning("%s; still looking for it", self.unreachable(SILENCE_S))
             self._event_builder.say(Silence(now_ns - heard_ns))
         elif self.info and self._core.epoch is not None and self._core.epoch != self.info.epoch:
-            self._life.doubt(now_ns)
+            self._life.describing.doubt(now_ns)
         if self._channel is None:
             return
         source_silent_ns = self._channel.source_silent_ns
         if self._life.listen_upstream(source_silent_ns):
             self._event_builder.say(Silence(source_silent_ns, upstream=True))
-        self._fetching.listen(self._channel, now_ns)
-        if self._fetching.is_mute(self._channel, now_ns):
-            self._life.doubt(now_ns)
+        if self._channel.can_fetch:
+            self._fetching.expectation.learn(now_ns, self._channel.news)
+            if self._fetching.expectation.is_mute(now_ns, self._channel.heard_ns):
+                self._life.describing.doubt(now_ns)
         if self._channel.over:  # a bridge goes on in another ring when its upstream begins a new epoch
-            self._life.doubt(now_ns + BUSY_NS)
+            self._life.describing.doubt(now_ns + BUSY_NS)
 
     def _ask(self, now_ns: int) -> None:
         """Send the requests that are due; give up those that were not answered."""
-        if self._life.is_overdue(now_ns):
+        describing = self._life.describing
+        if describing.is_overdue(now_ns):
             self._drop_link(now_ns)
         if self._fetching.is_overdue(now_ns):
             self._drop_link(now_ns)  # so that the node drops the answer if it is still sending it
-        if self._life.may_ask(now_ns):
+        if describing.may_ask(now_ns):
             self._drop_link(now_ns)  # the node may be at another address now
             if not self._link.find():
-                self._life.not_found(now_ns)
+                describing.not_found(now_ns)
                 return
-            self._life.ask(self._link.send(pb.Request(describe=pb.DescribeRequest(stream=self.stream))), now_ns)
+            request = pb.Request(describe=pb.DescribeRequest(stream=self.stream))
+            describing.asked(self._link.send(request), now_ns)
         if self._channel is None:
             return
         if not self._fetching.under_way and not self.full:
-            request = self._fetching.request(self.stream, now_ns, pushed=self._channel.via == "push")
-            if request is None and not self._life.is_silent:
-                request = self._fetching.question(self.stream, now_ns, self._channel)
-            if request is not None:
-                self._fetching.sent(self._link.send(pb.Request(fetch=request)), now_ns)
+            fetch = self._fetching.request(self.stream, now_ns, pushed=self._channel.via == "push")
+            if fetch is None and not self._life.is_silent:
+                fetch = self._fetching.question(self.stream, now_ns, self._channel)
+            if fetch is not None:
+                self._fetching.sent(self._link.send(pb.Request(fetch=fetch)), now_ns)
         if self.joined:
             self._life.joined()
         # A node that sends to its subscribers only goes on sending because of the report.
@@ -366,9 +369,9 @@ class NodeReceiver:
     def _drop_link(self, now_ns: int) -> None:
         """Drop the connection and repeat the pending requests over a new one."""
         self._link.drop()
-        self._life.dropped(now_ns)
+        self._life.describing.dropped(now_ns)
         if self._fetching.under_way:
-            self._fetching.failed(now_ns + self._life.back_off_ns())
+            self._fetching.failed(now_ns + self._life.describing.back_off_ns())
 
     def _send_report(self) -> None:
         report = pb.SubscriptionReport(
@@ -391,7 +394,7 @@ class NodeReceiver:
                 if received is None:
                     return
                 if received.reply.error.code != pb.ErrorReply.CODE_STREAM_UNKNOWN:
-                    self._life.answered(now_ns)
+                    self._life.answered_ns = now_ns
                 for error in received.unreadable:
                     self.malformed(error)
                 self._take_reply(received.reply, received.batches, len(received.unreadable), now_ns)
@@ -404,19 +407,19 @@ class NodeReceiver:
         kind = reply.WhichOneof("body")
         if kind == "error" and reply.error.code == pb.ErrorReply.CODE_FORBIDDEN:
             raise_error(reply.error)  # also as the answer to a report: a reader of a ring may send nothing else
-        if self._life.is_description(reply.request_id):
+        if self._life.describing.is_answer(reply.request_id):
             try:
                 self._take_described(reply, now_ns)
             except BaseException:
-                self._life.refused(now_ns)
+                self._life.describing.refused(now_ns)
                 raise
         elif self._fetching.is_answer(reply.request_id):
             if kind == "error":
-                self._fetching.failed(now_ns + self._life.back_off_ns())
+                self._fetching.failed(now_ns + self._life.describing.back_off_ns())
                 if reply.error.code == pb.ErrorReply.CODE_EPOCH_OVER:
-                    self._life.doubt(now_ns)
+                    self._life.describing.doubt(now_ns)
                 return
-            self._life.went_well()
+            self._life.describing.went_well()
             pushed = self._channel is not None and self._channel.via == "push"
             self._fetching.answered(reply.fetched, batches, now_ns, pushed=pushed, unreadable=unreadable)
 
@@ -425,14 +428,13 @@ class NodeReceiver:
         if reply.WhichOneof("body") == "error":
             if self.info is None or reply.error.code != pb.ErrorReply.CODE_STREAM_UNKNOWN:
                 raise_error(reply.error)
-            self._life.refused(
-                now_ns
-            )  # the stream existed: the node restarted and still waits for its device or upstream
+            # The stream existed: the node restarted and still waits for its device or upstream.
+            self._life.describing.refused(now_ns)
             return
         if not reply.described.streams:
             raise WireError(f"the node at {self._link.reached_by} answered without a description of {self.stream!r}")
         self._take_description(reply.described.streams[0], now_ns)
-        self._life.described()
+        self._life.describing.described()
 
     def _take_description(self, info: pb.StreamInfo, now_ns: int) -> None:
         """Connect; connect again if the node has changed or was silent."""
@@ -447,11 +449,11 @@ class NodeReceiver:
         heard_ns = None
         if self._channel is not None:
             heard_ns = self._channel.heard_ns
-            mute = self._fetching.is_mute(self._channel, now_ns)
+            mute = self._fetching.expectation.is_mute(now_ns, heard_ns)
             if unchanged and not self._life.is_silent and not mute:
                 return
             if mute:
-                self._fetching.replaced(now_ns)
+                self._fetching.expectation.replaced(now_ns)
             self._fast_path.follow(None)
             self._channel.close()
             self._channel = None
