@@ -7,14 +7,15 @@ import time
 
 import pytest
 
-from tests.support.nodes import DEADLINE_S, eventually, serving, small
+from tests.support.nodes import DEADLINE_S, Served, eventually, serving, small
 from tests.support.resumed import AWAY, check_resumes, fail, take_to_end
 from usbcast.events import Gap, Restart, Silence
 from usbcast.receiving import resume_point
 from usbcast.receiving.continuity import Delivery, Position
+from usbcast.receiving.event_builder import Record
 from usbcast.receiving.open import Receiver, receive
 from usbcast.receiving.resume_point import AGAIN_NS, ResumePoint, position_behind
-from usbcast.receiving.resuming import ResumingReceiver
+from usbcast.receiving.resuming import ResumingReceiver, wait_for_any
 from usbcast_broker.node import Node
 from usbcast_schemas.batch import Arrivals, decode_batch, encode_batch
 from usbcast_schemas.errors import StreamUnknown
@@ -124,3 +125,30 @@ def test_while_it_is_away_its_wait_ends_with_what_it_watches_or_when_it_is_due()
             resuming.point.failed(time.monotonic_ns() - AGAIN_NS)
             eventually(lambda: resuming.pump() and not resuming.is_away, "it receives again")
             assert resuming.waiter.wait(DEADLINE_S), "the next receiver watches it, too"
+
+
+@pytest.mark.parametrize("via", ["push", "ring"])
+def test_a_wait_for_several_ends_with_what_comes_to_one_of_them(via: str) -> None:
+    device = {"rate_hz": 2000, "packets": 100}
+    with serving(**device) as quiet, serving(**device) as other, contextlib.ExitStack() as stack:
+
+        def resuming(served: Served) -> ResumingReceiver[Receiver]:
+            made = ResumingReceiver(lambda at: receive("sim", served.endpoint, at, "all", via), "oldest")
+            return stack.enter_context(contextlib.closing(made))
+
+        both = [resuming(quiet), resuming(other)]
+        eventually(lambda: [*map(_take, both)] and all(one.ledger().left == 100 for one in both), "all packets")
+        eventually(lambda: wait_for_any(both, 0.01) or not [*map(_take, both)], "both are quiet")
+        other.end()
+        ended: list[Record] = []
+        while not ended:
+            wait_for_any(both, DEADLINE_S)
+            assert not _take(both[0])
+            ended = _take(both[1])
+    assert isinstance(ended[-1], Delivery)
+    assert ended[-1].batch.end is not None
+
+
+def _take(resuming: ResumingReceiver[Receiver]) -> list[Record]:
+    resuming.pump()
+    return list(iter(resuming.take_record, None))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,6 +18,8 @@ from recordings import record_here, verified
 import usbcast
 import usbcast.recording.recorder as recorder_module
 from tests.support.nodes import serving, small
+from usbcast.receiving.open import Receiver
+from usbcast.receiving.resuming import ResumingReceiver, wait_for_any
 from usbcast.recording.files import walk
 from usbcast.recording.policy import Keep, Limits, Rotation
 from usbcast.recording.recorder import Recorder, RecordOptions, Start
@@ -215,11 +218,29 @@ def test_an_application_that_only_subscribes_loads_nothing_of_it() -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 0
 
 
+def test_a_recorder_of_a_quiet_stream_waits_to_be_woken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[bool] = []
+
+    def wait(resuming: Sequence[ResumingReceiver[Receiver]], most_s: float) -> bool:
+        waits.append(wait_for_any(resuming, most_s))
+        return waits[-1]
+
+    def look(recorder: Recorder) -> None:
+        if recorder.packets == 50 and waits.count(True) > 2:
+            recorder.stop("enough")
+
+    monkeypatch.setattr(recorder_module, "wait_for_any", wait)
+    with serving(rate_hz=1000, packets=50) as served:
+        record_here(served, tmp_path / "r", look=look, start="oldest")
+    assert verified(tmp_path / "r").balanced
+
+
 @pytest.mark.slow
 def test_the_signal_that_stops_it_may_come_at_any_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also while it waits, and inside of what it waits with: the handler runs in the middle of it, in its thread."""
     monkeypatch.setattr(Recorder, "_described", lambda _: [])  # nobody is asked for streams: that takes seconds
     monkeypatch.setattr(recorder_module, "LOOK_S", 0.001)
+    monkeypatch.setattr(recorder_module, "ACCUMULATE_S", 0.001)
     for line in range(150):
         options = RecordOptions(("nothing-*",), StoreOptions(tmp_path / f"r{line}"), wait=True)
         recorder = Recorder(options, Start(), lambda _kind, _fields: None)

@@ -7,8 +7,9 @@ resuming receiver closes it, and a second later begins another one behind the la
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from usbcast.receiving.continuity import Position
@@ -129,3 +130,18 @@ class ResumingReceiver(Generic[R]):
             self._former.add(last)
             self.receiver.close()
         self.point.failed(now_ns)
+
+
+def wait_for_any(resuming: Sequence[ResumingReceiver[R]], most_s: float) -> bool:
+    """Wait until one of them has something to do, at most `most_s`; return False, without a wait, if one has already."""
+    for one in resuming:
+        most_s = min(most_s, one.park_s())
+        if most_s <= 0:
+            return False
+    with contextlib.closing(Waiter()) as waiter:
+        for one in resuming:
+            waiter.add(one.waiter.fileno())
+        waiter.wait(most_s)
+    for one in resuming:
+        one.waiter.wait(0)  # takes the edge of a fifo back, so that the descriptor is quiet again
+    return True

@@ -1,7 +1,8 @@
 """The recorder: one thread that reads every stream and appends to the store, until a limit is reached or it is stopped.
 
-It polls every few milliseconds instead of being woken: the ring holds what arrives meanwhile, and a recorder needs no low
-latency. While the store is paused it reads nothing, so memory stays bounded and the ring decides what is lost.
+After a turn with records it sleeps for a moment, in which more accumulate: the ring holds them, and a recorder needs no low
+latency. After a turn without any it waits as every reader does, until something comes or is due. While the store is paused it
+reads nothing, so memory stays bounded and the ring decides what is lost.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from usbcast.node.locate import endpoints
 from usbcast.node.requests import NodeClient
 from usbcast.receiving.continuity import Delivery, Position
 from usbcast.receiving.event_builder import Record
+from usbcast.receiving.resuming import wait_for_any
 from usbcast.recording.claim import Claim
 from usbcast.recording.entries import Annotation, Entry, annotation_entry
 from usbcast.recording.policy import Limits
@@ -32,7 +34,12 @@ from usbcast.service_manager import ServiceManager
 from usbcast_schemas.errors import AccessRefused, NodeUnreachable, UsageError
 from usbcast_schemas.registry import local_nodes
 
-LOOK_S = 0.01
+ACCUMULATE_S = 0.01
+"""How long records accumulate before the next turn."""
+
+LOOK_S = 0.05
+"""How often to look at the limits and for a signal while nothing comes."""
+
 MAX_RECORDS = 2000
 """Records read from one stream before the others are served."""
 
@@ -140,6 +147,7 @@ class Recorder:
             begin_ns = self._awake_ns = time.monotonic_ns()
             self.store.tend(begin_ns, time.time_ns())
             self.manager.ready()
+            was_busy = True
             while not self._stopping:
                 now_ns, realtime_ns = time.monotonic_ns(), time.time_ns()
                 self._look_for_stall(now_ns, realtime_ns)
@@ -154,7 +162,8 @@ class Recorder:
                 if reached:
                     self.stop(reached)
                 elif not busy:
-                    time.sleep(LOOK_S)
+                    self._rest(may_park=not was_busy)
+                was_busy = busy
             self._finish()
         finally:
             self.manager.stopping()
@@ -206,6 +215,13 @@ class Recorder:
             self._forget(now_ns, realtime_ns)
         self._note_refusals(realtime_ns)
         return busy
+
+    def _rest(self, *, may_park: bool) -> None:
+        """Wait until a stream has something or something is due, if `may_park` and that takes a while; else accumulate."""
+        resuming = [tap.resuming for tap in self.taps.values() if not tap.refused]
+        is_reading = may_park and not (self.store.paused or self.options.armed)
+        if not (is_reading and wait_for_any(resuming, LOOK_S)):
+            time.sleep(ACCUMULATE_S)
 
     def _note_refusals(self, realtime_ns: int) -> None:
         """Report the streams whose nodes refuse this recorder; stop if no other stream is left."""
@@ -339,13 +355,13 @@ class Recorder:
             if missing and time.monotonic() > deadline:
                 raise NodeUnreachable(f"{missing[0].receiver.unreachable(CONNECT_S)} --wait starts anyway")
             if missing:
-                time.sleep(LOOK_S)
+                time.sleep(ACCUMULATE_S)
         patience_s = 0.0 if is_stored(self.options.endpoint or "") else CLOCK_S  # a store has no clock
         deadline = min(deadline, time.monotonic() + patience_s)
         while any(tap.receiver.info is not None and tap.receiver.clock is None for tap in self.taps.values()):
             if self._stopping or time.monotonic() > deadline:
                 break
-            time.sleep(LOOK_S)
+            time.sleep(ACCUMULATE_S)
         for tap in self.taps.values():
             for entry in tap.described(time.time_ns()):
                 del entry  # the first segment's head has it

@@ -63,7 +63,7 @@ class StreamRecorder:
         self._excused_until_ns = 0
         self.rate_watch = RateWatch()
         self.lag_ns = 0
-        self._resuming = ResumingReceiver(
+        self.resuming = ResumingReceiver(
             lambda at: receive(stream, endpoint, at, "all", via, keys), start, RETRIED if patient else ()
         )
         self._asked_ns = 0
@@ -72,23 +72,23 @@ class StreamRecorder:
 
     @property
     def receiver(self) -> Receiver:
-        return self._resuming.receiver
+        return self.resuming.receiver
 
     def be_patient(self) -> None:
         """Keep asking a node that does not have the stream, from now on, instead of giving up."""
-        self._resuming.retried = RETRIED
+        self.resuming.retried = RETRIED
 
     def pump(self) -> None:
         """Pump the receiver. Raises StreamUnknown, unless patient."""
         if self.refused:
             return
         try:
-            self._resuming.pump()
+            self.resuming.pump()
         except (AccessRefused, KeysError) as error:
             self.refused = str(error)
 
     def next_record(self) -> Record | None:
-        return self._resuming.take_record()
+        return self.resuming.take_record()
 
     def excuse_for(self, reason: str, now_ns: int) -> None:
         """Give the reason for what the ring loses while the recorder does not read, until it has caught up."""
@@ -179,11 +179,11 @@ class StreamRecorder:
                 "next_sequence": self.position.next_sequence,
                 "next_number": self.position.next_number,
             }
-        said["subscription"] = self._resuming.ledger().to_json()
+        said["subscription"] = self.resuming.ledger().to_json()
         return said
 
     def close(self) -> None:
-        self._resuming.close()
+        self.resuming.close()
 
     def _gap(self, gap: Gap, epoch: int, realtime_ns: int) -> Entry:
         if self._excuse and gap.stage == "ring":
