@@ -19,6 +19,7 @@ from usbcast.receiving.event_builder import Event
 from usbcast.receiving.event_loop import watching
 from usbcast.receiving.lifetime import Lifetime
 from usbcast.receiving.open import Receiver, receive
+from usbcast.receiving.polling import poll, rest_s
 from usbcast.subscription import CONNECT_TIMEOUT_S, FOR_EVER_S, described
 from usbcast_schemas.errors import UsageError, UsbcastError
 from usbcast_schemas.ledger import Ledger
@@ -120,18 +121,21 @@ class AsyncSubscription:
         if self._taken % _TURN_EVENTS == 0:
             await asyncio.sleep(0)
         deadline = time.monotonic() + (FOR_EVER_S if timeout_s is None else timeout_s)
-        expired = False
         life.inside = True
         try:
             while not life.over:
                 event = receiver.take()
-                if event is not None:
-                    self._ended = isinstance(event, End)
-                    return event
-                if expired:
-                    return None
-                expired = time.monotonic() >= deadline  # looked at before, so that no time at all is one look
-                await self._progress(deadline)
+                if event is None:
+                    left_s = deadline - time.monotonic()
+                    polled: Event | float = poll(receiver, receiver.take, left_s)
+                    if isinstance(polled, float):
+                        await self._wait(polled)
+                        if left_s <= 0:
+                            return None
+                        continue
+                    event = polled
+                self._ended = isinstance(event, End)
+                return event
         finally:
             life.inside = False
             if life.over:
@@ -156,8 +160,8 @@ class AsyncSubscription:
                     if not life.over:
                         receiver.pump()
                         # What waits to be taken is no reason not to sleep.
-                        if not receiver.joined and not await self._sleep(deadline):
-                            await asyncio.sleep(max(0.0, min(_LOOK_S, deadline - time.monotonic())))
+                        if not receiver.joined:
+                            await self._rest(deadline)
                 finally:
                     life.inside = False
                     if life.over:
@@ -232,25 +236,20 @@ class AsyncSubscription:
             )
             raise
 
-    async def _progress(self, deadline: float) -> None:
-        """Take what has come, or wait until something comes or is due, at most until `deadline`."""
-        receiver = self._receiver
-        park_s = min(receiver.park_s(), deadline - time.monotonic())
-        if park_s > 0:
-            await self._wait(park_s)
-        elif not receiver.pump() and not await self._sleep(deadline):
-            await asyncio.sleep(0)
-
-    async def _sleep(self, deadline: float) -> bool:
-        """Wait until something comes or is due, at most until `deadline`; False if there is no waiting now."""
-        receiver = self._receiver
-        rest_s = min(receiver.rest_s(), deadline - time.monotonic())
-        if rest_s <= 0 or not receiver.may_sleep():
-            return False
-        await self._wait(rest_s)
-        return True
+    async def _rest(self, deadline: float) -> None:
+        """Wait until something comes or is due, at most until `deadline`; a moment if something waits to be taken."""
+        left_s = deadline - time.monotonic()
+        seconds = rest_s(self._receiver, left_s)
+        if seconds > 0:
+            await self._wait(seconds)
+        else:
+            await asyncio.sleep(max(0.0, min(_LOOK_S, left_s)))
 
     async def _wait(self, timeout_s: float) -> None:
+        """Wait until something comes, at most `timeout_s`; if that is 0, let the other tasks run."""
+        if timeout_s <= 0:
+            await asyncio.sleep(0)
+            return
         loop = asyncio.get_running_loop()
         woken: asyncio.Future[None] = loop.create_future()
 

@@ -15,6 +15,7 @@ from usbcast.node.commands import Commands
 from usbcast.receiving.event_builder import Event
 from usbcast.receiving.lifetime import Lifetime
 from usbcast.receiving.open import Receiver
+from usbcast.receiving.polling import poll, rest_s
 from usbcast_schemas.errors import NodeUnreachable, UsageError, UsbcastError
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb
@@ -119,12 +120,13 @@ class Subscription(Commands):
             event: Event | None = receiver.wait(deadline - time.monotonic())
             if event is not None:
                 return event
-            if not receiver.pump() and self._sleep(deadline) and not receiver.follows:
-                receiver.pump()
-            event = receiver.take()
-            if event is not None:
-                return event
-            if time.monotonic() >= deadline:
+            left_s = deadline - time.monotonic()
+            polled: Event | float = poll(receiver, receiver.take, left_s)
+            if not isinstance(polled, float):
+                return polled
+            if polled > 0:
+                receiver.waiter.wait(polled)
+            elif left_s <= 0:
                 return None
         return None
 
@@ -164,7 +166,7 @@ class Subscription(Commands):
                     if not life.over:
                         receiver.pump()
                         # What waits to be taken is no reason not to sleep; where it keeps the receiver from sleeping, this does.
-                        if not reached() and not self._sleep(deadline):
+                        if not reached() and not self._rest(deadline):
                             time.sleep(max(0.0, min(_LOOK_S, deadline - time.monotonic())))
                 finally:
                     life.inside = False
@@ -174,11 +176,10 @@ class Subscription(Commands):
                 return reached()
         return True
 
-    def _sleep(self, deadline: float) -> bool:
-        """Wait until something comes or is due, at most until `deadline`; whether something has come."""
-        receiver = self._receiver
-        rest_s = min(receiver.rest_s(), deadline - time.monotonic())
-        return rest_s > 0 and receiver.may_sleep() and receiver.waiter.wait(rest_s)
+    def _rest(self, deadline: float) -> bool:
+        """Wait until something comes or is due, at most until `deadline`; return True if something has come."""
+        seconds = rest_s(self._receiver, deadline - time.monotonic())
+        return seconds > 0 and self._receiver.waiter.wait(seconds)
 
     def unreachable(self) -> NodeUnreachable:
         """What to raise when nothing was heard for as long as one is ready to wait: it says what is known of the reason."""

@@ -8,6 +8,7 @@ resuming receiver closes it, and a second later begins another one behind the la
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
@@ -15,6 +16,7 @@ from typing import Generic, TypeVar
 from usbcast.receiving.continuity import Position
 from usbcast.receiving.event_builder import Record
 from usbcast.receiving.open import Receiver
+from usbcast.receiving.polling import rest_s
 from usbcast.receiving.resume_point import ResumePoint
 from usbcast.receiving.waiting import Waiter
 from usbcast_schemas.errors import StreamUnknown, UsbcastError
@@ -84,8 +86,7 @@ class ResumingReceiver(Generic[R]):
         """Return the seconds that one may wait on `waiter`; 0 if `pump` has something to do."""
         if self.is_away:
             return self.point.rest_ns(time.monotonic_ns()) / 1e9
-        rest_s = self.receiver.rest_s()
-        return rest_s if rest_s > 0 and self.receiver.may_sleep() else 0.0
+        return rest_s(self.receiver, math.inf)
 
     @property
     def waiter(self) -> Waiter:
