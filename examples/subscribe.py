@@ -26,5 +26,5 @@ with usbcast.subscribe(name, endpoint, start="oldest") as stream:
                 said_s = time.monotonic()
                 print(f"{received} packets so far, the newest is {batch.last_sequence}", flush=True)
     print(
-        f"{received} packets by {stream.via}; the books: {stream.ledger.left} delivered, {stream.ledger.lost_total} lost"
+        f"{received} packets by {stream.via}; the ledger: {stream.ledger.left} delivered, {stream.ledger.lost_total} lost"
     )

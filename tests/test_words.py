@@ -50,6 +50,7 @@ RETIRED_WORDS = {
 
 RETIRED_IN_DOCS = {
     "audience": "subscribers",
+    "books": "ledger",
     "happenings": "device events",
     "reception": "receiver",
     "short way": "fast path",

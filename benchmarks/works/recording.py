@@ -24,7 +24,7 @@ def cases(mode: Mode, peers: Sequence[str]) -> list[Case]:  # noqa: ARG001
 
 def _figures(rate_hz: float, seconds: float, compression: str) -> Figures:
     found = record(rate_hz, seconds, compression)
-    assert found["balanced"], "the books of the recording do not balance"
+    assert found["balanced"], "the ledger of the recording does not balance"
     return {
         "cpu_percent": 100 * found["cpu"],
         "bytes_per_packet": found["bytes_per_packet"],

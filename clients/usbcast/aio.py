@@ -181,7 +181,7 @@ class AsyncSubscription:
 
     @property
     def ledger(self) -> Ledger:
-        """The books, as `usbcast.Subscription.ledger`; for the thread of the event loop."""
+        """As `usbcast.Subscription.ledger`; for the thread of the event loop."""
         return self._receiver.ledger()
 
     @property

@@ -1,4 +1,4 @@
-"""The books of one stage: what came in, what went out, and what was lost, by reason.
+"""The ledger of one stage: what came in, what went out, and what was lost, by reason.
 
 The rule: entered = left + overhead + held + the sum of lost. `audit` computes it; nothing assumes it.
 
@@ -74,7 +74,7 @@ class Ledger:
         return sum(self.lost.values())
 
     def discrepancy(self) -> str | None:
-        """One sentence if the books do not balance, else None."""
+        """One sentence if it does not balance, else None."""
         accounted = self.left + self.overhead + self.held + self.lost_total
         if self.entered == accounted:
             return None
@@ -126,7 +126,7 @@ def _sent(figure: int) -> int:
 
 
 def audit(ledgers: Iterable[Ledger], links: Iterable[tuple[str, int, str, int]] = ()) -> list[str]:
-    """Every sentence there is to say against these books.
+    """Return every sentence that there is to say against these ledgers.
 
     `links` are (what one stage gave, figure, what the next one took, figure); the two figures must be equal.
     """

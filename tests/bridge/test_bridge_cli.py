@@ -29,7 +29,7 @@ def test_a_bridge_with_a_file(start: Start, programs: list[Program], tmp_path: P
     listed = json.loads(run("list", "--endpoint", bridged["endpoint"], "--json").stdout)["streams"]
     assert [(info["stream"], info["source"]) for info in listed] == [("lab-first-case", serving["endpoint"])]
     health = run("health", "--endpoint", bridged["endpoint"]).stdout
-    assert all(part in health for part in ("upstream", "bridge", "outlet", "the books balance", serving["endpoint"]))
+    assert all(part in health for part in ("upstream", "bridge", "outlet", "the ledgers balance", serving["endpoint"]))
     bridge.signal(signal.SIGINT)
     ended = bridge.hear("ended")
     books = ended["streams"]["lab-first-case"]

@@ -111,7 +111,7 @@ def test_serve_for_people(tmp_path: Any) -> None:
     assert "usbcast watch imu" in shown
     assert "the simulated device has sent all its packets" in shown
     assert "5 counter" in shown
-    assert "the books balance" in shown
+    assert "the ledgers balance" in shown
 
 
 def test_serve_from_a_settings_file_and_a_shipped_profile(tmp_path: Any) -> None:
@@ -188,7 +188,7 @@ def test_what_people_are_told(served: Served) -> None:
     watched = ran("watch", "first-case", "--seconds", "0.6", "--latest", "--via", "push").stdout
     assert all(part in watched for part in (" packets/s, worst lag ", "this subscription (push)"))
     health = ran("health").stdout
-    assert all(part in health for part in (*STAGES, "packets", "bytes", "the books balance"))
+    assert all(part in health for part in (*STAGES, "packets", "bytes", "the ledgers balance"))
     assert "2 bytes written" in ran("command", "first-case", "--type", "64", "--request", "1", "--data", "0a0b").stdout
     assert ran("command", "first-case", "--type", "192", "--request", "1", "--length", "2").stdout == "0a 0b\n"
 
@@ -264,7 +264,7 @@ def test_a_served_stream_ends_when_told_to(number: signal.Signals, as_json: bool
             assert lines(node)[-1]["streams"]["first-case"]["balanced"]
         else:
             assert "the node was stopped" in node.stdout
-            assert "the books balance" in node.stdout
+            assert "the ledgers balance" in node.stdout
 
 
 @pytest.mark.parametrize("as_json", [False, True], ids=["people", "programs"])

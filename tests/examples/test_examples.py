@@ -71,7 +71,7 @@ def figures(pattern: str, text: str) -> list[int]:
 
 
 def says_subscribe(output: str) -> None:
-    received, delivered, lost = figures(r"(\d+) packets by ring; the books: (\d+) delivered, (\d+) lost", output)
+    received, delivered, lost = figures(r"(\d+) packets by ring; the ledger: (\d+) delivered, (\d+) lost", output)
     assert received == delivered
     assert received + lost == 1500
     assert lost >= 7
@@ -139,7 +139,7 @@ def test_the_example_of_a_test_passes() -> None:
 @pytest.mark.parametrize(
     ("name", "summary"),
     [
-        ("subscribe.py", r"(\d+) packets by ring; the books: (\d+) delivered, (\d+) lost"),
+        ("subscribe.py", r"(\d+) packets by ring; the ledger: (\d+) delivered, (\d+) lost"),
         ("subscribe_asyncio.py", r"deliver='all': (\d+) received, (\d+) skipped"),
     ],
 )

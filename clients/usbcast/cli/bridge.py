@@ -133,7 +133,7 @@ def bridge(
 
 
 def _run(settings: NodeSettings, options: BridgeOptions, *, wait: bool, as_json: bool) -> None:
-    """Carry streams until Ctrl-C or SIGTERM; then show the books."""
+    """Carry streams until Ctrl-C or SIGTERM; then show the ledgers."""
     from usbcast.bridge.bridge import Bridge
     from usbcast_broker.node import Node
 

@@ -34,7 +34,7 @@ def demo(
     seconds: Annotated[float, typer.Option("--seconds", min=0.5, max=3600, help="How long the devices send.")] = 10.0,
     as_json: AsJson = False,
 ) -> None:
-    """Two simulated devices, three subscribers in processes of their own (ring, notify, push), and the books at the end.
+    """Two simulated devices, three subscribers in processes of their own (ring, notify, push), and the ledgers at the end.
 
     The push subscriber is slow on purpose with the fast stream: it falls behind, is refilled from the ring, and is told
     exactly which packets the ring no longer held.
@@ -205,8 +205,8 @@ def _show(result: dict[str, Any]) -> None:
                     )
                 )
     if result["balanced"]:
-        console.print("  The books balance: sent = delivered + declared lost, for every subscriber.", style="green")
+        console.print("  The ledgers balance: sent = delivered + declared lost, for every subscriber.", style="green")
     elif result["interrupted"]:
         console.print("  Interrupted before all had come to their end: these are the figures as they stood last.")
     else:
-        console.print("  THE BOOKS DO NOT BALANCE. " + "; ".join(wrong), style="bold red")
+        console.print("  THE LEDGERS DO NOT BALANCE. " + "; ".join(wrong), style="bold red")

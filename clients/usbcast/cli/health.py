@@ -1,4 +1,4 @@
-"""`usbcast health`: the books of every stage of every stream, and whether they balance."""
+"""`usbcast health`: the ledgers of all stages of all streams, and whether they balance."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def health(
     keys: Keys = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the ledgers, stage by stage; exit with 1 if books do not balance, or a device sends and no packet comes of it."""
+    """Show the ledgers, stage by stage; exit with 1 if ledgers do not balance, or a device sends and no packet comes of it."""
     nodes: dict[str, pb.HealthReply] = {}
     silent: list[RemoteError] = []
     for address in endpoints(endpoint):
@@ -147,7 +147,7 @@ def show_stream(found: pb.StreamHealth) -> None:
         for sentence in found.discrepancies:
             console.print(f"  NOT BALANCED: {sentence}", style="red")
     else:
-        console.print("  the books balance", style="green")
+        console.print("  the ledgers balance", style="green")
 
 
 def device_figures(counters: Mapping[str, int], read_held_ns: int = 0) -> str:

@@ -53,7 +53,7 @@ def attend(
 
 
 def say_farewell(node: Node, reason: str, *, as_json: bool) -> None:
-    """Say why `node` ended, and show the books of its streams."""
+    """Say why `node` ended, and show the ledgers of its streams."""
     if as_json:
         streams = {found.stream: stream_as_plain(found) for found in node.last_health}
         emit({"event": "ended", "reason": reason, "streams": streams})

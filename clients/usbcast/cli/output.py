@@ -85,7 +85,7 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> 
 
 
 def ledger_table(title: str, ledgers: Iterable[Ledger]) -> FittingTable:
-    """The books of one stream, stage by stage."""
+    """Return a table of the ledgers of one stream, stage by stage."""
     return table(
         title,
         ("stage", "unit", "in", "out", "overhead", "held", "lost", "balanced"),

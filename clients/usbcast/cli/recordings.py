@@ -29,7 +29,7 @@ def show_recording(path: Path, as_json: bool) -> None:
                 ("files", f"{len(recording.segments)}, {recording.size_bytes / 1e6:,.1f} MB"),
                 ("from", _time(recording.start_ns)),
                 ("until", _time(recording.end_ns)),
-                ("books", "balanced" if books.balanced else "not balanced: see `usbcast verify`"),
+                ("ledger", "balanced" if books.balanced else "not balanced: see `usbcast verify`"),
             ],
         )
     )

@@ -26,7 +26,7 @@ def verify(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Balance the books of recordings over all their segments; exit with 1 unless nothing is missing unsaid."""
+    """Balance the ledger of recordings over all their segments; exit with 1 unless nothing is missing unsaid."""
     from usbcast.recording.files import resolve
     from usbcast.recording.verify import verify as run
 
@@ -137,7 +137,7 @@ def _show(verified: Verified) -> None:
     if books.problem_count > SHOWN:
         console.print(f"  and {books.problem_count - SHOWN} more", style="red")
     if verified.balanced:
-        console.print("  the books balance: recorded + declared lost = the range", style="green")
+        console.print("  the ledger balances: recorded + declared lost = the range", style="green")
 
 
 def _time(ns: int) -> str:

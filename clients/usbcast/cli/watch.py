@@ -36,7 +36,7 @@ def watch(
     keys: Keys = None,
     as_json: AsJson = False,
 ) -> None:
-    """Watch STREAM until it ends or Ctrl-C; then show the books. Events as they come, a line or a table twice a second."""
+    """Watch STREAM until it ends or Ctrl-C; then show the ledger. Events as they come, a line or a table twice a second."""
     begin: str | int = int(start) if start.isdigit() else start
     deliver = "latest" if latest else "all"
     with (

@@ -1,4 +1,4 @@
-"""`usbcast demo`: a node and three subscribers in processes of their own, a live table, and the books at the end.
+"""`usbcast demo`: a node and three subscribers in processes of their own, a live table, and the ledgers at the end.
 
 `node` and `subscriber` are the children's programs; they speak JSON, one object a line, to the parent.
 """

@@ -120,7 +120,7 @@ class NodeClient:
         return reply.fetched, batches
 
     def health(self) -> pb.HealthReply:
-        """The books of all streams of the node."""
+        """Return the ledgers of all streams of the node."""
         return self._ask(pb.Request(health=pb.HealthRequest()))[0].health
 
     def command(self, request: pb.CommandRequest) -> pb.CommandReply:
