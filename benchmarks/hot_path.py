@@ -19,6 +19,7 @@ from usbcast_broker.flow import Transfer
 from usbcast_broker.framing import Assembler
 from usbcast_broker.stream.batcher import Batcher
 from usbcast_broker.stream.host_queue import HostQueue
+from usbcast_broker.stream.intake import StreamIntake
 from usbcast_broker.stream.outlet import Description, Outlet
 from usbcast_broker.stream.pipeline import Pipeline
 from usbcast_schemas.batch import EncodedBatch
@@ -53,7 +54,8 @@ class HotPath:
         self.batcher = Batcher(1, max_bytes=size)
         self.outlet = Outlet(Description("bench"), directory, epoch=1)
         self.ring = RingReader(self.outlet.ring.path, self.outlet.ring.nonce)
-        self._feed = HandedIn(self.queue)
+        self.intake = StreamIntake(self.queue, self.outlet.writer, lambda: None)
+        self._feed = HandedIn(self.intake)
         self._pipeline = Pipeline(self._feed, self.queue, self.assembler, self.batcher, self.outlet)
         self._core = Continuity(can_fetch=False)
         self._core.start(1, 0, 0)
@@ -77,15 +79,14 @@ class HotPath:
         self.outlet.close()
 
     def node(self, transfers: int = 1) -> None:
-        """One goes the short way, if there is one; several have gathered. The sockets are measured apart."""
+        """One bypasses the host queue; several have gathered in it. The sockets are measured apart."""
         if transfers > 1:
-            self._pipeline.close_short_way()
-        self.queue.put(self.transfer())
-        for _ in range(transfers - 1):
-            self.queue.put(self.transfer())
+            self.outlet.writer.close()
+        for _ in range(transfers):
+            self.intake.put(self.transfer())
         if len(self.queue):
             self._pipeline.process(None)
-            self._pipeline.open_short_way(FOR_EVER_NS, None)
+            self.outlet.open_fast_path(FOR_EVER_NS, None)
 
     def through(self, transfers: int = 1) -> None:
         """As `node`, and then what a subscriber does that has slept and gets them all, up to where it sleeps again."""
@@ -106,8 +107,8 @@ class HotPath:
 
     def gather(self) -> None:
         """Through the host queue, and no further."""
-        self._pipeline.close_short_way()
-        self.queue.put(self.made)
+        self.outlet.writer.close()
+        self.intake.put(self.made)
         self.queue.take(1 << 30)
 
     @property
@@ -128,7 +129,7 @@ class HotPath:
 
     def write(self, transfers: int) -> None:
         """The middle of `node`, where there is a native core: the ring goes on, and nobody is told of it."""
-        self.batcher.write_run(self.outlet.ring, [self.made] * transfers, PACKET_BYTES)
+        self.outlet.writer.put([self.made] * transfers, self.outlet.bypass)
 
     def take(self, batches: int) -> None:
         """The middle of `subscriber`: the newest batches, copied out and decoded."""

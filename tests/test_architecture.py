@@ -26,7 +26,6 @@ USES_THE_BROKER = (
     "usbcast.cli",
     "usbcast.demo",
     "usbcast.recording.player",
-    "usbcast.recording.restamp",
 )
 """In usbcast, only these may: what runs a node, and the player, which is a feed of one."""
 

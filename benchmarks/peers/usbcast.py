@@ -15,7 +15,7 @@ from usbcast_broker.flow import DeviceIdentity, Transfer
 from usbcast_broker.node import Node
 from usbcast_broker.settings import NodeSettings
 from usbcast_broker.stream.batcher import DEFAULT_MAX_BYTES
-from usbcast_broker.stream.host_queue import HostQueue
+from usbcast_broker.stream.intake import Intake
 from usbcast_schemas.profile import parse_profile
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
@@ -42,8 +42,8 @@ class HandedIn:
     problem = ""
     held_ns = 0
 
-    def __init__(self, queue: HostQueue) -> None:
-        self.queue = queue
+    def __init__(self, intake: Intake) -> None:
+        self.intake = intake
         self._bytes = 0
         self._zeros = os.open("/dev/zero", os.O_RDONLY)
 
@@ -65,7 +65,7 @@ class HandedIn:
 
     def hand_in(self, data: bytes) -> None:
         self._bytes += len(data)
-        self.queue.put(Transfer(data, time.time_ns(), time.monotonic_ns()))
+        self.intake.put(Transfer(data, time.time_ns(), time.monotonic_ns()))
         # A USB read lets the other threads of the process run, so this stands for it: 0.3 µs.
         os.pread(self._zeros, 1, 0)
 
@@ -79,8 +79,8 @@ class NodePublisher(SendingPublisher):
         self._node = Node(NodeSettings(bind="tcp://127.0.0.1:0", batch_size=size_bytes, linger_s=0.0))
         feeds: list[HandedIn] = []
 
-        def make_feed(queue: HostQueue) -> HandedIn:
-            feeds.append(HandedIn(queue))
+        def make_feed(intake: Intake) -> HandedIn:
+            feeds.append(HandedIn(intake))
             return feeds[0]
 
         self._pipeline = self._node.add(parse_profile(PROFILE, "the benchmark's profile"), make_feed)

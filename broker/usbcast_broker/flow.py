@@ -10,16 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from usbcast_schemas.engine.protocols import Transfer
 from usbcast_schemas.v1 import usbcast_pb2 as pb
-
-
-@dataclass(slots=True)
-class Transfer:
-    """The data of one USB read, with the time at which the host had it."""
-
-    data: bytes
-    realtime_ns: int
-    monotonic_ns: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from usbcast_broker.serving.replies import ReplayService
 from usbcast_broker.settings import NodeSettings
 from usbcast_broker.stream.batcher import Batcher
 from usbcast_broker.stream.host_queue import HostQueue
+from usbcast_broker.stream.intake import Intake, StreamIntake
 from usbcast_broker.stream.outlet import Description, Outlet, Source
 from usbcast_broker.stream.pipeline import Feed, Pipeline, Stream
 from usbcast_broker.stream.reading_host import reading_host_of
@@ -48,7 +49,7 @@ STOPPED_LINGER_S, HURRIED_LINGER_S, AWAITED_LINGER_S = 0.1, 0.5, 3.0
 """How long a node answers after its streams have ended. One that is told to stop does so for a moment, or up to three seconds
 while a live subscription still lacks the end; one that ends by itself waits for subscribers that catch up."""
 
-MakeFeed = Callable[[HostQueue], Feed]
+MakeFeed = Callable[[Intake], Feed]
 
 
 class Node:
@@ -121,15 +122,19 @@ class Node:
                 nominal_rate_hz=profile.stream.rate_hz,
             )
         )
-        # The feed's thread knocks; there is no feed before there is the pipeline.
-        queue = HostQueue(settings.host_queue_size, lambda: self._publisher.on_data(pipeline), outlet.coalescer)
+
+        def doorbell() -> None:
+            self._publisher.on_data(pipeline)  # by the feed's thread; there is no feed before there is the pipeline
+
+        queue = HostQueue(settings.host_queue_size, doorbell, outlet.coalescer)
         batcher = Batcher(outlet.epoch, max_bytes=settings.batch_size, max_age_ns=int(settings.batch_age_ms * 1e6))
         self._cleanup.callback(outlet.close)
         device = profile.device
         self._wanted[name] = DeviceIdentity(
             device.vendor_id, device.product_id, device.serial or "", "", device.product or "", device.bus_path or ""
         )
-        pipeline = Pipeline(make_feed(queue), queue, Assembler(profile), batcher, outlet)
+        intake = StreamIntake(queue, outlet.writer, doorbell)
+        pipeline = Pipeline(make_feed(intake), queue, Assembler(profile), batcher, outlet)
         self.pipelines.append(pipeline)
         return pipeline
 

@@ -63,7 +63,7 @@ inline settle()
     atomic { batcher_next = batcher_next + tally; ledger = ledger + tally; tally = 0 }
 }
 
-inline send_written()
+inline send_unsent()
 {
     atomic { assert(sent + unsent == written); sent = sent + unsent; unsent = 0 }
 }
@@ -89,13 +89,13 @@ inline take()
 inline turn()
 {
 #if defined(SETTLE_BEFORE_CLOSE)
-    settle(); close(); send_written(); take();
+    settle(); close(); send_unsent(); take();
 #elif defined(TAKE_BEFORE_SETTLE)
-    close(); send_written(); take(); settle();
+    close(); send_unsent(); take(); settle();
 #elif defined(SEND_AFTER_TAKE)
-    close(); settle(); take(); send_written();
+    close(); settle(); take(); send_unsent();
 #else
-    close(); settle(); send_written(); take();
+    close(); settle(); send_unsent(); take();
 #endif
     atomic { fast_next = batcher_next; is_open = true }
 }

@@ -1,7 +1,8 @@
 /* The hot path of a batch, in C11 without Python: the bytes of a batch, the memory of a ring, messages through libzmq.
  *
- * constants.c: what Python has too. batch.c: bytes of a batch. ring.c: the memory of a ring, by its writer and its readers. messages.c: out of a ZeroMQ socket.
- * fanout.c: into a publishing one. The layouts are those of docs/wire.md; usbcast_schemas/batch.py and ring/ do the same in
+ * constants.c: what Python has too. batch.c: bytes of a batch. ring.c: the memory of a ring, by its writer and its readers.
+ * stream_writer.c: transfers into a ring. messages.c: out of a ZeroMQ socket. fanout.c: into a publishing one. The layouts are those of
+ * docs/wire.md; usbcast_schemas/batch.py and ring/ do the same in
  * Python and say why. schemas/native/ makes a Python module of this; a program in C includes this header and compiles the files.
  *
  * Errors are return codes: 0 or more is success, and what a positive number means stands with each function; a negative number is
@@ -212,6 +213,33 @@ enum { USBCAST_SPIN_WAIT_NS = 30000 };
 
 /* The monotonic clock, as Python's time.monotonic_ns(). */
 uint64_t usbcast_now_ns(void);
+
+/* ---- stream_writer.c ---- */
+
+/* How transfers become batches without framing; usbcast_schemas/engine/protocols.py explains the fields. */
+typedef struct {
+    uint32_t packet_size;
+    int64_t max_payload_bytes, not_before_ns, spacing_ns;
+} UsbcastPlan;
+
+/* What was put since the tally was taken, and the times of the last transfer. */
+typedef struct {
+    uint64_t batches, packets, size_bytes;
+    int64_t realtime_ns, monotonic_ns;
+} UsbcastTally;
+
+/* The writer of one epoch of a stream. Zero, but for the first three, at the beginning. */
+typedef struct {
+    UsbcastRing *ring;
+    uint32_t contract;
+    uint64_t epoch;
+    uint64_t unsent; /* how many of the newest batches have not been sent; the caller sends, and resets it */
+    UsbcastTally tally;
+} UsbcastStreamWriter;
+
+/* Write the first `count` of the ring's pieces, at least one, as batches, and count them. Return 1; 0, with nothing done, if they come too
+ * soon for the plan or would take more than half of the ring. As usbcast_ring_write_pieces. */
+int usbcast_writer_put(UsbcastStreamWriter *writer, int64_t count, UsbcastPlan *plan);
 
 /* ---- messages.c ---- */
 

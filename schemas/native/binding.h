@@ -1,7 +1,7 @@
 /* schemas/core as Python sees it: objects, exceptions, and the interpreter's lock (GIL). Everything is called with the GIL held: a copy
  * takes microseconds, and to get the GIL back from a busy thread may take milliseconds. Only what waits lets go of it.
  *
- * maker.c: objects of any class. batch.c: those made of the bytes of a batch. ring.c: a ring. short_way.c: from what was read into the ring. messages.c: out of a
+ * maker.c: objects of any class. batch.c: those made of the bytes of a batch. ring.c: a ring. stream_writer.c: from what was read into the ring. messages.c: out of a
  * ZeroMQ socket. fanout.c: into a publishing one. follower.c: from the ring, or a socket, to the application. module.c: the module.
  */
 #ifndef USBCAST_BINDING_H
@@ -74,7 +74,7 @@ typedef struct {
 
 int ring_is_open(Ring *self);
 Py_ssize_t take_pieces(Ring *self, PyObject *items, PyTypeObject *transfer, const UsbcastRun *run);
-int write_pieces(Ring *self, Py_ssize_t count, UsbcastRun *run);
+int write_parts(Ring *self, PyObject *parts, uint64_t number, uint64_t first, uint64_t packets, int64_t *beyond);
 int send_newest(Ring *self, PyObject *publish, uint64_t most);
 
 /* What is asked of the slots of a ring. */
@@ -118,9 +118,10 @@ int send_by(PyObject *sender, const void *bytes, Py_ssize_t size);
 /* ---- The types, and what is to be there before they are used ---- */
 
 extern PyTypeObject *maker_type, *ring_type, *messages_type, *fanout_type, *sender_type;
-extern PyType_Spec maker_spec, ring_spec, short_way_spec, messages_spec, fanout_spec, sender_spec, follower_spec;
+extern PyType_Spec maker_spec, ring_spec, stream_writer_spec, messages_spec, fanout_spec, sender_spec, follower_spec;
 
 int batch_ready(void);
+int stream_writer_ready(void);
 int messages_ready(void);
 int follower_ready(void);
 

@@ -102,39 +102,31 @@ static int copy_part(unsigned char **to, PyObject *part, int64_t *left, uint64_t
     return fits ? 0 : -1;
 }
 
-PyDoc_STRVAR(ring_write_doc,
-"write(parts, number, first_sequence, packet_count)\n\n"
-"Store one batch, and wake the readers that sleep. Raises BufferError if it is larger than the ring.");
-
-static PyObject *ring_write(PyObject *object, PyObject *const *args, Py_ssize_t given)
+/* Store one batch, given as a tuple of parts, and wake the readers that sleep: 0, or -1 with an exception; without one, and with
+ * its size in `beyond`, if it is larger than the ring. */
+int write_parts(Ring *self, PyObject *parts, uint64_t number, uint64_t first, uint64_t packets, int64_t *beyond)
 {
-    Ring *self = (Ring *)object;
-    if (!ring_is_open(self))
-        return NULL;
-    if (given != 4 || !PyTuple_Check(args[0])) {
-        PyErr_SetString(PyExc_TypeError, "write takes a tuple of parts and three numbers");
-        return NULL;
+    if (!PyTuple_Check(parts) || packets > UINT32_MAX) {
+        PyErr_SetString(PyExc_TypeError, "a batch has a tuple of parts, and at most 2**32 - 1 packets");
+        return -1;
     }
-    PyObject *parts = args[0];
-    uint64_t number = PyLong_AsUnsignedLongLong(args[1]);
-    uint64_t first = PyLong_AsUnsignedLongLong(args[2]);
-    uint64_t packets = PyLong_AsUnsignedLongLong(args[3]);
     Py_ssize_t count = PyTuple_Size(parts);
-    int64_t length = PyErr_Occurred() ? -1 : parts_size(parts, count);
+    int64_t length = parts_size(parts, count), left = length;
     if (length < 0)
-        return NULL;
+        return -1;
     uint64_t position = 0;
-    unsigned char *to = packets > 0xFFFFFFFF ? NULL : usbcast_ring_begin(&self->core, (uint64_t)length, &position);
-    if (to == NULL)
-        return failed(USBCAST_TOO_LARGE);
-    int64_t left = length;
+    unsigned char *to = usbcast_ring_begin(&self->core, (uint64_t)length, &position);
+    if (to == NULL) {
+        *beyond = length;
+        return -1;
+    }
     for (Py_ssize_t i = 0; i < count; i++)
         if (copy_part(&to, PyTuple_GetItem(parts, i), &left, (uint64_t)length) < 0)
-            return NULL;
+            return -1;
     int shown = usbcast_ring_show(&self->core, position, (uint64_t)length, number, first, packets);
     if (shown < 0)
-        return failed(shown);
-    Py_RETURN_NONE;
+        failed(shown);
+    return shown < 0 ? -1 : 0;
 }
 
 /* All of the list `items` as pieces, and how many; 0 if one of them is anything but a transfer of whole packets; -1 with an exception. */
@@ -159,67 +151,8 @@ Py_ssize_t take_pieces(Ring *self, PyObject *items, PyTypeObject *transfer, cons
     return (Py_ssize_t)taken;
 }
 
-/* The first `count` pieces as batches in the ring: 1; 0, with nothing done, if they would take more than half of it; -1 with an exception. */
-int write_pieces(Ring *self, Py_ssize_t count, UsbcastRun *run)
-{
-    int written = usbcast_ring_write_pieces(&self->core, count, run);
-    if (written < 0)
-        failed(written);
-    return written < 0 ? -1 : written;
-}
-
-PyDoc_STRVAR(ring_write_run_doc,
-"write_run(items, Transfer, most_bytes, contract, epoch, number, first_sequence, packet_size)\n"
-"-> (batches, packets, size_bytes), or None and nothing is done\n\n"
-"Store the batches of a list of transfers, each of as many as make no more than most_bytes of payload, and wake the readers\n"
-"that sleep; a transfer that is larger than a batch is cut. None if there is anything else in the list than transfers of whole\n"
-"packets, or if they would take more than half of the ring.");
-
-static PyObject *ring_write_run(PyObject *object, PyObject *const *args, Py_ssize_t given)
-{
-    Ring *self = (Ring *)object;
-    if (!ring_is_open(self))
-        return NULL;
-    if (given != 8 || !PyList_Check(args[0]) || !PyType_Check(args[1])) {
-        PyErr_SetString(PyExc_TypeError, "write_run takes a list, a type and six numbers");
-        return NULL;
-    }
-    Py_ssize_t most_bytes = PyLong_AsSsize_t(args[2]);
-    uint64_t contract = PyLong_AsUnsignedLongLong(args[3]), epoch = PyLong_AsUnsignedLongLong(args[4]);
-    uint64_t number = PyLong_AsUnsignedLongLong(args[5]), first = PyLong_AsUnsignedLongLong(args[6]);
-    uint64_t packet_size = PyLong_AsUnsignedLongLong(args[7]);
-    if (PyErr_Occurred())
-        return NULL;
-    if (packet_size == 0 || packet_size > 0xFFFFFFFF || contract > 0xFFFFFFFF)
-        Py_RETURN_NONE;
-    UsbcastRun run = {(uint32_t)contract, (uint32_t)packet_size, most_bytes, epoch, number, first, 0};
-    Py_ssize_t pieces = take_pieces(self, args[0], (PyTypeObject *)args[1], &run);
-    int whole = pieces > 0 ? write_pieces(self, pieces, &run) : (int)pieces;
-    if (whole < 0)
-        return NULL;
-    if (whole == 0)
-        Py_RETURN_NONE;
-    return Py_BuildValue("KKK", (unsigned long long)(run.number - number), (unsigned long long)(run.first - first),
-                         (unsigned long long)run.size_bytes);
-}
-
-PyDoc_STRVAR(ring_send_doc,
-"send(publish, most)\n\n"
-"Call `publish` with each of the newest so many batches that are still held, in place, the oldest of them first.");
-
-static PyObject *ring_send(PyObject *object, PyObject *const *args, Py_ssize_t given)
-{
-    if (given != 2) {
-        PyErr_SetString(PyExc_TypeError, "send takes what to call and a number");
-        return NULL;
-    }
-    uint64_t most = PyLong_AsUnsignedLongLong(args[1]);
-    if (PyErr_Occurred() || !ring_is_open((Ring *)object) || send_newest((Ring *)object, args[0], most) < 0)
-        return NULL;
-    Py_RETURN_NONE;
-}
-
-/* As `send`: 0, or -1 with an exception. */
+/* Call `publish` with each of the newest so many batches that are still held, in place, the oldest of them first: 0, or -1 with an
+ * exception. */
 int send_newest(Ring *self, PyObject *publish, uint64_t most)
 {
     for (uint64_t at = usbcast_ring_first_of_newest(&self->core, most); at < self->core.head; at++) {
@@ -342,9 +275,6 @@ static PyObject *ring_spin_wait(PyObject *object, PyObject *const *args, Py_ssiz
 }
 
 static PyMethodDef ring_methods[] = {
-    {"write", (PyCFunction)(void (*)(void))ring_write, METH_FASTCALL, ring_write_doc},
-    {"write_run", (PyCFunction)(void (*)(void))ring_write_run, METH_FASTCALL, ring_write_run_doc},
-    {"send", (PyCFunction)(void (*)(void))ring_send, METH_FASTCALL, ring_send_doc},
     {"take", (PyCFunction)(void (*)(void))ring_take, METH_FASTCALL, ring_take_doc},
     {"will_sleep", ring_will_sleep, METH_O, ring_will_sleep_doc},
     {"spin_wait", (PyCFunction)(void (*)(void))ring_spin_wait, METH_FASTCALL, ring_spin_wait_doc},

@@ -1,7 +1,8 @@
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, overload
 
-from usbcast_schemas.batch import Arrivals, Buffer, EncodedBatch
+from usbcast_schemas.batch import Arrivals, Buffer, Encoded, EncodedBatch
+from usbcast_schemas.engine.protocols import Plan, Put, Send, Settled, Transfer
 
 T = TypeVar("T")
 Made_co = TypeVar("Made_co", covariant=True)
@@ -38,20 +39,6 @@ class Ring:
     next_number: int
     next_sequence: int
     def __init__(self, memory: object, slots: int, data_bytes: int, wake_fd: int = -1, /) -> None: ...
-    def write(self, parts: tuple[Buffer, ...], number: int, first_sequence: int, packet_count: int, /) -> None: ...
-    def write_run(
-        self,
-        items: list[Any],
-        transfer: type,
-        most_bytes: int,
-        contract: int,
-        epoch: int,
-        number: int,
-        first_sequence: int,
-        packet_size: int,
-        /,
-    ) -> tuple[int, int, int] | None: ...
-    def send(self, publish: Callable[[Buffer], object], most: int, /) -> None: ...
     def take(
         self, most_bytes: int, major: int, batch: Maker[EncodedBatch], arrivals: type[Arrivals], slot: int, /
     ) -> EncodedBatch | bytes | None: ...
@@ -91,22 +78,28 @@ class Follower:
     def doze(self) -> float: ...
     def close(self) -> tuple[int, int, int, int, int, int, Any] | None: ...
 
-class ShortWay:
-    def __init__(self, ring: Ring, transfer: type, contract: int, epoch: int, /) -> None: ...
-    def open(
+class StreamWriter:
+    bell_at_ns: int
+    def __init__(
         self,
-        most_bytes: int,
-        packet_size: int,
-        number: int,
-        first_sequence: int,
-        close_ns: int,
-        next_ns: int,
-        until_ns: int,
-        publish: Callable[[Buffer], object] | None,
+        ring: Ring,
         /,
+        *,
+        contract: int,
+        epoch: int,
+        transfer: type[Transfer],
+        outcomes: tuple[Put, ...],
+        settled: Callable[[int, int, int, int, int], Settled],
+        too_large: Callable[[int, int], Exception],
     ) -> None: ...
-    def until(self, until_ns: int, /) -> None: ...
-    def put(self, items: list[Any], /) -> int: ...
-    def send(self, publish: Callable[[Buffer], object] | None, most: int, /) -> None: ...
+    @property
+    def next_number(self) -> int: ...
+    @property
+    def next_sequence(self) -> int: ...
+    def open(self, plan: Plan, /) -> None: ...
     def close(self) -> None: ...
-    def settle(self) -> tuple[int, int, int, int, int] | None: ...
+    def put(self, transfers: list[Any], plan: Plan | None = None, /) -> Put: ...
+    def append(self, batch: Encoded, /) -> None: ...
+    def settle(self) -> Settled | None: ...
+    def send_unsent(self, send: Send | None, /) -> None: ...
+    def release(self) -> None: ...

@@ -225,6 +225,45 @@ def _bounded(holes: Sequence[pb.LostRange]) -> Sequence[pb.LostRange]:
     return [*holes[: MAX_HOLES - 1], joined]
 
 
+JOINED_BYTES = 4096
+"""Pieces that are smaller than this on average cost less to join than to copy into the ring one by one."""
+
+
+class Encoded:
+    """One batch, ready for ring, sockets and files. Made in parts, which only those join who need them in one piece."""
+
+    __slots__ = ("first_sequence", "number", "packet_count", "parts", "size_bytes")
+
+    def __init__(self, raw: Buffer, number: int, first_sequence: int, packet_count: int) -> None:
+        self.parts: tuple[Buffer, ...] = (raw,)
+        self.size_bytes = len(raw)
+        self.number = number
+        self.first_sequence = first_sequence
+        self.packet_count = packet_count
+
+    @classmethod
+    def in_parts(cls, parts: tuple[Buffer, ...], number: int, first_sequence: int, packet_count: int) -> Encoded:
+        """Return a batch that is given in several pieces."""
+        encoded = cls(parts[0], number, first_sequence, packet_count)
+        encoded.parts = parts
+        encoded.size_bytes = sum(map(len, parts))
+        return encoded
+
+    @property
+    def raw(self) -> Buffer:
+        """The batch in one piece."""
+        if len(self.parts) > 1:
+            self.parts = (b"".join(self.parts),)
+        return self.parts[0]
+
+
+def join_if_small(parts: list[Buffer], pieces: int, payload_bytes: int) -> tuple[Buffer, ...]:
+    """Join the parts of a batch, which end in so many pieces of payload: all of them if the pieces are small, else the head."""
+    if payload_bytes < JOINED_BYTES * max(1, pieces):
+        return (b"".join(parts),)
+    return (b"".join(parts[:-pieces]), *parts[-pieces:])
+
+
 def bears_remarks(raw: Buffer) -> bool:
     """Whether a batch may say something beside its packets (losses, events, the end), from its first fields alone."""
     try:

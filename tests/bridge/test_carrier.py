@@ -7,8 +7,7 @@ import pytest
 from usbcast.bridge.carrier import Level, Whole
 from usbcast.events import Gap
 from usbcast.receiving.continuity import Delivery
-from usbcast_broker.stream.batcher import Encoded
-from usbcast_schemas.batch import Arrivals, EncodedBatch, decode_batch, encode_batch
+from usbcast_schemas.batch import Arrivals, Encoded, EncodedBatch, decode_batch, encode_batch
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 EPOCH = 5

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from usbcast_broker.flow import DeviceEvent, DeviceIdentity, Lost, Packets, StreamItem
 from usbcast_broker.stream import batcher as module
-from usbcast_broker.stream.batcher import Batcher, Encoded
-from usbcast_schemas.batch import EncodedBatch, decode_batch
+from usbcast_broker.stream.batcher import Batcher
+from usbcast_schemas.batch import Encoded, EncodedBatch, decode_batch
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 STALLED = pb.DeviceEvent.KIND_STALLED

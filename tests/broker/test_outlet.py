@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from usbcast_broker.flow import DeviceIdentity, Packets
-from usbcast_broker.stream.batcher import Batcher, Encoded
+from usbcast_broker.stream.batcher import Batcher
 from usbcast_broker.stream.outlet import Description, Outlet
+from usbcast_schemas.batch import Encoded
 from usbcast_schemas.errors import UsageError
 from usbcast_schemas.ring import RingReader
 from usbcast_schemas.v1 import usbcast_pb2 as pb

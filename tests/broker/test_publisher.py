@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,9 +16,20 @@ from usbcast_broker.serving.publisher import Publisher
 from usbcast_broker.stream.notification_schedule import NotificationPacer
 from usbcast_broker.stream.outlet import Description, Outlet
 from usbcast_broker.stream.pipeline import Stream
+from usbcast_schemas.engine.protocols import Send
 
 WITHIN_S = 20.0
 AN_HOUR_NS = 3600 * 10**9
+
+
+class WatchedOutlet(Outlet):
+    """Tells when its fast path is opened, the publisher's lock being held."""
+
+    opened: Callable[[], None] = staticmethod(lambda: None)
+
+    def open_fast_path(self, bell_at_ns: int, send: Send | None) -> None:
+        super().open_fast_path(bell_at_ns, send)
+        self.opened()
 
 
 class SilentStream:
@@ -31,7 +42,8 @@ class SilentStream:
     due_at_ns = None
 
     def __init__(self, directory: Path) -> None:
-        self.outlet = Outlet(Description("imu"), directory)
+        self.outlet = WatchedOutlet(Description("imu"), directory)
+        self.outlet.opened = self._opened
         self.outlet.pacer = NotificationPacer(heartbeat_ns=AN_HOUR_NS)
         self.turned = threading.Event()
         self.opened = lambda: None
@@ -41,16 +53,9 @@ class SilentStream:
         self.turned.set()
         return False
 
-    def open_short_way(self, _until_ns: int, _publish: object) -> None:
+    def _opened(self) -> None:
         if self.turned.is_set():
             self.opened()
-
-    def stay_quiet(self, _until_ns: int) -> None: ...
-
-    def close_short_way(self) -> bool:
-        return False
-
-    def send_written(self, _publish: object) -> None: ...
 
 
 @pytest.fixture

@@ -12,10 +12,9 @@ import usbcast
 from tests.support.nodes import WAYS, Account, eventually, small, take_until
 from usbcast_broker.flow import DeviceIdentity
 from usbcast_broker.node import Node
-from usbcast_broker.stream.batcher import Encoded
 from usbcast_broker.stream.outlet import Description
 from usbcast_broker.stream.relay import EpochChange, RelayQueue
-from usbcast_schemas.batch import Arrivals, encode_batch
+from usbcast_schemas.batch import Arrivals, Encoded, encode_batch
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 

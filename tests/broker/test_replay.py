@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from usbcast_broker.serving import replay
-from usbcast_schemas.batch import Arrivals, EncodedBatch, decode_batch, encode_batch
+from usbcast_schemas.batch import Arrivals, Encoded, EncodedBatch, decode_batch, encode_batch
 from usbcast_schemas.ring import HEADER_BYTES, SLOT_BYTES, RingReader, RingWriter, Slot
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
@@ -40,7 +40,7 @@ class Model:
             payload=[(first + i).to_bytes(4, "little") for i in range(count)],
             arrivals=Arrivals((count,), (0,), (0,)) if count else Arrivals(),
         )
-        self.writer.write(raw, number=number, first_sequence=first, packet_count=count)
+        self.writer.stream_writer.append(Encoded(raw, number, first, count))
         self.made.append(decode_batch(raw))
 
     @property
@@ -212,7 +212,7 @@ def many(directory: Path) -> Iterator[Counted]:
         arrivals=Arrivals((1,), (0,), (0,)),
     )
     for n in range(100_000):
-        writer.write(raw, number=n, first_sequence=n, packet_count=1)
+        writer.stream_writer.append(Encoded(raw, n, n, 1))
     reader = Counted(writer.path, writer.nonce)
     yield reader
     reader.close()
@@ -311,7 +311,7 @@ def test_what_a_batch_tells_of_holes_is_told_of_the_range(
 ) -> None:
     hole = pb.LostRange(first_sequence=2, count=7, stage=pb.STAGE_BRIDGE, reason="upstream: gone", batches=3)
     raw = encode_batch(epoch=1, number=5, first_sequence=9, packet_count=0, packet_size=0, payload=(), holes=[hole])
-    ring.writer.write(raw, number=5, first_sequence=9, packet_count=0)
+    ring.writer.stream_writer.append(Encoded(raw, 5, 9, 0))
     fetched = replay.fetch(ring.reader, from_sequence=asked[0], until_sequence=asked[1])
     names = {pb.STAGE_RING: "ring", pb.STAGE_BRIDGE: "bridge"}
     assert [(lost.first_sequence, lost.count, names[lost.stage]) for lost in fetched.lost] == told

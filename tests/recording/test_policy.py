@@ -6,8 +6,8 @@ import pytest
 
 from usbcast.recording.policy import Keep, Limits, RateWatch, Rotation
 from usbcast.recording.sizes import parse_size
-from usbcast_broker.stream.batcher import Encoded
 from usbcast_broker.stream.relay import RelayQueue
+from usbcast_schemas.batch import Encoded
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from usbcast_schemas.batch import Arrivals, decode_batch, encode_batch
+from usbcast_schemas.batch import Arrivals, Encoded, decode_batch, encode_batch
 from usbcast_schemas.contract import CONTRACT, MAJOR
 from usbcast_schemas.ring import HEADER_BYTES, STORES_ARE_ORDERED, RingReader, RingWriter
 from usbcast_schemas.ring.layout import HEAD, TAIL
@@ -108,7 +108,7 @@ def test_a_program_in_c_writes_the_ring_that_python_writes(
         told = run(program, "write", by_c, CONTRACT, packet_size, most_bytes, 7, *transfers)
         expected = batches(transfers, packet_size, most_bytes)
         for number, (sequence, packets, raw) in enumerate(expected):
-            by_python.write(raw, number=number, first_sequence=sequence, packet_count=packets)
+            by_python.stream_writer.append(Encoded(raw, number, sequence, packets))
         assert told == [["1", str(len(expected)), str(sum(transfers))]]
         assert bytes(by_c._map[HEADER_BYTES:]) == bytes(by_python._map[HEADER_BYTES:])
         assert [by_c._words[word] for word in (HEAD, TAIL)] == [by_python._words[word] for word in (HEAD, TAIL)]
@@ -134,7 +134,7 @@ def test_a_program_in_c_reads_the_ring_that_python_wrote(program: Path, tmp_path
                 epoch=7, number=number, first_sequence=5 * number, packet_count=5, packet_size=8, payload=[payload],
                 arrivals=Arrivals((2, 3), (1, 2), (number, number + 1)), events=[pb.DeviceEvent(detail="e")] if odd else [],
             )  # fmt: skip
-            ring.write(raw, number=number, first_sequence=5 * number, packet_count=5)
+            ring.stream_writer.append(Encoded(raw, number, 5 * number, 5))
             check = 0
             for byte in payload:
                 check = (31 * check + byte) & 0xFFFF_FFFF

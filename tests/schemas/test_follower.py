@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from usbcast import Batch
 from usbcast.receiving.waiting import Waiter
 from usbcast_schemas import native
-from usbcast_schemas.batch import MAKER, Arrivals, EncodedBatch, decode_batch, encode_batch
+from usbcast_schemas.batch import MAKER, Arrivals, Encoded, EncodedBatch, decode_batch, encode_batch
 from usbcast_schemas.contract import MAJOR
 from usbcast_schemas.messages import IN_PLACE_BYTES, Messages, messages_of
 from usbcast_schemas.recycling import WORTH_BYTES
@@ -52,7 +52,7 @@ class Stream:
             arrivals=Arrivals((packets,), (100 + self.number,), (self.number,)) if packets else Arrivals(),
             events=[pb.DeviceEvent(detail="e")] if odd else [],
         )  # fmt: skip
-        self.ring.write(raw, number=self.number, first_sequence=self.sequence, packet_count=packets)
+        self.ring.stream_writer.append(Encoded(raw, self.number, self.sequence, packets))
         self.number += 1
         self.sequence += packets
 

@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from usbcast_schemas import engine
-from usbcast_schemas.batch import GIVEN, MAKER, Arrivals, EncodedBatch, decode_batch, encode_batch, native_maker
+from usbcast_schemas.batch import (
+    GIVEN,
+    MAKER,
+    Arrivals,
+    Encoded,
+    EncodedBatch,
+    decode_batch,
+    encode_batch,
+    native_maker,
+)
 from usbcast_schemas.contract import MAJOR
 from usbcast_schemas.recycling import WORTH_BYTES
 from usbcast_schemas.ring import STORES_ARE_ORDERED, RingReader, RingWriter
@@ -41,7 +50,7 @@ def test_so_it_is_for_what_comes_out_of_a_ring(tmp_path: Path) -> None:
     ring = RingWriter(tmp_path, "s", 7, data_bytes=4096, slots=2)
     reader = RingReader(ring.path, ring.nonce)
     try:
-        ring.write(RAW, number=3, first_sequence=6, packet_count=2)
+        ring.stream_writer.append(Encoded(RAW, 3, 6, 2))
         made = reader._native.take(WORTH_BYTES, MAJOR, native_maker(WithOneMore), Arrivals, 0)  # type: ignore[union-attr]
         assert made == WithOneMore(*(getattr(decode_batch(RAW), name) for name in EncodedBatch.__dataclass_fields__))
     finally:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from usbcast_schemas.batch import Arrivals, encode_batch
+from usbcast_schemas.batch import Arrivals, Encoded, encode_batch
 from usbcast_schemas.errors import ConfigError, RingTorn, RingUnavailable
 from usbcast_schemas.ring import HEADER_BYTES, RingReader, RingWriter, Slot, sweep
 from usbcast_schemas.ring.layout import DATA_BYTES, IS_A_RING, MAGIC, NONCE, SLOTS
@@ -50,7 +50,7 @@ def test_holds_exactly_the_newest(sizes: list[int], counts: list[int], slots: in
     sequence = 0
     firsts = []
     for number, size in enumerate(sizes):
-        ring.write(pattern(number, size), number=number, first_sequence=sequence, packet_count=counts[number])
+        ring.stream_writer.append(Encoded(pattern(number, size), number, sequence, counts[number]))
         firsts.append(sequence)
         sequence += counts[number]
         held = [slot for n in range(reader.tail, reader.head) if (slot := reader.slot(n))]
@@ -75,11 +75,11 @@ def test_holds_exactly_the_newest(sizes: list[int], counts: list[int], slots: in
 
 def test_an_overwritten_slot_is_never_read(writer: RingWriter) -> None:
     reader = RingReader(writer.path, writer.nonce)
-    writer.write(pattern(0, 100), number=0, first_sequence=0, packet_count=1)
+    writer.stream_writer.append(Encoded(pattern(0, 100), 0, 0, 1))
     stale = reader.slot(0)
     assert stale is not None
     for number in range(1, 60):
-        writer.write(pattern(number, 100), number=number, first_sequence=number, packet_count=1)
+        writer.stream_writer.append(Encoded(pattern(number, 100), number, number, 1))
     assert reader.slot(0) is None
     with pytest.raises(RingTorn, match=r"slot 0 of .* was overwritten while it was read"):
         reader.read(stale)
@@ -89,7 +89,7 @@ def test_an_overwritten_slot_is_never_read(writer: RingWriter) -> None:
 def test_a_flipped_bit_is_noticed_where_slots_have_checksums(tmp_path: Path) -> None:
     ring = RingWriter(tmp_path, "s", 1, data_bytes=4096, slots=16, checksums=True)
     reader = RingReader(ring.path, ring.nonce)
-    ring.write(pattern(5, 100), number=0, first_sequence=0, packet_count=1)
+    ring.stream_writer.append(Encoded(pattern(5, 100), 0, 0, 1))
     slot = reader.slot(0)
     assert slot is not None
     assert slot.checksum == zlib.crc32(pattern(5, 100))
@@ -111,7 +111,7 @@ def _write_for(directory: str, seconds: float, ready) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         size = 64 + number * 37 % 4000
-        ring.write(pattern(number, size), number=number, first_sequence=number, packet_count=1)
+        ring.stream_writer.append(Encoded(pattern(number, size), number, number, 1))
         number += 1
     ready.send(number)
     ready.recv()
@@ -157,12 +157,12 @@ def test_a_slot_whose_words_show_late_is_not_taken_for_what_it_held_before(tmp_p
     ring = RingWriter(tmp_path, "s", 1, data_bytes=4096, slots=2, checksums=True)
     reader = RingReader(ring.path, ring.nonce)
     for number in range(2):
-        ring.write(one_packet(number), number=number, first_sequence=number, packet_count=1)
+        ring.stream_writer.append(Encoded(one_packet(number), number, number, 1))
     for slot in range(2):
         assert reader.take(slot).number == slot
     first = HEADER_BYTES // 8
     before = {first + word: reader._words[first + word] for word in range(int(shown), 6)}
-    ring.write(one_packet(2), number=2, first_sequence=2, packet_count=1)
+    ring.stream_writer.append(Encoded(one_packet(2), 2, 2, 1))
     reader._words = LateWords(reader._words, before, looks=20)
     assert reader.take(2).number == 2
     reader.close()
@@ -229,7 +229,7 @@ def test_nobody_who_sleeps_is_forgotten(tmp_path: Path) -> None:
     for thread in threads:
         thread.start()
     for number in range(rounds):
-        ring.write(b"x", number=number, first_sequence=number, packet_count=1)
+        ring.stream_writer.append(Encoded(b"x", number, number, 1))
         for semaphore in arrived:
             assert semaphore.acquire(timeout=60)
     for thread in threads:
@@ -240,15 +240,15 @@ def test_nobody_who_sleeps_is_forgotten(tmp_path: Path) -> None:
 
 def test_a_busy_reader_costs_no_wake_up(writer: RingWriter) -> None:
     fd = os.open(writer.wake_path, os.O_RDONLY | os.O_NONBLOCK)
-    writer.write(b"x", number=0, first_sequence=0, packet_count=1)
+    writer.stream_writer.append(Encoded(b"x", 0, 0, 1))
     with pytest.raises(BlockingIOError):
         os.read(fd, 1)
     reader = RingReader(writer.path, writer.nonce)
     assert reader.will_sleep(reader.head)
     assert not reader.will_sleep(reader.head - 1), "something has come: one must not sleep"
-    writer.write(b"x", number=1, first_sequence=1, packet_count=1)
+    writer.stream_writer.append(Encoded(b"x", 1, 1, 1))
     assert os.read(fd, 10) == b"\0"
-    writer.write(b"x", number=2, first_sequence=2, packet_count=1)
+    writer.stream_writer.append(Encoded(b"x", 2, 2, 1))
     with pytest.raises(BlockingIOError):
         os.read(fd, 1)
     reader.close()
@@ -257,7 +257,7 @@ def test_a_busy_reader_costs_no_wake_up(writer: RingWriter) -> None:
 
 def test_closing_wakes_and_removes(tmp_path: Path) -> None:
     ring = RingWriter(tmp_path, "s", 1, data_bytes=4096, slots=4)
-    ring.write(b"last", number=0, first_sequence=0, packet_count=1)
+    ring.stream_writer.append(Encoded(b"last", 0, 0, 1))
     reader = RingReader(ring.path, ring.nonce)
     fd = os.open(ring.wake_path, os.O_RDONLY | os.O_NONBLOCK)
     assert reader.will_sleep(1)
@@ -289,7 +289,7 @@ def test_another_ring_under_the_same_name_is_refused(writer: RingWriter, tmp_pat
 
 def test_a_batch_larger_than_the_ring_is_refused(writer: RingWriter) -> None:
     with pytest.raises(ConfigError, match="a batch of 5000 bytes does not fit into a ring of 4096"):
-        writer.write(b"x" * 5000, number=0, first_sequence=0, packet_count=1)
+        writer.stream_writer.append(Encoded(b"x" * 5000, 0, 0, 1))
 
 
 @pytest.mark.parametrize(("data_bytes", "slots"), [(100, 16), (4097, 16), (4096, 1)])

@@ -17,6 +17,7 @@ from tests.support.malformed_things import BATCHES, good, packet
 from tests.support.nodes import eventually
 from usbcast import Batch, Gap
 from usbcast_schemas import registry
+from usbcast_schemas.batch import Encoded
 from usbcast_schemas.contract import data_topic
 from usbcast_schemas.registry import MAX_RECORD_BYTES, NodeRecord, Registration, local_nodes
 from usbcast_schemas.ring import RingWriter
@@ -53,7 +54,7 @@ def give(node: FakeNode, raw: bytes) -> None:
     node.made.append(raw)
     node.next_sequence += 1
     if isinstance(node, RingNode):
-        node.ring.write(raw, number=number, first_sequence=number, packet_count=1)
+        node.ring.stream_writer.append(Encoded(raw, number, number, 1))
     elif node.via == "push":
         node.publish(data_topic(STREAM), raw)
 

@@ -10,11 +10,10 @@ Pure: no socket, thread or clock.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final, cast
+from typing import Final
 
-from usbcast_broker.flow import DeviceEvent, Discarded, Framed, HostItem, Lost, Packets, StreamItem, Transfer
+from usbcast_broker.flow import DeviceEvent, Discarded, Framed, Lost, Packets, StreamItem, Transfer
 from usbcast_broker.framing.counter import CounterTracker
 from usbcast_broker.framing.methods import make_framer
 from usbcast_broker.framing.stripper import StatusStripper
@@ -93,18 +92,18 @@ class Assembler:
         )
 
     @property
-    def blind_size(self) -> int:
-        """The size of a packet if transfers of whole ones may pass unseen: no byte is looked at, and nothing is to be told.
+    def bypass_size(self) -> int:
+        """Packet size if transfers of whole packets may bypass framing; else 0.
 
-        0 if they are to be fed. What passes is to be told to `passed`.
+        They may if packets are of one size, without checksum and counter, and nothing is pending. `record_bypassed` counts them.
         """
-        size = self._framer.blind_size
+        size = self._framer.bypass_size
         if not size or self._stripped or self._tracker is not None or self._run or self._gap_bytes:
             return 0
         return size
 
-    def passed(self, size_bytes: int, packets: int, realtime_ns: int, monotonic_ns: int) -> None:
-        """So much passed unseen; the last of it arrived then."""
+    def record_bypassed(self, size_bytes: int, packets: int, realtime_ns: int, monotonic_ns: int) -> None:
+        """Count packets that bypassed framing; the times are those of the last transfer."""
         self._seen_realtime_ns, self._seen_monotonic_ns = realtime_ns, monotonic_ns
         self._vain_bytes = 0
         framing, device = self.framing, self.device
@@ -122,23 +121,6 @@ class Assembler:
         self._vain_bytes += size_bytes
         self._vain_thrown_away |= thrown_away
         self._vain_until_ns = monotonic_ns
-
-    def pass_whole(self, items: Sequence[HostItem]) -> int:
-        """The packets in `items`, if these are transfers of whole ones and nothing else can be said of them; then they are fed.
-
-        The short way of a stream whose framing looks at no byte. 0 if they are to be fed one by one.
-        """
-        size = self.blind_size
-        if not size or not items:
-            return 0
-        size_bytes = 0
-        for item in items:
-            if type(item) is not Transfer or len(item.data) % size or not item.data:
-                return 0
-            size_bytes += len(item.data)
-        last = cast(Transfer, items[-1])
-        self.passed(size_bytes, size_bytes // size, last.realtime_ns, last.monotonic_ns)
-        return size_bytes // size
 
     def device_event(self, event: DeviceEvent) -> tuple[StreamItem, ...]:
         """Something happened to the device: the event, after what it made of a partial packet."""

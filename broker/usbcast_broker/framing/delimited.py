@@ -55,7 +55,7 @@ class DelimitedFramer:
         return len(self._held)
 
     @property
-    def blind_size(self) -> int:
+    def bypass_size(self) -> int:
         return 0
 
     def feed(self, data: bytes | memoryview) -> Framed:

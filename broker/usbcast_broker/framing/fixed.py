@@ -33,7 +33,7 @@ class FixedSizeFramer(ScanningFramer):
         return super().feed(data)
 
     @property
-    def blind_size(self) -> int:
+    def bypass_size(self) -> int:
         return self._size if self._plain and not self._held and not self._skip_bytes else 0
 
     def reset(self, reason: str, missing_bytes: int = 0) -> Framed:

@@ -33,8 +33,8 @@ class Framer(Protocol):
         """Bytes of a packet that is not complete yet."""
 
     @property
-    def blind_size(self) -> int:
-        """The packets' size, where whatever comes next is cut into packets of it without a look at the bytes; else 0."""
+    def bypass_size(self) -> int:
+        """Packet size if the next transfers, each of whole packets, may bypass framing: no byte would be looked at; else 0."""
 
 
 class Pieces:
@@ -87,7 +87,7 @@ class ScanningFramer(ABC):
         return len(self._held)
 
     @property
-    def blind_size(self) -> int:
+    def bypass_size(self) -> int:
         return 0
 
     def feed(self, data: bytes | memoryview) -> Framed:

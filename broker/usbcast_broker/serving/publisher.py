@@ -11,8 +11,8 @@ nothing is left lying, the publisher sets `_wakes_at_ns` first and looks at the 
 look finds the new value, and an item that came before it is seen. The same holds for `_left_behind`, by which a feed's thread
 that does not get the lock says that something is to be sent or told (docs/model/handover.pml explores all interleavings).
 
-Between two turns a pipeline's fast path may be open (pipeline.py): its feed then writes into the ring, and sends, without this
-lock. The next turn closes it and settles what went through, before anything else is numbered.
+Between two turns the writer of a stream's outlet may be open (pipeline.py has the drawing): the feed's thread then writes into
+the ring, and sends, without this lock. The next turn closes it and settles what was written, before anything else is numbered.
 
 A message goes to the data sockets that have a subscriber for its topic (data_socket.py); a topic without subscribers costs no
 copy. No thread here waits for what subscribers cause: when their interest changes, the socket's thread sets a flag, and the
@@ -99,7 +99,7 @@ class Publisher:
             self._thread.join()
         with self._turning:
             for pipeline in self._pipelines:
-                pipeline.close_short_way()
+                pipeline.outlet.writer.close()
             sockets, self._sockets = self._sockets, []
             self._senders = {}
         for socket in sockets:
@@ -150,7 +150,7 @@ class Publisher:
         with self._turning:
             found = [pipeline.health() for pipeline in self._pipelines]
             for pipeline in self._pipelines:
-                self._open_short_way(pipeline)
+                self._open_fast_path(pipeline)
             return found
 
     def _run(self) -> None:
@@ -200,12 +200,12 @@ class Publisher:
         now_ns = time.monotonic_ns()
         if publish is not None:
             # It is in the ring already; those who get it otherwise should not wait for what is to be done besides.
-            pipeline.send_written(publish)
+            outlet.writer.send_unsent(publish)
             if not pipeline.waiting_bytes and self._sender(outlet.notify_topic) is None:
                 outlet.tail.mark_new(now_ns)
                 due_ns = self._due_at_ns(pipeline)
                 if now_ns < due_ns:
-                    pipeline.stay_quiet(due_ns)
+                    outlet.writer.bell_at_ns = due_ns
                     return due_ns
         reads_ahead, waiting_bytes = pipeline.feed.reads_ahead, pipeline.waiting_bytes
         if now_ns < outlet.coalescer.next_ns and not (reads_ahead and waiting_bytes >= GATHERED_BYTES):
@@ -249,16 +249,16 @@ class Publisher:
             return
         self._audience_changed = False
         for pipeline in self._pipelines:
-            pipeline.close_short_way()
-            pipeline.send_written(self._sender(pipeline.outlet.data_topic))  # to whom it was for
+            pipeline.outlet.writer.close()
+            pipeline.outlet.writer.send_unsent(self._sender(pipeline.outlet.data_topic))  # to whom it was for
         self._senders = {}
         for pipeline in self._pipelines:
-            self._open_short_way(pipeline)
+            self._open_fast_path(pipeline)
 
     def _fail(self, error: BaseException) -> None:
         self.problem = error
         for pipeline in self._pipelines:
-            pipeline.close_short_way()
+            pipeline.outlet.writer.close()
         log.error("the node has stopped publishing", exc_info=error)
 
     def _turn(self, pipeline: Stream) -> int:
@@ -277,21 +277,21 @@ class Publisher:
         if now_ns >= due_ns:
             self._notify(outlet, now_ns)
             due_ns = self._due_at_ns(pipeline)
-        self._open_short_way(pipeline)
+        self._open_fast_path(pipeline)
         return due_ns
 
-    def _open_short_way(self, pipeline: Stream) -> None:
-        """Until something is due, the feed of `pipeline` may write and send itself; all that it has brought is written."""
+    def _open_fast_path(self, pipeline: Stream) -> None:
+        """Let the feed's thread of `pipeline` write and send by itself until something is due."""
         if self.problem is not None or pipeline.over or not self._sockets:
             return
         outlet = pipeline.outlet
-        until_ns = outlet.pacer.heartbeat_at_ns
+        bell_at_ns = outlet.pacer.heartbeat_at_ns
         if self._sender(outlet.notify_topic) is not None:
-            until_ns = 0
+            bell_at_ns = 0
         elif self._sender(outlet.tail_topic) is not None:
-            # The first one that ends a rest is to be heard of, so that the next rest is told.
-            until_ns = 0 if outlet.tail.rests else min(until_ns, outlet.tail.due_at_ns)
-        pipeline.open_short_way(until_ns, self._sender(outlet.data_topic))
+            # The first transfer after a rest rings, so that the end of its burst is notified too.
+            bell_at_ns = 0 if outlet.tail.rests else min(bell_at_ns, outlet.tail.due_at_ns)
+        outlet.open_fast_path(bell_at_ns, self._sender(outlet.data_topic))
 
     def _notify(self, outlet: Outlet, now_ns: int) -> None:
         """Say how far the stream has come, if that is due or there are news."""

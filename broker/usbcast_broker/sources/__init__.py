@@ -9,7 +9,7 @@ from usbcast_broker.sources.simulator import SimulatedDevice, SimulatorBackend, 
 from usbcast_broker.sources.simulator.profile import profile_of
 from usbcast_broker.sources.usb.feed import DeviceFeed
 from usbcast_broker.sources.usb.transport import UsbTransport
-from usbcast_broker.stream.host_queue import HostQueue
+from usbcast_broker.stream.intake import Intake
 from usbcast_broker.stream.pipeline import Pipeline
 from usbcast_schemas.contract import check_stream_name
 from usbcast_schemas.profile import Profile
@@ -20,8 +20,8 @@ def add_device(
 ) -> Pipeline:
     """Serve the device that `profile` describes; with `wait`, also if it is plugged in later."""
 
-    def make_feed(queue: HostQueue) -> DeviceFeed:
-        return DeviceFeed(make_transport(profile, backend), queue, wait_for_device=wait)
+    def make_feed(intake: Intake) -> DeviceFeed:
+        return DeviceFeed(make_transport(profile, backend), intake, wait_for_device=wait)
 
     return node.add(profile, make_feed, stream=stream)
 

@@ -6,10 +6,6 @@ The feed's thread puts; whichever thread holds the publisher's lock takes. The q
 ledger change together, never while somebody else's code runs: the doorbell is rung after it was released, because the doorbell
 may turn the pipeline in the same thread, and that takes from this queue. The doorbell rings when an item enters an empty queue,
 so a consumer must take until nothing comes.
-
-`put` offers an item to the fast path first, and only while the queue is empty: otherwise the item would overtake those that
-wait. `_items` may be read there without the lock, since only the feed's thread adds items: if it is empty, it stays empty. (An
-item that the consumer has just taken is safe as well: the consumer closed the fast path before it took.)
 """
 
 from __future__ import annotations
@@ -18,15 +14,12 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from usbcast_broker.flow import DeviceEvent, HostItem, Lost, Transfer
 from usbcast_broker.stream.coalescing import GATHERED_BYTES, Coalescer
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb
-
-if TYPE_CHECKING:
-    from usbcast_schemas._native import ShortWay
 
 DEFAULT_MAX_BYTES: Final = 64 * 1024 * 1024
 MAX_TRANSFERS: Final = 1_000_000
@@ -38,10 +31,7 @@ QUEUE_FULL: Final = "queue full"
 class HostQueue:
     """One thread puts, one takes. The doorbell rings when there is something in an empty queue: take until nothing comes.
 
-    With a coalescing it rings again, while the queue is not empty, for what arrives when that says that it is time.
-
-    With a short way what comes into an empty queue does not wait in it, where that is open. The doorbell rings for it only
-    if the short way says so, and its bytes are in the books once they are `passed`.
+    With a coalescer it rings again, while the queue is not empty, for what arrives when the coalescer says that it is time.
 
     Device events and losses are accepted at the bound too. Adjacent losses are merged, and once
     `MAX_DEVICE_EVENTS` events wait, further ones are dropped and counted, so they are bounded as well.
@@ -55,29 +45,22 @@ class HostQueue:
     ) -> None:
         self.max_bytes = max_bytes
         self.ledger = Ledger("host", "bytes")
-        self.short_way: ShortWay | None = None
         self._doorbell = doorbell
         self._coalescer = coalescer
-        self._items: deque[HostItem] = deque()
+        self.waiting: deque[HostItem] = deque()
+        """What was put and not taken. Only the thread that puts may look at it without the lock."""
         self._transfers = 0
         self._device_events = 0
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self.waiting)
 
     def put(self, item: HostItem) -> None:
         """Append one item, or count its loss; never waits for the other thread's work."""
-        short_way = self.short_way
-        if short_way is not None and not self._items:
-            went = short_way.put([item])
-            if went:
-                if went > 1:
-                    self._doorbell()
-                return
         self._lock.acquire()  # `with` takes twice as long, and this is done for every transfer
         try:
-            was_empty = not self._items
+            was_empty = not self.waiting
             ring = self._put(item) or was_empty
         finally:
             self._lock.release()
@@ -86,29 +69,23 @@ class HostQueue:
 
     def extend(self, items: list[HostItem]) -> None:
         """As `put` for each, but the doorbell rings once, when all are there."""
-        if self.short_way is not None and not self._items:
-            went = self.short_way.put(items)
-            if went:
-                if went > 1:
-                    self._doorbell()
-                return
         ring = False
         with self._lock:
-            was_empty = not self._items
+            was_empty = not self.waiting
             for item in items:
                 ring = self._put(item)
-            ring = bool(self._items) and (ring or was_empty)
+            ring = bool(self.waiting) and (ring or was_empty)
         if ring:
             self._doorbell()
 
-    def passed(self, size_bytes: int) -> None:
-        """So many bytes went the short way."""
+    def record_bypassed(self, size_bytes: int) -> None:
+        """Count bytes that went straight into the ring."""
         with self._lock:
             self.ledger.entered += size_bytes
             self.ledger.left += size_bytes
 
     def _put(self, item: HostItem) -> bool:
-        """Append or count `item`, the lock being held; return whether what waits is to be taken even if it was not empty."""
+        """Lock held. Append or count `item`; return True if the consumer must be woken although the queue was not empty."""
         if type(item) is not Transfer or self._transfers >= MAX_TRANSFERS:
             self._append(item)
             return False
@@ -121,16 +98,16 @@ class HostQueue:
         books.entered += size_bytes
         books.held = held
         self._transfers += 1
-        self._items.append(item)
+        self.waiting.append(item)
         coalescer = self._coalescer
         return coalescer is not None and (item.monotonic_ns >= coalescer.next_ns or held >= GATHERED_BYTES)
 
     def take(self, max_bytes: int) -> list[HostItem]:
         """The oldest items: up to `max_bytes` of transfers, but at least one item if there is any."""
         with self._lock:
-            items, books = self._items, self.ledger
+            items, books = self.waiting, self.ledger
             if books.held <= max_bytes:
-                self._items = deque()
+                self.waiting = deque()
                 books.left += books.held
                 books.held = self._transfers = self._device_events = 0
             else:
@@ -167,22 +144,22 @@ class HostQueue:
             self._append_lost(item)
         elif self._device_events < MAX_DEVICE_EVENTS:
             self._device_events += 1
-            self._items.append(item)
+            self.waiting.append(item)
         else:
             self.ledger.count("happenings dropped")
 
     def _append_lost(self, lost: Lost) -> None:
         """Add a loss to an equal one that no transfer or device event separates from it, else append it."""
-        for back in range(1, len(self._items) + 1):
-            other = self._items[-back]
+        for back in range(1, len(self.waiting) + 1):
+            other = self.waiting[-back]
             if not isinstance(other, Lost):
                 break
             if (other.stage, other.reason) == (lost.stage, lost.reason):
-                self._items[-back] = replace(
+                self.waiting[-back] = replace(
                     other,
                     packets=other.packets + lost.packets,
                     size_bytes=other.size_bytes + lost.size_bytes,
                     at_least=other.at_least or lost.at_least,
                 )
                 return
-        self._items.append(lost)
+        self.waiting.append(lost)

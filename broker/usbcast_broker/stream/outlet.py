@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from usbcast_broker.flow import DeviceIdentity
-from usbcast_broker.stream.batcher import Encoded, device_info
-from usbcast_broker.stream.coalescing import Coalescer
+from usbcast_broker.stream.batcher import device_info
+from usbcast_broker.stream.coalescing import CLOSE_NS, Coalescer
 from usbcast_broker.stream.notification_schedule import NotificationPacer, TailPacer
+from usbcast_schemas.batch import Encoded
 from usbcast_schemas.contract import CONTRACT, check_stream_name, data_topic, notify_topic, tail_topic
+from usbcast_schemas.engine.protocols import Plan, Send
 from usbcast_schemas.ring import DEFAULT_DATA_BYTES, DEFAULT_SLOTS, RingWriter
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
@@ -72,27 +74,36 @@ class Outlet:
             copy=epoch is not None,
             level=level,
         )
+        self.writer = self.ring.stream_writer
+        self.bypass: Plan | None = None
+        """How transfers may become batches without framing, as the last turn of a pipeline left it; None if they may not."""
 
     @property
     def next_sequence(self) -> int:
         """Sequence of the packet that is published next."""
-        return self.ring.next_sequence
+        return self.writer.next_sequence
 
     @property
     def next_number(self) -> int:
         """Number of the batch that is published next."""
-        return self.ring.next_number
+        return self.writer.next_number
 
     def store(self, batch: Encoded) -> None:
         """Put `batch` into the ring and wake the readers that sleep."""
-        self.ring.write(
-            *batch.parts,
-            number=batch.number,
-            first_sequence=batch.first_sequence,
-            packet_count=batch.packet_count,
-        )
+        self.writer.append(batch)
         self.pacer.mark_new()
         self.tail.mark_new(time.monotonic_ns())
+
+    def open_fast_path(self, bell_at_ns: int, send: Send | None) -> None:
+        """Let the feed's thread write transfers into the ring, and send them, if they may bypass framing.
+
+        From `bell_at_ns` on it rings the doorbell for them nevertheless; and for all of them if it cannot send them itself.
+        """
+        plan = self.bypass
+        if plan is not None:
+            self.writer.open(
+                Plan(plan.packet_size, plan.max_payload_bytes, self.coalescer.next_ns, CLOSE_NS, bell_at_ns, send)
+            )
 
     @property
     def oldest_sequence(self) -> int:

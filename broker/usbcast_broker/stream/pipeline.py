@@ -1,15 +1,20 @@
 """One stream's path through the node: feed, host queue, framing, batches; and the ledger of each stage.
 
-There are two paths. On the slow path the feed's thread queues a transfer, and a turn under the publisher's lock takes it, frames
-it, batches it, and stores and sends the batches. On the fast path the feed's thread writes whole packets straight into the ring
-as one batch, without the queue and without the lock. That is possible only while framing need not look at the bytes (packets of
-one size, without checksum or counter), nothing is held back in framing or batcher, and the native core is there: it holds the
-GIL during `put`, `close` and `settle`, so each of them happens as a whole before or after the others.
+There are two ways into the ring. Whole packets that framing need not look at are `put` there as they were read; everything else
+is framed, batched and `append`ed. The outlet owns the writer of its ring; the others use it:
 
-Sequences stay in order because only one path may number batches at a time. Opening hands the next number and sequence to the
-fast path; each turn first closes it, then settles, which moves the batcher's numbers past what was written and enters it into
-the ledgers, then sends what was not sent yet, and only then takes from the queue. Settling before closing could miss a batch
-that is written in between; taking before settling would give a sequence twice.
+    thread of the feed               whoever holds the publisher's lock
+    ──────────────────               ──────────────────────────────────
+    feed ▸ intake ───────────────────────────────────────────────────────────▸ put       while the writer is open (the fast path)
+             └──▸ host queue ──────▸ process ────────────────────────────────▸ put       what waited, if framing may be bypassed
+                                        └──▸ assembler ▸ batcher ▸ outlet ───▸ append    everything else
+                                     publisher ──▸ open, close, send_unsent
+                                     process, health ──▸ close, settle
+
+Sequences stay in order because only one thread at a time may write. Between two turns that is the feed's; the publisher opens the
+writer after each turn. A turn first closes it, then settles, which moves the batcher's numbers past what was put and enters it
+into the ledgers, then sends what was not sent yet, and only then takes from the queue. Settling before closing could miss a batch
+that is written in between; taking before closing would let later transfers overtake those that were taken.
 """
 
 from __future__ import annotations
@@ -17,24 +22,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import Protocol, cast
+from typing import Protocol
 
 from usbcast_broker.flow import DeviceIdentity, HostItem, Lost, Packets, StreamItem, Transfer
 from usbcast_broker.framing import Assembler
-from usbcast_broker.stream.batcher import Batcher, Encoded
-from usbcast_broker.stream.coalescing import CLOSE_NS, INLINE_BYTES
+from usbcast_broker.stream.batcher import Batcher
+from usbcast_broker.stream.coalescing import INLINE_BYTES
 from usbcast_broker.stream.host_queue import HostQueue
 from usbcast_broker.stream.outlet import Outlet
-from usbcast_schemas.batch import Buffer
+from usbcast_schemas.batch import Buffer, Encoded
+from usbcast_schemas.engine.protocols import Plan, Settled
 from usbcast_schemas.ledger import Ledger, audit
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 TURN_BYTES = 1024 * 1024
 """At most so much of one stream is handled before the others get their turn."""
-
-
-MOST_UNSENT = 1_000_000
-"""More wait for the publisher only if it hangs; whoever misses the older ones finds out by number."""
 
 Publish = Callable[[Buffer], None] | None
 """Sends an encoded batch to those who want it pushed; None if nobody does."""
@@ -98,14 +100,6 @@ class Stream(Protocol):
     def problem(self) -> str:
         """Why nothing leaves here, in one sentence; empty while all is well."""
 
-    def open_short_way(self, until_ns: int, publish: Publish) -> None: ...
-
-    def stay_quiet(self, until_ns: int) -> None: ...
-
-    def close_short_way(self) -> bool: ...
-
-    def send_written(self, publish: Publish) -> None: ...
-
     @property
     def waiting_bytes(self) -> int: ...
 
@@ -131,103 +125,76 @@ class Pipeline:
         self._assembler = assembler
         self._batcher = batcher
         self._books = Ledger("outlet", "packets")
-        self._short_way = queue.short_way = outlet.ring.short_way(Transfer, outlet.epoch)
+        size = assembler.packet_size
+        self._plan = Plan(size, batcher.max_payload_bytes(size)) if size else None
+        outlet.bypass = self._bypass()
 
     def process(self, publish: Publish) -> bool:
-        """Handle what has accumulated, up to a bound; True if there was anything. It leaves the short way closed."""
-        went = self.close_short_way()
-        self.send_written(publish)
+        """Handle what has accumulated, up to a bound; True if there was anything. It leaves the outlet's writer closed."""
+        outlet = self.outlet
+        went = self._close_fast_path()
+        outlet.writer.send_unsent(publish)
         items = self._queue.take(TURN_BYTES)
-        if items and self._write_run(items, publish):
-            return True
-        whole = self._assembler.pass_whole(items)
-        if whole:
-            self._books.enter(whole)
-            self._publish(self._batcher.add_run(cast(list[Transfer], items), self._assembler.packet_size), publish)
-        for item in () if whole else items:
-            if isinstance(item, Transfer):
-                self._publish(self._take(self._assembler.feed(item), item.realtime_ns, item.monotonic_ns), publish)
-            elif isinstance(item, Lost):
-                self._publish(self._take(self._assembler.lost(item), time.time_ns(), time.monotonic_ns()), publish)
-            else:
-                made = self._assembler.device_event(item)
-                self._publish(self._take(made, item.realtime_ns, item.monotonic_ns), publish)
+        if items and not self._put(items, publish):
+            for item in items:
+                self._frame(item, publish)
         if self._batcher.pending and self._batcher.due(time.monotonic_ns()):
             rest = self._batcher.flush()
             if rest is not None:
                 self._publish([rest], publish)
+        outlet.bypass = self._bypass()
         return went or bool(items)
 
-    def open_short_way(self, until_ns: int, publish: Publish) -> None:
-        """Let the feed's thread write into the ring what comes from now on, and send it, where no more is to be done with it.
+    def _bypass(self) -> Plan | None:
+        """The plan for transfers of whole packets if nothing but their arrival is to be said of them; else None."""
+        return self._plan if self._assembler.bypass_size and not self._batcher.holds_back else None
 
-        What comes from `until_ns` on has the doorbell rung all the same; so has everything, where the native core does not send.
-        """
-        short_way, packet_size = self._short_way, self._assembler.blind_size
-        if short_way is None or not packet_size or self._batcher.holds_back or self.over:
-            return
-        batcher = self._batcher
-        short_way.open(
-            batcher.most_bytes(packet_size),
-            packet_size,
-            batcher.next_number,
-            batcher.next_sequence,
-            CLOSE_NS,
-            self.outlet.coalescer.next_ns,
-            until_ns,
-            publish,
-        )
+    def _put(self, items: list[HostItem], publish: Publish) -> bool:
+        """Write `items` into the ring as they are, and send them; False, with nothing done, if they have to be framed."""
+        plan, writer = self.outlet.bypass, self.outlet.writer
+        if plan is None or not writer.put(items, plan):
+            return False
+        writer.send_unsent(publish)
+        self._settle()
+        return True
+
+    def _frame(self, item: HostItem, publish: Publish) -> None:
+        """Make batches of one item by way of framing, and publish them."""
+        assembler = self._assembler
+        if isinstance(item, Transfer):
+            self._publish(self._take(assembler.feed(item), item.realtime_ns, item.monotonic_ns), publish)
+        elif isinstance(item, Lost):
+            self._publish(self._take(assembler.lost(item), time.time_ns(), time.monotonic_ns()), publish)
+        else:
+            self._publish(self._take(assembler.device_event(item), item.realtime_ns, item.monotonic_ns), publish)
+
+    def _close_fast_path(self) -> bool:
+        """Let the feed's thread write nothing more, and enter what it wrote into the ledgers; True if it wrote anything."""
+        self.outlet.writer.close()
+        settled = self._settle()
+        if settled is None:
+            return False
+        self._queue.record_bypassed(settled.size_bytes)
+        return True
+
+    def _settle(self) -> Settled | None:
+        """Enter what was put into the ring into the ledgers of the stages that it bypassed; None if nothing was."""
+        settled = self.outlet.writer.settle()
+        if settled is None:
+            return None
+        batches, packets, size_bytes, realtime_ns, monotonic_ns = settled
+        self._batcher.skip(batches, packets)
+        self._assembler.record_bypassed(size_bytes, packets, realtime_ns, monotonic_ns)
+        self._books.entered += packets
+        self._books.left += packets
+        self.outlet.pacer.mark_new()
+        self.outlet.tail.mark_new(monotonic_ns)
+        return settled
 
     @property
     def problem(self) -> str:
         """Why no data comes, or no packet is among it, in one sentence; empty while all is well. For any thread."""
         return self.feed.problem or self._assembler.problem
-
-    def stay_quiet(self, until_ns: int) -> None:
-        """What goes the short way before that need not ring the doorbell."""
-        if self._short_way is not None:
-            self._short_way.until(until_ns)
-
-    def send_written(self, publish: Publish) -> None:
-        """Send what went the short way and has not been sent; if nobody wants it, forget it."""
-        if self._short_way is not None:
-            self._short_way.send(publish, MOST_UNSENT)
-
-    def close_short_way(self) -> bool:
-        """Let nothing more through, and take into the books what went; True if anything did."""
-        if self._short_way is None:
-            return False
-        self._short_way.close()
-        went = self._short_way.settle()
-        if went is None:
-            return False
-        batches, packets, size_bytes, realtime_ns, monotonic_ns = went
-        self._queue.passed(size_bytes)
-        self._batcher.written(batches, packets)
-        self._count(packets, size_bytes, realtime_ns, monotonic_ns)
-        return True
-
-    def _write_run(self, items: list[HostItem], publish: Publish) -> bool:
-        """The short way from transfers to the ring, for what the framing need not look at; False if it is not open to `items`."""
-        assembler, outlet = self._assembler, self.outlet
-        packet_size = assembler.blind_size
-        written = self._batcher.write_run(outlet.ring, items, packet_size) if packet_size else None
-        if written is None:
-            return False
-        last = cast(Transfer, items[-1])  # the ring takes transfers only
-        batches, packets, size_bytes = written
-        if publish is not None:
-            outlet.ring.send(publish, batches)
-        self._count(packets, size_bytes, last.realtime_ns, last.monotonic_ns)
-        return True
-
-    def _count(self, packets: int, size_bytes: int, realtime_ns: int, monotonic_ns: int) -> None:
-        """So much went into the ring without having been looked at."""
-        self._assembler.passed(size_bytes, packets, realtime_ns, monotonic_ns)
-        self._books.entered += packets
-        self._books.left += packets
-        self.outlet.pacer.mark_new()
-        self.outlet.tail.mark_new(monotonic_ns)
 
     @property
     def over(self) -> bool:
@@ -251,15 +218,15 @@ class Pipeline:
     def end(self, reason: str, publish: Publish) -> None:
         """Publish all that the stopped feed has left, and the end of the stream."""
         while self.process(publish):
-            pass  # and the short way stays closed
+            pass  # and the writer stays closed
         last = self._assembler.finish(time.time_ns(), time.monotonic_ns())
         self._publish(self._take(last, time.time_ns(), time.monotonic_ns()), publish)
         self._publish(self._batcher.end(reason, time.time_ns()), publish)
         self.outlet.ended = True
 
     def health(self) -> pb.StreamHealth:
-        """The books, audited. To be called under the publisher's lock. It leaves the short way closed."""
-        self.close_short_way()
+        """The books, audited. To be called under the publisher's lock. It leaves the outlet's writer closed."""
+        self._close_fast_path()
         device, framing = self._assembler.device, self._assembler.framing
         host, read_bytes = self._host_books()
         device.counters.update(self.feed.counters)

@@ -13,11 +13,10 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple, Protocol
 
-from usbcast_broker.stream.batcher import Encoded
 from usbcast_broker.stream.coalescing import INLINE_BYTES
 from usbcast_broker.stream.outlet import Description, Outlet
 from usbcast_broker.stream.pipeline import TURN_BYTES, Feed, Publish
-from usbcast_schemas.batch import decode_batch, encode_batch
+from usbcast_schemas.batch import Encoded, decode_batch, encode_batch
 from usbcast_schemas.errors import RingUnavailable
 from usbcast_schemas.ledger import Ledger, audit
 from usbcast_schemas.v1 import usbcast_pb2 as pb
@@ -144,18 +143,6 @@ class Relay:
             self._publish(batch, publish)
             self.outlet.ended |= last
         return bool(items)
-
-    def open_short_way(self, until_ns: int, publish: Publish) -> None:
-        """There is none: batches come made."""
-
-    def stay_quiet(self, until_ns: int) -> None:
-        """It is not loud."""
-
-    def close_short_way(self) -> bool:
-        return False
-
-    def send_written(self, publish: Publish) -> None:
-        """Nothing is written that is not sent."""
 
     @property
     def waiting_bytes(self) -> int:

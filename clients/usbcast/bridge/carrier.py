@@ -15,8 +15,7 @@ from typing import NamedTuple, Protocol
 from usbcast.bridge.choice import LEFT_OUT
 from usbcast.events import Gap
 from usbcast.receiving.continuity import Delivery
-from usbcast_broker.stream.batcher import Encoded
-from usbcast_schemas.batch import EncodedBatch, encode_batch
+from usbcast_schemas.batch import Encoded, EncodedBatch, encode_batch
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 

@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from usbcast.bridge.carrier import hole_of
 from usbcast.events import Gap
 from usbcast.receiving.continuity import Delivery
-from usbcast_broker.stream.batcher import Encoded
-from usbcast_schemas.batch import MAX_COUNT, NO_ARRIVALS, Arrivals, EncodedBatch, encode_batch
+from usbcast_schemas.batch import MAX_COUNT, NO_ARRIVALS, Arrivals, Encoded, EncodedBatch, encode_batch
 from usbcast_schemas.errors import WireError
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 

@@ -14,9 +14,8 @@ from usbcast.bridge.upstream import Upstream
 from usbcast.events import Gap, Restart
 from usbcast.receiving.continuity import SKIPPED, Delivery
 from usbcast.receiving.event_builder import Record
-from usbcast_broker.stream.batcher import Encoded
 from usbcast_broker.stream.relay import EpochChange, RelayQueue
-from usbcast_schemas.batch import EncodedBatch
+from usbcast_schemas.batch import Encoded, EncodedBatch
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from usbcast_broker.stream.batcher import Encoded
-from usbcast_schemas.batch import MAX_COUNT, Arrivals, EncodedBatch, encode_batch
+from usbcast_schemas.batch import MAX_COUNT, Arrivals, Encoded, EncodedBatch, encode_batch
 from usbcast_schemas.errors import RecordingError
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 

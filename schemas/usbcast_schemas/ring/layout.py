@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import threading
 from typing import Final, NamedTuple
@@ -40,6 +41,24 @@ def fence() -> None:
     """A full memory barrier: taking and giving back a lock is a locked instruction."""
     with _fence_lock:
         pass
+
+
+def wake(words: memoryview, wake_fd: int) -> None:
+    """Wake the readers that said they would sleep; costs nothing when none did.
+
+    A reader raises the flag and then looks at the head; the writer moves the head and then looks at the flag, with a
+    barrier between the two on both sides, so that one of them sees the other. The flag is cleared before the wake-up
+    is sent, never after: the other order can clear the flag of a reader that has just gone back to sleep.
+    """
+    fence()
+    if words[WAITING]:
+        words[WAITING] = 0
+        # Each write is a new edge for every reader's epoll. Nobody reads the fifo, so it is emptied when it is full.
+        try:
+            os.write(wake_fd, b"\0")
+        except BlockingIOError:
+            os.read(wake_fd, 1 << 20)
+            os.write(wake_fd, b"\0")
 
 
 class Slot(NamedTuple):

@@ -1,4 +1,4 @@
-"""The thread that owns a device: opens it, reads it into the host queue, brings it back after faults, and closes it."""
+"""The thread that owns a device: opens it, hands in what it reads, brings it back after faults, and closes it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from usbcast_broker.sources.usb.clock import Clock, system_clock
 from usbcast_broker.sources.usb.commands import Commandable, Commands
 from usbcast_broker.sources.usb.finding import doubt
 from usbcast_broker.sources.usb.recovery import Recovery, Step
-from usbcast_broker.stream.host_queue import HostQueue
+from usbcast_broker.stream.intake import Intake
 from usbcast_schemas.errors import (
     DeviceDetached,
     DeviceError,
@@ -62,17 +62,17 @@ class Transport(Commandable, Protocol):
 
 
 class DeviceFeed:
-    """Fills `queue` with what `transport` reads and with what happens to the device, in order.
+    """Fills `intake` with what `transport` reads and with what happens to the device, in order.
 
     Faults after the first opening never raise: they become device events, and stand in `problem` while they last.
     """
 
     def __init__(
-        self, transport: Transport, queue: HostQueue, *, wait_for_device: bool = False, clock: Clock = system_clock
+        self, transport: Transport, intake: Intake, *, wait_for_device: bool = False, clock: Clock = system_clock
     ) -> None:
         self._transport = transport
         transport.meanwhile = self._pass_on
-        self._queue = queue
+        self._intake = intake
         self._wait_for_device = wait_for_device
         self._clock = clock
         self._recovery = Recovery()
@@ -259,7 +259,7 @@ class DeviceFeed:
             else:
                 self._ahead_ns = ahead_ns
             items.append(transfer)
-        self._queue.extend(items)
+        self._intake.extend(items)
 
     def _add_clock_step(self, transfer: Transfer, items: list[HostItem]) -> None:
         """Tell before `transfer` that the realtime clock was set, if it was."""
@@ -342,7 +342,7 @@ class DeviceFeed:
 
     def _tell_survived(self) -> None:
         if self._failure is not None:
-            self._queue.put(self._failure)
+            self._intake.put(self._failure)
             self._failure = None
 
     def _attach(self, identity: DeviceIdentity) -> None:
@@ -386,4 +386,4 @@ class DeviceFeed:
 
     def _put_event(self, kind: pb.DeviceEvent.Kind, detail: str, device: DeviceIdentity | None = None) -> None:
         realtime_ns, monotonic_ns = self._clock()
-        self._queue.put(DeviceEvent(kind, realtime_ns, monotonic_ns, detail, device))
+        self._intake.put(DeviceEvent(kind, realtime_ns, monotonic_ns, detail, device))
