@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 from usbcast.cli.signals import stop_signals
@@ -26,3 +28,20 @@ def test_a_signal_while_waiting_ends_the_waiting() -> None:
         assert stopped.wait(10)
         os.kill(os.getpid(), signal.SIGTERM)
         assert stopped.is_set()
+
+
+def test_ctrl_c_while_a_verb_is_being_loaded_shows_no_traceback() -> None:
+    code = """
+import sys
+import usbcast.cli
+
+class Interrupts:
+    def find_spec(self, name, *_):
+        if name == "usbcast.cli.app":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupts())
+usbcast.cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
