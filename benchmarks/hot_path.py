@@ -23,6 +23,7 @@ from usbcast_broker.stream.intake import StreamIntake
 from usbcast_broker.stream.outlet import Description, Outlet
 from usbcast_broker.stream.pipeline import Pipeline
 from usbcast_schemas.batch import EncodedBatch
+from usbcast_schemas.engine.protocols import Limits
 from usbcast_schemas.places import host_id
 from usbcast_schemas.profile import parse_profile
 from usbcast_schemas.ring import RingReader
@@ -64,8 +65,8 @@ class HotPath:
         info = self.outlet.describe(None)
         info.host_id = host_id()
         self._channel = RingChannel(info, self._waiter, latest=False)
-        self._fast_path = FastPath(self._core, self.event_builder, self._waiter)
-        self._fast_path.follow(self._channel)
+        self._fast_path = FastPath(self._core, self.event_builder)
+        self._fast_path.read_by(self._channel.reader)
         self.through()
 
     def __enter__(self) -> Self:
@@ -93,17 +94,17 @@ class HotPath:
         self.node(transfers)
         fast_path = self._fast_path
         for _ in range(transfers):
-            if fast_path.take() is None:
+            if fast_path.next_event() is None:
                 self._pump()
-                fast_path.take()
+                fast_path.next_event()
         fast_path.park_s()
 
     def _pump(self) -> None:
         """What a receiver does where what comes cannot simply be followed: at first, and without a native core always."""
-        self._fast_path.close()
-        if not self._fast_path.goes_on:
+        self._fast_path.settle()
+        if not self._fast_path.can_open:
             self._channel.pump(self)
-        self._fast_path.open(FOR_EVER_NS, FOR_EVER_NS)
+        self._fast_path.open(Limits(FOR_EVER_NS, FOR_EVER_NS))
 
     def gather(self) -> None:
         """Through the host queue, and no further."""
@@ -114,7 +115,7 @@ class HotPath:
     @property
     def delivered(self) -> int:
         """How many packets have come to the event so far."""
-        self._fast_path.close()
+        self._fast_path.settle()
         return self.event_builder.books.left
 
     def transfer(self) -> Transfer:

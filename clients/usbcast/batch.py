@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,6 +11,7 @@ from usbcast.clock.dejitter import Dejitter
 from usbcast.clock.offset import KnownClock
 from usbcast.events import Gap
 from usbcast_schemas.batch import EncodedBatch, decode_batch
+from usbcast_schemas.engine.making import maker
 from usbcast_schemas.errors import ClockUnknown, UsageError
 from usbcast_schemas.extras import missing
 
@@ -231,6 +232,11 @@ class Batch:
     def encoded(self) -> EncodedBatch:
         """The batch as it was published."""
         return self._encoded
+
+
+def batch_maker(context: DecodeContext) -> Callable[[EncodedBatch], Batch]:
+    """Return a function that makes of a plain batch `Batch(encoded, context)`, in the time of a single call."""
+    return maker(Batch, "_encoded", {"_context": context, "_skip": 0, "gaps": ()})
 
 
 def _restored(raw: bytes, context: DecodeContext, gaps: tuple[Gap, ...], skip: int) -> Batch:

@@ -2,7 +2,7 @@
  * takes microseconds, and to get the GIL back from a busy thread may take milliseconds. Only what waits lets go of it.
  *
  * maker.c: objects of any class. batch.c: those made of the bytes of a batch. ring.c: a ring. stream_writer.c: from what was read into the ring. messages.c: out of a
- * ZeroMQ socket. fanout.c: into a publishing one. follower.c: from the ring, or a socket, to the application. module.c: the module.
+ * ZeroMQ socket. fanout.c: into a publishing one. stream_reader.c: from the ring, or a socket, to the application. module.c: the module.
  */
 #ifndef USBCAST_BINDING_H
 #define USBCAST_BINDING_H
@@ -118,12 +118,11 @@ int send_by(PyObject *sender, const void *bytes, Py_ssize_t size);
 /* ---- The types, and what is to be there before they are used ---- */
 
 extern PyTypeObject *maker_type, *ring_type, *messages_type, *fanout_type, *sender_type;
-extern PyType_Spec maker_spec, ring_spec, stream_writer_spec, messages_spec, fanout_spec, sender_spec, follower_spec;
+extern PyType_Spec maker_spec, ring_spec, stream_writer_spec, messages_spec, fanout_spec, sender_spec, stream_reader_spec;
 
 int batch_ready(void);
 int stream_writer_ready(void);
 int messages_ready(void);
-int follower_ready(void);
 
 #pragma GCC visibility pop
 

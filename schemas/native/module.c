@@ -59,7 +59,7 @@ static PyObject *all_constants(void)
 
 PyMODINIT_FUNC PyInit__native(void)
 {
-    if (batch_ready() < 0 || stream_writer_ready() < 0 || messages_ready() < 0 || follower_ready() < 0)
+    if (batch_ready() < 0 || stream_writer_ready() < 0 || messages_ready() < 0)
         return NULL;
     PyObject *module = PyModule_Create(&definition);
     if (module == NULL)
@@ -69,7 +69,7 @@ PyMODINIT_FUNC PyInit__native(void)
     messages_type = ring_type ? added(module, &messages_spec, "Messages") : NULL;
     fanout_type = messages_type ? added(module, &fanout_spec, "Fanout") : NULL;
     sender_type = fanout_type ? added(module, &sender_spec, "Sender") : NULL;
-    if (sender_type == NULL || !added(module, &stream_writer_spec, "StreamWriter") || !added(module, &follower_spec, "Follower"))
+    if (sender_type == NULL || !added(module, &stream_writer_spec, "StreamWriter") || !added(module, &stream_reader_spec, "StreamReader"))
         Py_CLEAR(module);
     PyObject *constants = module ? all_constants() : NULL;
     if (constants == NULL || PyModule_AddObjectRef(module, "constants", constants) < 0)

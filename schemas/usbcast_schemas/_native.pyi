@@ -1,10 +1,20 @@
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar
 
 from usbcast_schemas.batch import Arrivals, Buffer, Encoded, EncodedBatch
-from usbcast_schemas.engine.protocols import Plan, Put, Send, Settled, Transfer
+from usbcast_schemas.engine.protocols import (
+    Expected,
+    Limits,
+    Make,
+    Plan,
+    Put,
+    ReaderState,
+    Send,
+    Settled,
+    SettledRead,
+    Transfer,
+)
 
-T = TypeVar("T")
 Made_co = TypeVar("Made_co", covariant=True)
 
 constants: dict[str, int]
@@ -46,37 +56,31 @@ class Ring:
     def spin_wait(self, head: int, most_ns: int, /) -> bool: ...
     def close(self) -> None: ...
 
-class Follower:
-    is_open: bool
-    refused: bool
-    dozed: bool
+class StreamReader:
+    at: int
+    @property
+    def state(self) -> ReaderState: ...
+    @property
+    def taken(self) -> int: ...
+    @property
+    def taken_ns(self) -> int: ...
     def __init__(
         self,
         source: Ring | Messages,
-        topic: bytes,
-        most_bytes: int,
-        major: int,
         batch: Maker[EncodedBatch],
         arrivals: type[Arrivals],
-        /,
+        major: int,
+        states: tuple[ReaderState, ...],
+        settled: type[SettledRead],
+        topic: bytes = ...,
+        wait_fd: int = ...,
+        below_bytes: int = ...,
     ) -> None: ...
-    def open(
-        self,
-        slot: int,
-        epoch: int,
-        number: int,
-        first_sequence: int,
-        until_ns: int,
-        doze_until_ns: int,
-        /,
-    ) -> bool: ...
-    @overload
-    def next(self) -> EncodedBatch | None: ...
-    @overload
-    def next(self, batch: type[T], context: object, /) -> T | None: ...
-    def wait(self, epoll: int, most_s: float, batch: type[T], context: object, /) -> T | None: ...
-    def doze(self) -> float: ...
-    def close(self) -> tuple[int, int, int, int, int, int, Any] | None: ...
+    def open(self, expected: Expected, limits: Limits, /) -> bool: ...
+    def next_batch(self, make: Make | None = None, /) -> Any: ...
+    def wait_for_batch(self, most_s: float, make: Make | None = None, /) -> Any: ...
+    def park_s(self) -> float: ...
+    def settle(self) -> SettledRead | None: ...
 
 class StreamWriter:
     bell_at_ns: int

@@ -32,6 +32,9 @@ Buffer = bytes | memoryview
 _HEAD = Struct("<BIBIBQBQBQBI")
 _TAGS = (0x0D, 0x15, 0x19, 0x21, 0x29, 0x35)
 _ONE_ARRIVAL = Struct("<BBIBBqBBq")
+_PLAIN_BYTES = _HEAD.size + _ONE_ARRIVAL.size + 2
+"""No plain batch has fewer."""
+
 _ENDS, _COUNTS, _REALTIMES, _MONOTONICS, _LOSS, _EVENT, _END = 0x3A, 0x42, 0x4A, 0x52, 0x5A, 0x62, 0x6A
 _HOLE, _PAYLOAD = 0x72, 0x7A
 _AMOUNTS, _REMARKS = "packets or arrivals", "losses and events"
@@ -280,18 +283,84 @@ def bears_remarks(raw: Buffer) -> bool:
 
 def decode_batch(raw: Buffer) -> EncodedBatch:
     """Read a PacketBatch in place; raise WireError or VersionMismatch, never anything else."""
-    if native.core is not None and MAKER is not None and type(raw) is bytes and len(raw) <= MAX_BATCH_BYTES:
-        simple = native.core.decode(raw, MAJOR, MAKER, Arrivals)
-        if simple is not None:
-            return simple
-    return _in_place(raw) or _by_library(raw)
+    if len(raw) > MAX_BATCH_BYTES:
+        raise WireError(f"a batch has {len(raw)} bytes: at most {MAX_BATCH_BYTES} are allowed")
+    if native.core is not None and MAKER is not None and type(raw) is bytes:
+        plain = native.core.decode(raw, MAJOR, MAKER, Arrivals)
+    else:
+        plain = decode_plain(raw)
+    return plain or _in_place(raw) or _by_library(raw)
+
+
+def is_plain(batch: EncodedBatch) -> bool:
+    """Return True if the batch holds packets of one size with their arrival times, and nothing else to report."""
+    return bool(batch.packet_size and batch.arrivals.packets and batch.packet_count) and not (
+        batch.losses or batch.events or batch.holes or batch.end is not None
+    )
+
+
+def decode_plain(raw: Buffer) -> EncodedBatch | None:
+    """Read a plain batch that has exactly the layout that `encode_batch` writes; return None for anything else.
+
+    The bytes may be those of a ring, and change meanwhile: that leads to other figures, and never astray.
+    """
+    size = len(raw)
+    if not _PLAIN_BYTES <= size <= MAX_BATCH_BYTES:
+        return None
+    t0, contract, t1, count, t2, epoch, t3, number, t4, first, t5, packet_size = _HEAD.unpack_from(raw)
+    if (t0, t1, t2, t3, t4, t5) != _TAGS or contract >> 16 != MAJOR or not packet_size:
+        return None
+    if not 0 < count <= MAX_PACKETS or first > MAX_COUNT - count or number == MAX_COUNT:
+        return None
+    length = raw[_HEAD.size + 1]
+    if length > 0x7F:  # a varint, of at most three bytes where there are at most MAX_PACKETS arrivals
+        second = raw[_HEAD.size + 2]
+        length = length & 0x7F | (second & 0x7F) << 7
+        if second > 0x7F:
+            length |= (raw[_HEAD.size + 3] & 0x7F) << 14
+    if not 4 <= length <= 4 * count:
+        return None
+    columns = _arrival_columns(length // 4)
+    begin = _HEAD.size + columns.size_bytes
+    head = _payload_head(count * packet_size)
+    payload_at = begin + len(head)
+    if payload_at + count * packet_size != size or raw[begin:payload_at] != head:
+        return None
+    values = columns.struct.unpack_from(raw, _HEAD.size)
+    realtimes_at, monotonics_at = columns.realtimes_at, columns.monotonics_at
+    packets = values[1:realtimes_at]
+    if (values[0], values[realtimes_at], values[monotonics_at]) != columns.heads or sum(packets) != count:
+        return None
+    arrivals = Arrivals(packets, values[realtimes_at + 1 : monotonics_at], values[monotonics_at + 1 :])
+    payload = memoryview(raw)[payload_at:]
+    return EncodedBatch(raw, epoch, number, first, count, packet_size, (), arrivals, (), (), None, payload)
+
+
+class _ArrivalColumns(NamedTuple):
+    """The three columns of arrivals, one behind the other, each with its tag and its length before it."""
+
+    struct: Struct
+    heads: tuple[bytes, bytes, bytes]
+    size_bytes: int
+    realtimes_at: int
+    """Where that head stands among what the struct unpacks."""
+    monotonics_at: int
+
+
+@lru_cache(maxsize=256)
+def _arrival_columns(count: int) -> _ArrivalColumns:
+    """The layout of the columns of `count` arrivals; batches under one load have few counts."""
+    heads = tuple(
+        bytes((tag,)) + _varint(count * width) for tag, width in ((_COUNTS, 4), (_REALTIMES, 8), (_MONOTONICS, 8))
+    )
+    codes = zip(map(len, heads), "Iqq", strict=True)
+    struct = Struct("<" + "".join(f"{head}s{count}{code}" for head, code in codes))
+    return _ArrivalColumns(struct, (heads[0], heads[1], heads[2]), struct.size, count + 1, 2 * count + 2)
 
 
 def _in_place(raw: Buffer) -> EncodedBatch | None:
     """The batch, if it has exactly the layout that `encode_batch` writes; else None."""
     size = len(raw)
-    if size > MAX_BATCH_BYTES:
-        raise WireError(f"a batch has {size} bytes: at most {MAX_BATCH_BYTES} are allowed")
     if size < _HEAD.size + 2:
         return None
     t0, contract, t1, count, t2, epoch, t3, number, t4, first, t5, packet_size = _HEAD.unpack_from(raw)
@@ -306,14 +375,6 @@ def _in_place(raw: Buffer) -> EncodedBatch | None:
         if (c, c_len, r, r_len, m, m_len) == (_COUNTS, 4, _REALTIMES, 8, _MONOTONICS, 8):
             arrivals = Arrivals((packets,), (realtime,), (monotonic,))
             at += _ONE_ARRIVAL.size
-            # By far the most are packets of one size and of one transfer, with nothing else between head and payload.
-            payload_size = count * packet_size
-            head = _payload_head(payload_size)
-            after = at + len(head)
-            fits = count <= MAX_PACKETS and first <= MAX_COUNT - count and number < MAX_COUNT
-            if fits and raw[at:after] == head and after + payload_size == size and packet_size and packets == count:
-                payload = memoryview(raw)[after:]
-                return EncodedBatch(raw, epoch, number, first, count, packet_size, (), arrivals, (), (), None, payload)
     rest = _Rest(arrivals)
     try:
         begin = _walk(raw, at, rest)

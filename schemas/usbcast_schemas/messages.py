@@ -30,7 +30,7 @@ class Messages(Protocol):
 
     @property
     def left_over(self) -> bool:
-        """Whether a message that has come is still to be received."""
+        """True if a message that has come was left to be received."""
 
     def receive(self) -> list[Buffer] | None:
         """The frames of the next message, bytes or views of where libzmq has them; None if none has come.
@@ -45,17 +45,30 @@ class Messages(Protocol):
 class PyzmqMessages:
     """As the native core does it, by pyzmq."""
 
-    left_over = False
-
     def __init__(self, socket: zmq.Socket[bytes]) -> None:
         self._socket = socket
+        self._left: list[Buffer] | None = None
         self.drained = False
+        self.is_open = True
+
+    @property
+    def left_over(self) -> bool:
+        return self._left is not None
+
+    def put_back(self, frames: list[Buffer]) -> None:
+        """Let a message that was received come again, before any other."""
+        self._left = frames
 
     def receive(self) -> list[Buffer] | None:
+        if self._left is not None:
+            frames, self._left = self._left, None
+            return frames
+        if not self.is_open:
+            raise ValueError("these messages are closed")
         # Whether one follows the first is not asked, as that takes as long as receiving it: a message of one frame takes the
         # first one of the next along. At the end it is where a message begins, whatever came.
         try:
-            frames: list[Buffer] = [self._socket.recv(_DONTWAIT)]
+            received: list[Buffer] = [self._socket.recv(_DONTWAIT)]
         except zmq.Again:
             self.drained = True
             return None
@@ -67,11 +80,11 @@ class PyzmqMessages:
             except zmq.Again:
                 break
             more = frame.more
-            frames.append(frame.bytes if len(frame) < IN_PLACE_BYTES else frame.buffer.toreadonly())
-        return frames
+            received.append(frame.bytes if len(frame) < IN_PLACE_BYTES else frame.buffer.toreadonly())
+        return received
 
     def close(self) -> None:
-        return
+        self.is_open = False
 
 
 def finds_libzmq(core: ModuleType) -> bool:

@@ -438,7 +438,7 @@ def test_a_gap_says_of_which_epoch_it_is_and_comes_before_the_restart() -> None:
     told = batch(0, 0, 1, epoch=2)
     told.losses = [pb.Loss(stage=pb.STAGE_DEVICE, reason="counter", packets=4)]
     core.live(told)
-    events = list(iter(builder.take, None))
+    events = list(iter(builder.next_event, None))
     assert [type(event) for event in events] == [Batch, Gap, Restart, Gap, Batch]
     _, old, restart, new, first = events
     assert isinstance(old, Gap)

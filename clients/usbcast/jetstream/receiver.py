@@ -79,11 +79,11 @@ class StoreReceiver:
 
     def take(self) -> Event | None:
         """The next event, if there is one."""
-        return self._event_builder.take()
+        return self._event_builder.next_event()
 
     def take_record(self) -> Record | None:
         """As `take`, but batches as they were published. One of the two is used, not both."""
-        return self._event_builder.take_record()
+        return self._event_builder.next_record()
 
     @property
     def lag_ns(self) -> int:

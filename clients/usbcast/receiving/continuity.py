@@ -30,6 +30,7 @@ from dataclasses import dataclass, replace
 
 from usbcast.events import Gap, Restart, gap_of_hole
 from usbcast_schemas.batch import EncodedBatch
+from usbcast_schemas.engine.protocols import Expected
 
 OVERWRITTEN = "overwritten in the ring"
 SKIPPED = "skipped for the newest"
@@ -140,20 +141,20 @@ class Continuity:
             self._held.clear()
             self._held_bytes = 0
 
-    def expected(self) -> tuple[int, int, int] | None:
-        """Return epoch, number and first sequence of the batch that the fast path may deliver next; None if it may not."""
+    def expected(self) -> Expected | None:
+        """Return the batch that the fast path may deliver next; None if anything else comes first."""
         if self.first_sequence is None or self._fetching is not None or self._held or self._latest:
             return None
         if self.epoch is None or self._next_number is None:
             return None
-        return self.epoch, self._next_number, self.next_sequence
+        return Expected(self.epoch, self._next_number, self.next_sequence)
 
     def unreadable(self) -> None:
         """Note that an unreadable message came: what is missing before the next batch is lost for that reason."""
         self._unreadable_at = -1 if self._next_number is None else self._next_number
 
-    def passed(self, batches: int, packets: int) -> None:
-        """Move the cursor over batches that the fast path delivered, each as `expected` and with nothing but packets."""
+    def record_delivered(self, batches: int, packets: int) -> None:
+        """Move the cursor over batches that the fast path delivered, beginning with the one that was `expected`."""
         assert self._next_number is not None
         self.next_sequence += packets
         self._next_number += batches
@@ -161,13 +162,6 @@ class Continuity:
 
     def live(self, batch: EncodedBatch) -> None:
         """Take a batch from the data topic or the ring."""
-        if self._is_next(batch):
-            self.out.append(Delivery(batch))
-            self.next_sequence = end = batch.first_sequence + batch.packet_count
-            self._next_number = number = batch.number + 1
-            self.known_until = max(self.known_until, end)
-            self._known_number = max(self._known_number, number)
-            return
         if not self._is_current(batch.epoch):
             return
         self._know(batch.end_sequence, batch.number + 1)
@@ -183,17 +177,6 @@ class Continuity:
             self._held.append(batch)
             self._held_bytes += len(batch.raw)
         # else: drop it; it is known to exist, so `wanted` asks for it later.
-
-    def _is_next(self, batch: EncodedBatch) -> bool:
-        """Return True if `batch` is simply the next one, with nothing else to consider: nearly all are."""
-        return (
-            batch.number == self._next_number
-            and batch.first_sequence == self.next_sequence
-            and batch.epoch == self.epoch
-            and self.first_sequence is not None
-            and self._fetching is None
-            and not (self._held or self._latest or batch.holes)
-        )
 
     def declared(self, epoch: int, gap: Gap, next_number: int | None) -> None:
         """Take a gap that a forwarder declared in the stream; the batch behind it is `next_number`, None if unknown."""

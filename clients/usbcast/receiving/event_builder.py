@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections import deque
 
-from usbcast.batch import Batch, DecodeContext
+from usbcast.batch import Batch, DecodeContext, batch_maker
 from usbcast.clock.clock_watch import ClockWatch
 from usbcast.clock.dejitter import Dejitter, dejitter_of
 from usbcast.events import DeviceEvent, End, Gap, Restart, Silence, device_event, gap_of_loss
 from usbcast.layout import Layout
 from usbcast.receiving.continuity import Continuity, Delivery
 from usbcast_schemas.batch import EncodedBatch
+from usbcast_schemas.engine.protocols import SettledRead
 from usbcast_schemas.ledger import Ledger
 from usbcast_schemas.places import host_id
 from usbcast_schemas.v1 import usbcast_pb2 as pb
@@ -37,8 +38,7 @@ class EventBuilder:
         self._loaned: Batch | None = None
         """Batch that was handed out in place and not returned yet."""
         self._gaps: list[Gap] = []
-        self.context = DecodeContext(Layout((), 0), None, clock.offset)
-        """How to decode the batches that are delivered now."""
+        self._decode_by(DecodeContext(Layout((), 0), None, clock.offset))
         self.dejitter: Dejitter | None = None
         self._rate_hz = 0.0
         self._same_host = True
@@ -54,18 +54,15 @@ class EventBuilder:
         """True if no event or gap has to be delivered before or with the next batch."""
         return not (self._events or self._core.out or self._gaps or self._loaned is not None)
 
-    def passed(self, packets: int, realtime_ns: int, monotonic_ns: int, taken_ns: int, loaned: Batch | None) -> None:
-        """Count `packets` that the fast path delivered; the last batch, with these arrival times, was taken at `taken_ns`.
-
-        `loaned` is a batch that was handed out in place after them and has not been returned.
-        """
-        self.books.left += packets
-        self._loaned = loaned
+    def record_delivered(self, settled: SettledRead) -> None:
+        """Count what the fast path delivered, and take over the batch that it has handed out in place, if any."""
+        self.books.left += settled.delivered
+        self._loaned = settled.loaned
         if self._same_host:
-            self.lag_ns = taken_ns - monotonic_ns
+            self.lag_ns = settled.taken_ns - settled.monotonic_ns
         else:
-            at_ns = time.time_ns() - (time.monotonic_ns() - taken_ns)
-            self.lag_ns = at_ns + self._clock.ahead_ns(at_ns) - realtime_ns
+            at_ns = time.time_ns() - (time.monotonic_ns() - settled.taken_ns)
+            self.lag_ns = at_ns + self._clock.ahead_ns(at_ns) - settled.realtime_ns
 
     def describe(self, info: pb.StreamInfo) -> None:
         """Take the node's description of the stream: how to decode its packets, and which host's clock stamps them."""
@@ -73,18 +70,24 @@ class EventBuilder:
         if info.nominal_rate_hz != self._rate_hz:
             self._rate_hz = info.nominal_rate_hz
             self.dejitter = dejitter_of(self._rate_hz)
-        self.context = DecodeContext(Layout(info.fields, info.packet_size), self.dejitter, self._clock.offset)
+        self._decode_by(DecodeContext(Layout(info.fields, info.packet_size), self.dejitter, self._clock.offset))
+
+    def _decode_by(self, context: DecodeContext) -> None:
+        """Decode the batches that are delivered from now on by `context`."""
+        self._context = context
+        self.make_batch = batch_maker(context)
+        """Makes of a plain batch the Batch that the application gets."""
 
     def _begin_dejitter(self) -> None:
         """Begin a new line of smoothed times. Batches that were handed out keep theirs."""
         self.dejitter = Dejitter(self._rate_hz) if self._rate_hz > 0 else None
-        self.context = self.context._replace(dejitter=self.dejitter)
+        self._decode_by(self._context._replace(dejitter=self.dejitter))
 
     def say(self, silence: Silence) -> None:
         """Put an event of the receiver's own behind what has been expanded so far."""
         self._events.append(silence)
 
-    def take(self) -> Event | None:
+    def next_event(self) -> Event | None:
         """The next event, if there is one."""
         if self._loaned is not None:
             self.return_loan()
@@ -92,10 +95,7 @@ class EventBuilder:
         while not events:
             if not out:
                 return None
-            item = out.popleft()
-            if isinstance(item, Delivery) and self._is_plain(item):
-                return self._plain(item.batch)
-            self._expand(item)
+            self._expand(out.popleft())
         event = events.popleft()
         if isinstance(event, Batch):
             self._deliver(event.encoded, len(event))
@@ -117,31 +117,15 @@ class EventBuilder:
         self._events.appendleft(gap)
         self._gaps.append(gap)
 
-    def _is_plain(self, item: Delivery) -> bool:
-        """Return True if `item` is a batch with packets and nothing else to tell."""
-        batch = item.batch
-        return (
-            bool(batch.packet_count)
-            and not (item.skip or item.gaps or self._gaps or batch.events or batch.losses)
-            and batch.end is None
-        )
-
-    def _plain(self, batch: EncodedBatch) -> Batch:
-        """Deliver a batch with packets and nothing else to tell: nearly all are so."""
-        if self.dejitter is not None:
-            self.learn_times(batch)
-        self._deliver(batch, batch.packet_count)
-        return Batch(batch, self.context)
-
     def left_out(self, gap: Gap) -> None:
-        """Count a gap that does not go through `take`."""
+        """Count a gap that does not go through `next_event`."""
         self._lose(gap)
 
-    def take_record(self) -> Record | None:
-        """As `take`, but batches as they were published, those without packets too. One of the two is used, not both."""
+    def next_record(self) -> Record | None:
+        """As `next_event`, but batches as they were published, those without packets too. One of the two is used, not both."""
         if self._events:
             said = self._events.popleft()
-            assert isinstance(said, Silence), "take and take_record are not mixed"
+            assert isinstance(said, Silence), "next_event and next_record are not mixed"
             return said
         if not self._core.out:
             return None
@@ -185,7 +169,7 @@ class EventBuilder:
             self._begin_dejitter()
         if batch.packet_count > item.skip:
             self.learn_times(batch)
-            self._events.append(Batch(batch, self.context, tuple(self._gaps), item.skip))
+            self._events.append(Batch(batch, self._context, tuple(self._gaps), item.skip))
             self._gaps.clear()
         if batch.end is not None:
             self._events.append(End(batch.end.reason, batch.end.packets))

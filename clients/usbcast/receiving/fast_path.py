@@ -1,110 +1,94 @@
-"""The fast path: how a subscription takes plain batches that simply follow, with no other work for each of them.
+"""The fast path: how a subscription gets plain batches that follow one another, with no other work for each of them.
 
-The native core takes such a batch in one call and keeps a tally, which continuity and the ledger take over before anybody
-looks at them. It refuses everything else, which then takes the slow path: the channel's `pump` and continuity.
+A `StreamReader` delivers them straight from the channel and counts them. Before anybody looks at continuity or the ledger, they
+get its sums (`settle`). Whatever the reader refuses takes the other way: the channel's `pump`, and continuity.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from usbcast.batch import Batch
-from usbcast.receiving.channels import Channel
 from usbcast.receiving.continuity import Continuity, Delivery
 from usbcast.receiving.event_builder import Event, EventBuilder, Record
-from usbcast.receiving.waiting import Waiter
-
-if TYPE_CHECKING:
-    from usbcast_schemas._native import Follower
+from usbcast_schemas.engine.protocols import Expected, Limits, ReaderState, StreamReader
+from usbcast_schemas.engine.pure_reader import ClosedReader
 
 
 class FastPath:
     """The fast path of one receiver: open between two calls of `pump`, while nothing waits that must be delivered first."""
 
-    def __init__(self, core: Continuity, event_builder: EventBuilder, waiter: Waiter) -> None:
-        self._waiter_fd = waiter.fileno()
+    def __init__(self, core: Continuity, event_builder: EventBuilder) -> None:
         self._core = core
         self._event_builder = event_builder
-        self._channel: Channel | None = None
-        self._follower: Follower | None = None
+        self._reader: StreamReader = ClosedReader()
+        self._left_as = ReaderState.CLOSED
+        """The state in which settling found the reader, since it was opened last."""
 
-    def follow(self, channel: Channel | None) -> None:
-        """Use `channel` from now on, if it has a fast path; None for no channel."""
-        self.close()
-        self._channel = channel
-        self._follower = channel.follower if channel is not None else None
+    def read_by(self, reader: StreamReader) -> None:
+        """Deliver what `reader` reads from now on."""
+        self.settle()
+        self._reader = reader
+        self._left_as = ReaderState.CLOSED
 
-    def take(self) -> Event | None:
-        """The next event, if there is one."""
-        if self._follower is not None:
-            batch = self._follower.next(Batch, self._event_builder.context)
-            if batch is not None:
-                if self._event_builder.dejitter is not None:
-                    self._event_builder.learn_times(batch.encoded)
-                return batch
-        return self._event_builder.take()
+    def next_event(self) -> Event | None:
+        """Return the next event; None if there is none."""
+        batch: Batch | None = self._reader.next_batch(self._event_builder.make_batch)
+        if batch is None:
+            return self._event_builder.next_event()
+        if self._event_builder.dejitter is not None:
+            self._event_builder.learn_times(batch.encoded)
+        return batch
 
-    def take_record(self) -> Record | None:
-        """As `take`, but batches as they were published, those without packets too. One of the two is used, not both."""
-        if self._follower is not None:
-            batch = self._follower.next()
-            if batch is not None:
-                return Delivery(batch)
-        return self._event_builder.take_record()
+    def next_record(self) -> Record | None:
+        """As `next_event`, but batches as they were published, those without packets too. One of the two is used, not both."""
+        batch = self._reader.next_batch()
+        return self._event_builder.next_record() if batch is None else Delivery(batch)
 
-    def wait(self, most_s: float) -> Batch | None:
-        """As `take`, but sleep up to `most_s` until a batch comes; None if something other than a batch needs attention."""
-        if self._follower is None:
-            return None
-        batch = self._follower.wait(self._waiter_fd, most_s, Batch, self._event_builder.context)
+    def wait_for_batch(self, most_s: float) -> Batch | None:
+        """Sleep up to `most_s` until a batch comes; return None, without sleep, if there is anything else to do."""
+        batch: Batch | None = self._reader.wait_for_batch(most_s, self._event_builder.make_batch)
         if batch is not None and self._event_builder.dejitter is not None:
             self._event_builder.learn_times(batch.encoded)
         return batch
 
     def park_s(self) -> float:
-        """Return the seconds that one may sleep with nothing else to do before; 0 if there is something, or a batch has come."""
-        return self._follower.doze() if self._follower is not None else 0.0
-
-    @property
-    def was_woken(self) -> bool:
-        """True if the reader slept, and something other than a batch woke it."""
-        return self._follower is not None and self._follower.dozed
+        """Ask to be woken; return for how many seconds one may sleep. 0 if there is a batch or anything else to do."""
+        return self._reader.park_s()
 
     @property
     def is_open(self) -> bool:
-        """Whether `take` looks for what comes."""
-        return self._follower is not None and self._follower.is_open
-
-    def close(self) -> bool:
-        """Stop taking batches and hand the tally to continuity and the ledger; return True if any batch was taken."""
-        went = self._follower.close() if self._follower is not None else None
-        if went is None:
-            return False
-        assert self._channel is not None
-        batches, packets, *delivered = went
-        self._channel.passed(batches)
-        self._core.passed(batches, packets)
-        self._event_builder.passed(*delivered)
-        return bool(batches)
+        """True if `next_event` looks for what comes."""
+        return self._reader.state is not ReaderState.CLOSED
 
     @property
-    def goes_on(self) -> bool:
-        """True if nothing known prevents opening it again; the next batch may still be refused."""
-        if self._follower is None or self._follower.refused or self._channel is None or self._channel.left_over:
+    def was_parked_in_vain(self) -> bool:
+        """True if the caller slept, and something other than a batch ended that."""
+        return self._left_as is ReaderState.PARKED
+
+    def settle(self) -> bool:
+        """Stop delivering; tell continuity and the ledger what was. Return True if that was any batch."""
+        settled = self._reader.settle()
+        if settled is None:
             return False
-        return self._expected() is not None
+        self._left_as = settled.state
+        if settled.batches or settled.delivered or settled.loaned is not None:
+            self._core.record_delivered(settled.batches, settled.packets)
+            self._event_builder.record_delivered(settled)
+        return settled.batches > 0
 
-    def open(self, until_ns: int, park_until_ns: int) -> bool:
-        """Open the fast path if possible; return True if there is something to take in a ring.
+    @property
+    def can_open(self) -> bool:
+        """True if `open` would open it, and the reader has not just refused what comes next."""
+        return self._left_as is not ReaderState.REFUSED and self._expected() is not None
 
-        The first batch taken after `until_ns` is the last; nobody may sleep beyond `park_until_ns`.
-        """
+    def open(self, limits: Limits) -> bool:
+        """Deliver from now on, unless something has to be delivered first; return True if a batch waits in the ring."""
         expected = self._expected()
-        if self._follower is None or self._channel is None or expected is None:
+        if expected is None:
             return False
-        return self._follower.open(self._channel.slot, *expected, until_ns, park_until_ns)
+        self._left_as = ReaderState.CLOSED
+        return self._reader.open(expected, limits)
 
-    def _expected(self) -> tuple[int, int, int] | None:
+    def _expected(self) -> Expected | None:
         return self._core.expected() if self._event_builder.is_clear else None
 
 

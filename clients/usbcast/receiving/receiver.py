@@ -13,7 +13,7 @@ Steps 2 and 3 cost far more than a batch. So `housekeeping.py` decides how often
 something other than data may have come (`called`), otherwise a few times a second. `park_s` and `wait` are shortcuts for a
 reader on the fast path: they sleep without any of this as long as nothing but data can be due.
 
-The fast path keeps a tally of its own. Whoever looks at continuity or the ledger closes it first, which brings them up to date.
+The fast path counts what it delivers. Whoever looks at continuity or the ledger settles it first, which brings them up to date.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ import math
 import os
 import socket as host
 import time
+from collections.abc import Callable
 from itertools import count
 
+from usbcast.batch import Batch
 from usbcast.clock.clock_watch import ClockWatch
 from usbcast.clock.offset import ClockOffset
 from usbcast.events import Gap, Silence
@@ -35,7 +37,7 @@ from usbcast.node.requests import raise_error
 from usbcast.receiving.channels import Channel
 from usbcast.receiving.channels.choice import connect
 from usbcast.receiving.continuity import Continuity, Position
-from usbcast.receiving.event_builder import EventBuilder
+from usbcast.receiving.event_builder import Event, EventBuilder, Record
 from usbcast.receiving.fast_path import FastPath
 from usbcast.receiving.fetching import Fetching, Gate
 from usbcast.receiving.housekeeping import BUSY_NS, Housekeeping
@@ -45,6 +47,8 @@ from usbcast.receiving.subscribe_options import SubscribeOptions, check_options
 from usbcast.receiving.waiting import Waiter
 from usbcast_schemas.batch import EncodedBatch
 from usbcast_schemas.contract import SILENCE_S
+from usbcast_schemas.engine.protocols import Limits
+from usbcast_schemas.engine.pure_reader import ClosedReader
 from usbcast_schemas.errors import NodeUnreachable, PeerError, VersionMismatch, WireError
 from usbcast_schemas.interfaces import ALL
 from usbcast_schemas.lan import SCHEME
@@ -99,12 +103,7 @@ class NodeReceiver:
             self._core.start(resumed.epoch, resumed.next_sequence, resumed.next_number)
         self._clock = ClockWatch(stream, self.keys)
         self._event_builder = EventBuilder(self._core, self._clock)
-        self._fast_path = FastPath(self._core, self._event_builder, self.waiter)
-        # The receiver adds nothing to these, and each is called for nearly every batch.
-        self.take = self._fast_path.take
-        self.take_record = self._fast_path.take_record
-        self.wait = self._fast_path.wait
-        self.park_s = self._fast_path.park_s
+        self._fast_path = FastPath(self._core, self._event_builder)
         self._link = Link(stream, endpoint, self.waiter, self.keys)
         self._channel: Channel | None = None
         self._life = LifeCycle(time.monotonic_ns())
@@ -115,24 +114,55 @@ class NodeReceiver:
 
     # What the shells use
 
+    @property
+    def take(self) -> Callable[[], Event | None]:
+        """Return the next event; None if there is none. A loop looks this up once, and calls it for each batch."""
+        return self._fast_path.next_event
+
+    def take_record(self) -> Record | None:
+        """As `take`, but batches as they were published, those without packets too. One of the two is used, not both."""
+        return self._fast_path.next_record()
+
+    def wait(self, most_s: float) -> Batch | None:
+        """Sleep up to `most_s` until a batch comes; return None, without sleep, if `pump` and the others must be called."""
+        return self._fast_path.wait_for_batch(most_s)
+
+    def park_s(self) -> float:
+        """Return for how many seconds one may wait on `waiter` at once; 0 if `pump`, `rest_s` and `may_sleep` must be called."""
+        return self._fast_path.park_s()
+
     def pump(self) -> bool:
-        """Take what has come and do what is due; return whether `take` has something.
+        """Take what has come and do what is due; return True if `take` has something.
 
         Raises StreamUnknown, VersionMismatch, AccessRefused, KeysError.
         """
-        channel = self._channel
-        if channel is not None:
-            if self._fast_path.close():
-                self._house.called = False  # that is what woke
-            self._event_builder.return_loan()  # a caller that asks for more has finished with the last batch
-            if self._fast_path.was_woken:
-                self._house.called = True
-            goes_on = self._fast_path.goes_on
-            if not goes_on:
-                channel.pump(self)
-            came = channel.has_more if goes_on else bool(self._core.out)
-            if self._house.can_wait(time.monotonic_ns(), came, self._core):
-                return self._follow_on() or bool(self._event_builder) or (goes_on and came)
+        came = self._channel is not None and self._read(self._channel)
+        if self._channel is None or not self._house.can_wait(time.monotonic_ns(), came, self._core):
+            self._keep_house()
+            came = False  # it may have been rubbish, or of another channel
+        return self._open_fast_path() or bool(self._event_builder) or came
+
+    def _read(self, channel: Channel) -> bool:
+        """Bring continuity up to date with what has come, and return True if there is something to take.
+
+        If the reader of the fast path can deliver what comes next, that is left to it.
+        """
+        self._note_what_woke(has_delivered=self._fast_path.settle())
+        self._event_builder.return_loan()  # a caller that asks for more has finished with the last batch
+        if self._fast_path.can_open:
+            return channel.has_more
+        channel.pump(self)
+        return bool(self._core.out)
+
+    def _note_what_woke(self, *, has_delivered: bool) -> None:
+        """If this caller has slept, a batch ended that if one was delivered since; else anything may have come."""
+        if self._fast_path.was_parked_in_vain:
+            self._house.called = True
+        elif has_delivered:
+            self._house.called = False
+
+    def _keep_house(self) -> None:
+        """Look after everything but the data: replies, silence, requests and reports that are due."""
         now_ns = time.monotonic_ns()
         self._link.check()
         if self._channel is not None:
@@ -144,27 +174,26 @@ class NodeReceiver:
         busy = self._fetching.under_way or self._check_rest_s() < math.inf
         calm = self._life.is_calm and not busy
         self._house.done(now_ns, calm=calm, until_ns=self._life.calm_until_ns(self._heard_ns()))
-        return self._follow_on() or bool(self._event_builder)
 
     @property
     def follows(self) -> bool:
         """Whether `take` looks for what comes, so that it need not be pumped first."""
         return self._fast_path.is_open
 
-    def _follow_on(self) -> bool:
-        """Open the fast path until something is due; return whether it has a batch."""
+    def _open_fast_path(self) -> bool:
+        """Open the fast path until something is due; return True if a batch waits in the ring."""
         house = self._house
-        return self._fast_path.open(house.due_ns, house.calm_until_ns if self._link_is_quiet else 0)
+        return self._fast_path.open(Limits(house.due_ns, house.calm_until_ns if self._link_is_quiet else 0))
 
     @property
     def has_events(self) -> bool:
         """Whether `take` has something, or would have after `pump`."""
-        self._fast_path.close()
+        self._fast_path.settle()
         return bool(self._event_builder) or (self._channel is not None and self._channel.has_more)
 
     @property
     def lag_ns(self) -> int:
-        self._fast_path.close()
+        self._fast_path.settle()
         return self._event_builder.lag_ns
 
     @property
@@ -185,13 +214,13 @@ class NodeReceiver:
     @property
     def position(self) -> Position | None:
         """Position behind everything received so far, including what waits to be taken; None before joining."""
-        self._fast_path.close()
+        self._fast_path.settle()
         return self._core.position
 
     def pass_over(self, stage: str, reason: str) -> Gap | None:
         """Skip on purpose what has not come; return the resulting gap. Nothing may wait to be taken."""
         self._fetching.given_up()
-        self._fast_path.close()
+        self._fast_path.settle()
         gap = self._core.pass_over(stage, reason)
         if gap is not None:
             self._event_builder.left_out(gap)
@@ -200,7 +229,7 @@ class NodeReceiver:
     @property
     def behind(self) -> int:
         """Number of packets that are known to exist but have not come."""
-        self._fast_path.close()
+        self._fast_path.settle()
         return max(0, self._core.known_until - self._core.next_sequence)
 
     @property
@@ -255,7 +284,7 @@ class NodeReceiver:
 
     def ledger(self) -> Ledger:
         """The ledger of this subscription as of now, in packets."""
-        self._fast_path.close()
+        self._fast_path.settle()
         books = self._event_builder.ledger()
         books.counters["fetched" if self.via == "notify" else "refilled"] = self._core.fetched_packets
         return books
@@ -273,7 +302,7 @@ class NodeReceiver:
 
     def close(self) -> None:
         """Send the node a last report and free everything."""
-        self._fast_path.close()
+        self._fast_path.settle()
         self._event_builder.return_loan()
         if self._channel is not None:
             self._send_report()
@@ -454,7 +483,7 @@ class NodeReceiver:
                 return
             if mute:
                 self._fetching.expectation.replaced(now_ns)
-            self._fast_path.follow(None)
+            self._fast_path.read_by(ClosedReader())
             self._channel.close()
             self._channel = None
             self._life.lost()
@@ -468,7 +497,7 @@ class NodeReceiver:
             heard_ns=heard_ns,
         )
         self._life.connected()
-        self._fast_path.follow(self._channel)
+        self._fast_path.read_by(self._channel.reader)
         self._core.set_can_fetch(self._channel.can_fetch)
         if self._core.epoch is not None:
             self._core.known(info.epoch, info.next_sequence, info.next_number, ended=info.ended)

@@ -22,17 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from usbcast_schemas import native
-from usbcast_schemas.batch import (
-    GIVEN,
-    MAKER,
-    MAX_BATCH_BYTES,
-    Arrivals,
-    Buffer,
-    EncodedBatch,
-    bears_remarks,
-    decode_batch,
-    native_maker,
-)
+from usbcast_schemas.batch import MAKER, Arrivals, Buffer, EncodedBatch, bears_remarks, decode_batch
 from usbcast_schemas.contract import MAJOR
 from usbcast_schemas.errors import RingTorn, RingUnavailable
 from usbcast_schemas.recycling import WORTH_BYTES, RecycledBuffers
@@ -62,7 +52,7 @@ from usbcast_schemas.ring.layout import (
 )
 
 if TYPE_CHECKING:
-    from usbcast_schemas._native import Follower
+    from usbcast_schemas import _native
 
 SKIPPED_LOOKED_AT = 2048
 """Of the batches that are skipped for the newest, so many are looked at for what they say of the device: some 10 ms."""
@@ -106,18 +96,21 @@ class RingReader:
         self.epoch = header[EPOCH]
         self.data_bytes = data_bytes
         self._slots = slots
-        self._checksums = bool(header[FLAGS] & FLAG_CHECKSUMS)
+        self.has_checksums = bool(header[FLAGS] & FLAG_CHECKSUMS)
         self._data_at = HEADER_BYTES + slots * SLOT_BYTES
         header.release()
         self._words = memoryview(self._map)[: self._data_at].cast("Q")
         self._large = RecycledBuffers()
-        self._is_closed = False
+        self.is_open = True
         self._taken = (-1, -1)
         """Slot and batch number of the newest batch that was taken."""
         self._kept_from: int | None = None
         """The oldest slot of a ring to which nobody writes any more."""
-        plain = STORES_ARE_ORDERED and not self._checksums
-        self._native = native.core.Ring(self._map, slots, data_bytes) if native.core and plain else None
+        plain = STORES_ARE_ORDERED and not self.has_checksums
+        self.native: _native.Ring | None = (
+            native.core.Ring(self._map, slots, data_bytes) if native.core and plain else None
+        )
+        """The same memory as the native core reads it; None if Python does."""
 
     @property
     def head(self) -> int:
@@ -153,12 +146,12 @@ class RingReader:
 
     def take(self, slot: int) -> EncodedBatch | None:
         """The batch in `slot`, decoded, or None if it is not held (any more, or yet). Raises WireError, VersionMismatch."""
-        if self._native is not None and MAKER is not None:
+        if self.native is not None and MAKER is not None:
             # The large ones are copied into buffers of our own, by `read`.
-            taken = self._native.take(WORTH_BYTES, MAJOR, MAKER, Arrivals, slot)
+            taken = self.native.take(WORTH_BYTES, MAJOR, MAKER, Arrivals, slot)
             if taken is not None:
                 return taken if isinstance(taken, EncodedBatch) else decode_batch(taken)
-        if self._checksums:
+        if self.has_checksums:
             return self._settled(slot)
         found = self.slot(slot)
         if found is None:
@@ -201,23 +194,16 @@ class RingReader:
 
         Once this reader is closed nobody knows, unless the writer had closed the ring before: then it stays as it is.
         """
-        if self._is_closed:
+        if not self.is_open:
             return self._kept_from is not None and self._kept_from <= slot
         if not STORES_ARE_ORDERED:
             fence()
         return self._words[TAIL] <= slot
 
-    def follower(self, *, copy: bool = True) -> Follower | None:
-        """Takes batches that simply follow one another, in one call each; None where there is no native core.
-
-        Without `copy` they are of type BatchInPlace, and large ones are among them.
-        """
-        if native.core is None or self._native is None or MAKER is None:
-            return None
-        if copy:
-            return native.core.Follower(self._native, b"", WORTH_BYTES, MAJOR, MAKER, Arrivals)
-        in_place = native_maker(BatchInPlace, (*GIVEN, "slot"), ring=self)
-        return native.core.Follower(self._native, b"", MAX_BATCH_BYTES, MAJOR, in_place, Arrivals)
+    def view(self, slot: Slot) -> memoryview:
+        """Return the bytes of a batch where they are, read-only. They may change at any time: ask `holds` after use."""
+        offset = self._data_at + slot.position % self.data_bytes
+        return memoryview(self._map).toreadonly()[offset : offset + slot.size_bytes]
 
     def read(self, slot: Slot, *, looks: int = SETTLING_READS) -> Buffer:
         """Copy a batch out; raise RingTorn if the writer has overtaken it meanwhile, or its checksum stays wrong."""
@@ -236,7 +222,7 @@ class RingReader:
                 or words[HEADER_BYTES // 8 + slot.slot % self._slots * SLOT_WORDS] != slot.slot + 1
             ):
                 break
-            if not self._checksums or zlib.crc32(raw) == slot.checksum:
+            if not self.has_checksums or zlib.crc32(raw) == slot.checksum:
                 return raw
         raise RingTorn(f"slot {slot.slot} of {self.path.name} was overwritten while it was read")
 
@@ -290,25 +276,25 @@ class RingReader:
 
         False at once where there is no native core: Python would look too seldom.
         """
-        return self._native is not None and self._native.spin_wait(head, most_ns)
+        return self.native is not None and self.native.spin_wait(head, most_ns)
 
     def will_sleep(self, head: int) -> bool:
         """Ask to be woken by the fifo; False if something has come beyond `head`, so that one must not sleep."""
-        if self._native is not None:
-            return self._native.will_sleep(head)
+        if self.native is not None:
+            return self.native.will_sleep(head)
         self._words[WAITING] = 1
         fence()
         return self._words[HEAD] == head and not self._words[STATE]
 
     def close(self) -> None:
         """Let go of the ring; idempotent. The memory goes when no batch refers to it any more."""
-        if self._is_closed:
+        if not self.is_open:
             return
-        self._is_closed = True
+        self.is_open = False
         self._kept_from = self._words[TAIL] if self.closed_by_writer else None
         self._words.release()
-        if self._native is not None:
-            self._native.close()
+        if self.native is not None:
+            self.native.close()
         with contextlib.suppress(BufferError):  # batches that stayed in place are still looked at
             self._map.close()
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from usbcast_schemas.batch import EncodedBatch
-
-if TYPE_CHECKING:
-    from usbcast_schemas._native import Follower
+from usbcast_schemas.engine.protocols import StreamReader
 
 
 class Sink(Protocol):
@@ -31,24 +29,15 @@ class Channel(Protocol):
     """One channel by which one stream is received. Used by one thread."""
 
     via: str
-    follower: Follower | None
-    """Reader of the fast path, in a ring from `slot` on; `passed` then tells what it took. None without a fast path."""
     can_fetch: bool
     """True if missing batches can be fetched; False if the channel already reads everything that a fetch would."""
 
+    @property
+    def reader(self) -> StreamReader:
+        """Delivers what comes next as long as that is plain batches in order; `pump` takes everything else from there."""
+
     def pump(self, sink: Sink) -> None:
         """Take what has come, until the sink is full; never wait."""
-
-    @property
-    def slot(self) -> int:
-        """Slot of a ring that is to be taken next."""
-
-    def passed(self, batches: int) -> None:
-        """Move on by `batches`, which the follower has taken."""
-
-    @property
-    def left_over(self) -> bool:
-        """True if something that has come was left for `pump`."""
 
     @property
     def has_more(self) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
 
 import zmq
 
@@ -12,19 +11,17 @@ from usbcast.node.credentials import Credentials
 from usbcast.node.handshake import Handshakes
 from usbcast.receiving.channels import Sink
 from usbcast.receiving.waiting import Waiter
-from usbcast_schemas import native
-from usbcast_schemas.batch import MAKER, Arrivals, decode_batch
-from usbcast_schemas.contract import MAJOR, data_topic, notify_topic, tail_topic
+from usbcast_schemas.batch import decode_batch
+from usbcast_schemas.contract import data_topic, notify_topic, tail_topic
+from usbcast_schemas.engine.protocols import StreamReader
+from usbcast_schemas.engine.pure_reader import ClosedReader
+from usbcast_schemas.engine.readers import message_reader
 from usbcast_schemas.errors import PeerError, UsageError, WireError
 from usbcast_schemas.messages import messages_of
 from usbcast_schemas.places import host_id
 from usbcast_schemas.sockets import as_reached, connect, readable, set_up, split_tcp
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 from usbcast_schemas.wire import MAX_DATA_BYTES, decode_notification, decode_published
-
-if TYPE_CHECKING:
-    from usbcast_schemas._native import Follower
-
 
 TURN_MESSAGES = 1000
 """Of what makes nothing to take, as rubbish, any number may come; so many, and whoever waits looks at the time again."""
@@ -35,7 +32,6 @@ class PublishedChannel:
 
     can_fetch = True
     over = False
-    slot = 0
 
     def __init__(
         self,
@@ -51,11 +47,11 @@ class PublishedChannel:
         """`heard_ns`: when the channel that this one replaces heard something last."""
         endpoint = data_endpoint(info, reached_by)
         self.via = via
-        self.heard_ns = time.monotonic_ns() if heard_ns is None else heard_ns
-        self.news = 0
-        self.rests = True
-        self._known_number = 0
         self.source_silent_ns = 0
+        self._heard_ns = time.monotonic_ns() if heard_ns is None else heard_ns
+        self._news = 0
+        self._rests = True
+        self._known_number = 0
         self._latest = latest
         self._waiter = waiter
         self._data = data_topic(info.stream)
@@ -65,15 +61,7 @@ class PublishedChannel:
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
         set_up(self._socket, max_message_bytes=MAX_DATA_BYTES)
         self._messages = messages_of(self._socket)
-        self.follower: Follower | None = None
-        if (
-            via == "push"
-            and not latest
-            and native.core is not None
-            and MAKER is not None
-            and isinstance(self._messages, native.core.Messages)
-        ):
-            self.follower = native.core.Follower(self._messages, self._data, MAX_DATA_BYTES, MAJOR, MAKER, Arrivals)
+        self.reader: StreamReader = message_reader(self._messages, self._data) if via == "push" else ClosedReader()
         # In this order, so that who has heard a notification is sent every batch from then on.
         if via == "push":
             self._socket.subscribe(self._data)
@@ -102,21 +90,21 @@ class PublishedChannel:
             frames = messages.receive()
             if frames is None:
                 return
-            self.heard_ns = time.monotonic_ns()
+            self._heard_ns = time.monotonic_ns()
             try:
                 topic, body = decode_published(frames)
                 if topic == self._data:
-                    self.news += 1
-                    self.rests = False
+                    self._news += 1
+                    self._rests = False
                     sink.live(decode_batch(body))
                     if woken and not self._latest:
                         return  # it goes to the application before the notification behind it is looked at
                 elif topic == self._notify:
                     news = decode_notification(body)
                     self.source_silent_ns = news.source_silent_ns
-                    self.rests = True
+                    self._rests = True
                     if self.via == "notify" and news.next_number != self._known_number:
-                        self.news += 1
+                        self._news += 1
                         self._known_number = news.next_number
                     sink.known(news.epoch, news.next_sequence, news.next_number, ended=news.ended)
                 else:
@@ -125,14 +113,16 @@ class PublishedChannel:
                 sink.malformed(error)
 
     @property
-    def left_over(self) -> bool:
-        return self._messages.left_over
+    def heard_ns(self) -> int:
+        return max(self._heard_ns, self.reader.taken_ns)
 
-    def passed(self, batches: int) -> None:
-        if batches:
-            self.heard_ns = time.monotonic_ns()
-            self.news += batches
-            self.rests = False
+    @property
+    def news(self) -> int:
+        return self._news + self.reader.taken
+
+    @property
+    def rests(self) -> bool:
+        return self._rests and self.reader.taken_ns <= self._heard_ns
 
     @property
     def has_more(self) -> bool:

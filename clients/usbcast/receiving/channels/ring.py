@@ -10,6 +10,8 @@ from pathlib import Path
 from usbcast.receiving.channels import Sink
 from usbcast.receiving.waiting import Waiter
 from usbcast_schemas.batch import EncodedBatch
+from usbcast_schemas.engine.pure_reader import SPIN_WAIT_NS
+from usbcast_schemas.engine.readers import ring_reader
 from usbcast_schemas.errors import PeerError, RingUnavailable
 from usbcast_schemas.places import host_id
 from usbcast_schemas.ring import RingReader
@@ -19,8 +21,8 @@ from usbcast_schemas.v1 import usbcast_pb2 as pb
 AHEAD_BYTES = 256 * 1024
 """Batches are copied out as far ahead of the application as the processor's cache is likely to keep them."""
 
-MOST_REFUSED = 64
-"""Batches of which none can be followed, as those of a stream of varying packets, are taken so many at once."""
+MOST_AT_ONCE = 64
+"""Batches that the reader refuses one after the other, as those of a stream of varying packets, are taken so many at once."""
 
 
 class RingChannel:
@@ -29,7 +31,6 @@ class RingChannel:
     via = "ring"
     can_fetch = False
     rest_s = math.inf
-    left_over = False
     news = 0
     rests = True
 
@@ -47,10 +48,10 @@ class RingChannel:
             self._ring.close()
             raise RingUnavailable(f"cannot open {info.ring.wake_path}: {error.strerror}; use via='push'") from None
         self._waiter.add_edge(self._wake_fd)
-        self.follower = None if latest else self._ring.follower(copy=copy)
-        self._refused = 1
-        """How many batches are taken at once where it has refused one: twice as many as before, if it has taken none since."""
-        self._at = self._seen_head = 0
+        self.reader = ring_reader(self._ring, waiter, copy=copy)
+        self._at_once = 1
+        """How many batches `pump` takes: twice as many as the last time, if the reader has delivered none since."""
+        self._pumped_to = self._seen_head = 0
         self._level = (info.next_sequence, info.next_number)
 
     def begin_now(self) -> tuple[int, int]:
@@ -61,24 +62,24 @@ class RingChannel:
         while (head := self._ring.head) > 0:
             newest = self._ring.slot(head - 1)
             if newest is not None:
-                self._at = head
+                self.reader.at = head
                 return newest.end_sequence, newest.number + 1
         return self._level
 
     def begin_newest(self) -> None:
         """Start at the newest batch that holds a packet."""
-        self._at = self._ring.newest(self._ring.tail)
+        self.reader.at = self._ring.newest(self._ring.tail)
 
     def begin_oldest(self) -> None:
-        self._at = self._ring.tail
+        self.reader.at = self._ring.tail
 
     def begin_at(self, sequence: int) -> None:
-        self._at = self._ring.find(sequence)
+        self.reader.at = self._ring.find(sequence)
 
     @property
     def heard_ns(self) -> int:
         # What is still to be read speaks for the node, however late this reader is.
-        return time.monotonic_ns() if self._at < self._ring.head else self._ring.heartbeat_monotonic_ns
+        return time.monotonic_ns() if self.reader.at < self._ring.head else self._ring.heartbeat_monotonic_ns
 
     @property
     def source_silent_ns(self) -> int:
@@ -86,25 +87,26 @@ class RingChannel:
 
     @property
     def over(self) -> bool:
-        return self._ring.closed_by_writer and self._at >= self._ring.head
+        return self._ring.closed_by_writer and self.reader.at >= self._ring.head
 
     def pump(self, sink: Sink) -> None:
-        ring = self._ring
+        ring, reader = self._ring, self.reader
         self._seen_head = ring.head
         if self._latest:
             self._skip_to_newest(sink)
+        self._at_once = min(2 * self._at_once, MOST_AT_ONCE) if reader.at == self._pumped_to else 1
+        most = self._seen_head if self._latest else self._at_once
         ahead_bytes = taken = 0
-        most = self._refused if self.follower is not None else self._seen_head
-        self._refused = min(2 * self._refused, MOST_REFUSED)
-        while self._at < self._seen_head and taken < most and ahead_bytes < AHEAD_BYTES and not sink.full:
-            batch = self._take(self._at, sink)
+        while reader.at < self._seen_head and taken < most and ahead_bytes < AHEAD_BYTES and not sink.full:
+            batch = self._take(reader.at, sink)
             if batch is None:
                 # Overtaken: what is gone shows by the number of the next batch.
-                self._at = max(self._at + 1, ring.tail)
+                reader.at = max(reader.at + 1, ring.tail)
                 continue
-            self._at += 1
+            reader.at += 1
             taken += 1
             ahead_bytes += len(batch.raw)
+        self._pumped_to = reader.at
 
     def _take(self, slot: int, sink: Sink) -> EncodedBatch | None:
         """Hand the batch on; None if it was overwritten meanwhile, or is none."""
@@ -119,30 +121,21 @@ class RingChannel:
 
     def _skip_to_newest(self, sink: Sink) -> None:
         """Go to the newest batch with a packet; of those before it, take what they say of the device."""
-        newest = self._ring.newest(self._at)
-        for slot in self._ring.remarks(self._at, newest):
+        newest = self._ring.newest(self.reader.at)
+        for slot in self._ring.remarks(self.reader.at, newest):
             self._take(slot.slot, sink)
-        self._at = newest
+        self.reader.at = newest
 
     def check(self) -> None:
         """Nothing to be refused by: the system lets this user read, and the link hears what the node says."""
 
     @property
-    def slot(self) -> int:
-        return self._at
-
-    def passed(self, batches: int) -> None:
-        if batches:
-            self._at += batches
-            self._refused = 1
-
-    @property
     def has_more(self) -> bool:
         self._seen_head = self._ring.head
-        return self._at < self._seen_head
+        return self.reader.at < self._seen_head
 
     def may_sleep(self) -> bool:
-        if self._at < self._seen_head or self._ring.spin_wait(self._seen_head, SPIN_WAIT_NS):
+        if self.reader.at < self._seen_head or self._ring.spin_wait(self._seen_head, SPIN_WAIT_NS):
             return False
         return self._ring.will_sleep(self._seen_head)
 
