@@ -292,13 +292,6 @@ def decode_batch(raw: Buffer) -> EncodedBatch:
     return plain or _in_place(raw) or _by_library(raw)
 
 
-def is_plain(batch: EncodedBatch) -> bool:
-    """Return True if the batch holds packets of one size with their arrival times, and nothing else to report."""
-    return bool(batch.packet_size and batch.arrivals.packets and batch.packet_count) and not (
-        batch.losses or batch.events or batch.holes or batch.end is not None
-    )
-
-
 def decode_plain(raw: Buffer) -> EncodedBatch | None:
     """Read a plain batch that has exactly the layout that `encode_batch` writes; return None for anything else.
 

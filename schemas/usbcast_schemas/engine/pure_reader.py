@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from usbcast_schemas.batch import Buffer, EncodedBatch, decode_plain, is_plain
+from usbcast_schemas.batch import Buffer, EncodedBatch, decode_plain
 from usbcast_schemas.engine.protocols import Expected, Limits, Make, ReaderState, SettledRead, Waiter
 from usbcast_schemas.errors import PeerError, RingTorn
 from usbcast_schemas.messages import PyzmqMessages
@@ -171,7 +171,8 @@ class PureRingReader(_Count):
             batch = self._ring.take(at)
         except PeerError:
             return None
-        return batch if batch is not None and is_plain(batch) and self._expects(batch) else None
+        plain = decode_plain(batch.raw) if batch is not None else None
+        return plain if plain is not None and self._expects(plain) else None
 
     def _return_loan(self) -> bool:
         """Take back what was handed out in place; return False, and keep it, if it was overwritten meanwhile."""
