@@ -23,7 +23,7 @@ from usbcast.batch import DecodeContext, batch_maker
 from usbcast.layout import Layout
 from usbcast.receiving.waiting import Waiter
 from usbcast_schemas import engine
-from usbcast_schemas.batch import Arrivals, EncodedBatch, decode_batch, encode_batch
+from usbcast_schemas.batch import Arrivals, EncodedBatch, decode_batch, encode_batch, native_maker
 from usbcast_schemas.engine.making import pure_maker
 from usbcast_schemas.engine.protocols import (
     READER_TRANSITIONS,
@@ -664,18 +664,16 @@ def test_a_reader_of_nothing_never_opens() -> None:
 
 
 @pytest.mark.skipif(engine.native is None, reason="there is no native core")
-def test_the_native_core_refuses_what_it_cannot_read() -> None:
+def test_the_native_core_refuses_what_it_cannot_read(tmp_path: Path) -> None:
     assert engine.native is not None
-    kinds: dict[str, Any] = {"batch": EncodedBatch, "arrivals": Arrivals, "major": 1, "settled": tuple}
+    kinds: dict[str, Any] = {"batch": native_maker(EncodedBatch), "arrivals": Arrivals, "major": 1, "settled": tuple}
+    states = tuple(ReaderState)
     make: Callable[..., object] = engine.native.StreamReader
-    for source, options in (("no ring", {"states": tuple(ReaderState)}), (None, {}), (None, {"states": ()})):
+    for source, options in (("no ring", {"states": states}), (None, {}), (None, {"states": ()})):
         with pytest.raises(TypeError):
             make(source, **kinds, **options)
-    maker: Callable[..., Any] = engine.native.Maker
-    for arguments in (("no type", "name", {}), (Batch, 1, {}), (Batch, "name", ())):
-        with pytest.raises(TypeError):
-            maker(*arguments)
-    with pytest.raises(AttributeError):
-        maker(Batch, "unknown", {})(1)
-    with pytest.raises(TypeError):
-        maker(Batch, "gaps", {})()
+    with source_of("messages, native", tmp_path) as source:
+        make(source.messages, **kinds, states=states, topic=TOPIC)
+        for options in ({}, {"topic": "text"}, {"topic": TOPIC, "states": ()}, {"topic": TOPIC, "batch": EncodedBatch}):
+            with pytest.raises(TypeError):
+                make(source.messages, **{**kinds, "states": states, **options})
