@@ -148,7 +148,7 @@ class TestFastPath:
 
     def test_what_it_delivered_moves_the_cursor_and_is_known(self) -> None:
         core = begun(4, 2)
-        core.passed(3, 30)
+        core.record_delivered(3, 30)
         assert core.position == Position(1, 34, 5)
         assert (core.known_until, core.wanted(), core.span) == (34, None, 30)
         core.live(batch(5, 34, 1))

@@ -11,9 +11,7 @@ from usbcast_schemas.errors import PeerError, RingTorn
 from usbcast_schemas.messages import PyzmqMessages
 from usbcast_schemas.recycling import WORTH_BYTES
 from usbcast_schemas.ring import BatchInPlace, RingReader, Slot
-
-SPIN_WAIT_NS = 30_000
-"""Sleeping and waking cost both sides some 10 µs each, so a reader that has just caught up with a busy writer spins first."""
+from usbcast_schemas.ring.layout import SPIN_WAIT_NS
 
 _CLOSED, _OPEN, _REFUSED, _PARKED, _DUE = ReaderState
 

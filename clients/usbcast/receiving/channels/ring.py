@@ -10,7 +10,6 @@ from pathlib import Path
 from usbcast.receiving.channels import Sink
 from usbcast.receiving.waiting import Waiter
 from usbcast_schemas.batch import EncodedBatch
-from usbcast_schemas.engine.pure_reader import SPIN_WAIT_NS
 from usbcast_schemas.engine.readers import ring_reader
 from usbcast_schemas.errors import PeerError, RingUnavailable
 from usbcast_schemas.places import host_id
