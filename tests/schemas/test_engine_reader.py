@@ -23,7 +23,7 @@ from usbcast.batch import DecodeContext, batch_maker
 from usbcast.layout import Layout
 from usbcast.receiving.waiting import Waiter
 from usbcast_schemas import engine
-from usbcast_schemas.batch import Arrivals, EncodedBatch, decode_batch, encode_batch, native_maker
+from usbcast_schemas.batch import Arrivals, Encoded, EncodedBatch, decode_batch, encode_batch, native_maker
 from usbcast_schemas.engine.making import pure_maker
 from usbcast_schemas.engine.protocols import (
     READER_TRANSITIONS,
@@ -78,7 +78,7 @@ class RingSource:
             self.reader = PureRingReader(self.held, self.waiter, copy=copy)
 
     def publish(self, raw: bytes, number: int, first_sequence: int, packets: int) -> None:
-        self.ring.write(raw, number=number, first_sequence=first_sequence, packet_count=packets)
+        self.ring.stream_writer.append(Encoded(raw, number, first_sequence, packets))
 
     def close(self) -> None:
         self.held.close()

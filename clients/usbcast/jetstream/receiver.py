@@ -103,8 +103,6 @@ class StoreReceiver:
     def silent(self) -> bool:
         return self._silent
 
-    follows = False
-
     def wait(self, most_s: float) -> None:
         """There is always something else to be looked at."""
 

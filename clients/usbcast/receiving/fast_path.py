@@ -55,11 +55,6 @@ class FastPath:
         return self._reader.park_s()
 
     @property
-    def is_open(self) -> bool:
-        """True if `next_event` looks for what comes."""
-        return self._reader.state is not ReaderState.CLOSED
-
-    @property
     def was_parked_in_vain(self) -> bool:
         """True if the caller slept, and something other than a batch ended that."""
         return self._left_as is ReaderState.PARKED

@@ -42,10 +42,6 @@ class Receiver(Protocol):
     def via(self) -> str: ...
     @property
     def silent(self) -> bool: ...
-    @property
-    def follows(self) -> bool:
-        """True if `take` reads the channel by itself, so that `pump` need not be called first."""
-
     def wait(self, most_s: float) -> Batch | None:
         """Wait for the next batch while there is nothing else to do; None if `pump` and the others must be called."""
 

@@ -175,11 +175,6 @@ class NodeReceiver:
         calm = self._life.is_calm and not busy
         self._house.done(now_ns, calm=calm, until_ns=self._life.calm_until_ns(self._heard_ns()))
 
-    @property
-    def follows(self) -> bool:
-        """Whether `take` looks for what comes, so that it need not be pumped first."""
-        return self._fast_path.is_open
-
     def _open_fast_path(self) -> bool:
         """Open the fast path until something is due; return True if a batch waits in the ring."""
         house = self._house
