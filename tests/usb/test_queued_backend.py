@@ -1,4 +1,4 @@
-"""pyusb's backend that reads ahead, on a libusb whose transfers are made of memory: what reads, writes and endings bring."""
+"""Queued reads beside pyusb's backend, on a libusb whose transfers are made of memory: what reads, commands and endings bring."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ import pytest
 import usb.core
 from usb.backend import libusb1
 
+from usbcast_broker.flow import Transfer
 from usbcast_broker.sources.usb import libusb
-from usbcast_broker.sources.usb.libusb_transfers import CONTROL, _TransferStruct
-from usbcast_broker.sources.usb.queued import QueuedBackend
+from usbcast_broker.sources.usb.libusb_transfers import BULK, CONTROL, _TransferStruct
+from usbcast_broker.sources.usb.queued_backend import QueuedBackend
+from usbcast_broker.sources.usb.queued_reader import QueuedReader
 from usbcast_broker.sources.usb.read_sizes import MAX_READS, ReadSizes
 from usbcast_broker.sources.usb.readahead import Figures
 
@@ -103,16 +105,42 @@ class Handle:
 class Rig:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.figures = Figures()
+        self.library = FakeLibrary()
+        monkeypatch.setattr("usbcast_broker.sources.usb.queued_backend.Library", lambda _lib: self.library)
         self.backend = QueuedBackend(libusb._shared().lib, QUEUE, self.figures, clock=lambda: (7, time.monotonic_ns()))
-        self.library = self.backend._library = FakeLibrary()  # type: ignore[assignment]
         self.handle = Handle()
         self.calls: list[str] = []
-        for name in ("release_interface", "clear_halt", "reset_device", "close_device", "set_configuration"):
+        calls = (
+            "claim_interface",
+            "release_interface",
+            "clear_halt",
+            "reset_device",
+            "close_device",
+            "set_configuration",
+        )
+        for name in calls:
             monkeypatch.setattr(libusb1._LibUSB, name, lambda _self, *_, name=name: self.calls.append(name))
+        self.backend.claim_interface(self.handle, 0)
+        self.calls.clear()
+        self.sizes = ReadSizes(SIZE)
+        self.delivered: list[bytes] | None = None
+        self._reader: QueuedReader | None = None
 
-    def read(self, timeout_ms: int = 20, size: int = SIZE) -> bytes:
-        buffer = array("B", bytes(size))
-        return buffer[: self.backend.bulk_read(self.handle, IN, 0, buffer, timeout_ms)].tobytes()
+    @property
+    def reader(self) -> QueuedReader:
+        """Opened when it is first used; with `delivered` a list, that takes what is read during commands."""
+        if self._reader is None:
+            deliver = None if self.delivered is None else self.deliver
+            self._reader = self.backend.open_reader(0, IN, BULK, self.sizes, deliver)
+        return self._reader
+
+    def deliver(self, transfers: list[Transfer]) -> None:
+        assert self.delivered is not None
+        self.delivered += [transfer.data for transfer in transfers]
+        self.library.slow_commands = False
+
+    def read(self, timeout_ms: int = 20) -> list[bytes]:
+        return [transfer.data for transfer in self.reader.read(timeout_ms)]
 
     def ends(self, *ends: tuple[int, bytes] | bytes) -> None:
         self.library.ends.extend((COMPLETED, one) if isinstance(one, bytes) else one for one in ends)
@@ -129,21 +157,19 @@ def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
 
 def test_reads_come_from_what_is_queued(rig: Rig) -> None:
     rig.ends(b"a", b"", b"b" * SIZE)
-    assert [rig.read() for _ in range(3)] == [b"a", b"", b"b" * SIZE]
+    transfers = rig.reader.read(20)
+    assert [transfer.data for transfer in transfers] == [b"a", b"", b"b" * SIZE]
+    assert {transfer.realtime_ns for transfer in transfers} == {7}
     assert len(rig.library.flying) == rig.figures.in_flight == QUEUE
-    assert rig.backend.last_reading is not None
-    assert rig.backend.last_reading.realtime_ns == 7
 
 
 def test_a_read_in_vain_is_a_timeout_and_cancels_nothing(rig: Rig) -> None:
     begin = time.monotonic()
-    with pytest.raises(usb.core.USBTimeoutError) as caught:
-        rig.read(timeout_ms=30)
+    assert rig.read(timeout_ms=30) == []
     assert time.monotonic() - begin >= 0.03
-    assert (caught.value.errno, caught.value.backend_error_code) == (errno.ETIMEDOUT, -7)
     assert rig.figures.in_flight == QUEUE
     rig.ends(b"a")
-    assert rig.read() == b"a"
+    assert rig.read() == [b"a"]
 
 
 @pytest.mark.parametrize(
@@ -158,20 +184,11 @@ def test_a_read_in_vain_is_a_timeout_and_cancels_nothing(rig: Rig) -> None:
 )
 def test_failures_are_pyusbs_and_at_their_place(rig: Rig, status: int, code: int, number: int) -> None:
     rig.ends(b"a", (status, b""), b"b")
-    assert rig.read() == b"a"
+    assert rig.read() == [b"a"]
     with pytest.raises(usb.core.USBError) as caught:
         rig.read()
     assert (caught.value.backend_error_code, caught.value.errno) == (code, number)
-    assert rig.read() == b"b"
-
-
-def test_a_transfer_longer_than_the_next_read_has_room_for(rig: Rig) -> None:
-    rig.ends(b"abcdef", b"g")
-    assert rig.read(size=6) == b"abcdef"
-    rig.library.ends.clear()
-    rig.library.held_when_cancelled.extend([b"hijk"])
-    assert rig.read(size=3) == b"g"
-    assert [rig.read(size=3), rig.read(size=3)] == [b"hij", b"k"]
+    assert rig.read() == [b"b"]
 
 
 def test_clearing_a_halt_empties_the_queue_first_and_keeps_what_was_read(rig: Rig) -> None:
@@ -182,28 +199,34 @@ def test_clearing_a_halt_empties_the_queue_first_and_keeps_what_was_read(rig: Ri
     rig.backend.clear_halt(rig.handle, IN)
     assert rig.calls == ["clear_halt"]
     assert rig.library.flying == []
-    assert [rig.read(), rig.read()] == [b"a", b"b"]
+    assert rig.read() == [b"a", b"b"]
     assert rig.figures.in_flight == QUEUE
 
 
 @pytest.mark.parametrize("call", ["release_interface", "set_configuration"])
 def test_what_ends_the_reading_empties_the_queue_first(rig: Rig, call: str) -> None:
-    rig.ends(b"a", b"bc")
-    assert rig.read() == b"a"
+    rig.ends(b"a")
+    assert rig.read() == [b"a"]
+    rig.library.held_when_cancelled.append(b"bc")
     getattr(rig.backend, call)(rig.handle, 0)
     assert rig.library.flying == []
     assert rig.library.allocated == {}
     assert rig.figures.discarded_bytes == 2
+    with pytest.raises(usb.core.USBError) as caught:
+        rig.read()
+    assert caught.value.backend_error_code == -4
 
 
 def test_finishing_gives_what_is_queued_time_to_end_and_cancels_the_rest(rig: Rig) -> None:
-    rig.ends(b"a", b"b")
-    assert rig.read() == b"a"
+    rig.ends(b"a")
+    assert rig.read() == [b"a"]
+    rig.ends(b"b")
+    rig.backend.bulk_write(rig.handle, OUT, 0, array("B", b"x"), 1000)
     rig.ends(b"c")
     rig.library.held_when_cancelled.extend([b"d"])
-    assert [one.data for one in rig.backend.finish(0.05)] == [b"b", b"c", b"d"]
+    assert [one.data for one in rig.reader.finish(0.05)] == [b"b", b"c", b"d"]
     assert rig.library.flying == []
-    assert rig.backend.finish(0.05) == []
+    assert rig.reader.finish(0.05) == []
 
 
 PACKET = 64
@@ -212,40 +235,38 @@ LATENCY_MS = 5
 
 def keep_latency(rig: Rig, *, can_end: bool = True) -> None:
     """Reads that begin at a half of `SIZE` and may hold bytes for 5 ms."""
-    rig.backend.read_sizes = ReadSizes(
-        SIZE, PACKET, LATENCY_MS * 1_000_000, bytes_per_s=SIZE / (LATENCY_MS / 1000), can_end=can_end
-    )
+    rig.sizes = ReadSizes(SIZE, PACKET, LATENCY_MS * 1_000_000, bytes_per_s=SIZE / (LATENCY_MS / 1000), can_end=can_end)
 
 
 def test_the_oldest_read_alone_is_ended_and_what_it_holds_is_data(rig: Rig) -> None:
     keep_latency(rig)
     rig.library.held_when_cancelled.append(b"held")
-    assert rig.read(timeout_ms=5000) == b"held"
+    assert rig.read(timeout_ms=5000) == [b"held"]
     assert rig.figures.ended_early == 1
     assert rig.figures.failed_together == rig.figures.starved == 0
     rig.ends(b"next")
-    assert rig.read() == b"next"
+    assert rig.read() == [b"next"]
 
 
 def test_a_read_that_ends_while_it_is_cancelled(rig: Rig) -> None:
     keep_latency(rig)
     rig.library.ends_when_cancelled.append(b"just ended")
-    assert rig.read(timeout_ms=5000) == b"just ended"
+    assert rig.read(timeout_ms=5000) == [b"just ended"]
     rig.ends(b"next")
-    assert rig.read() == b"next"
+    assert rig.read() == [b"next"]
 
 
 def test_what_has_ended_while_nobody_looked_is_not_cancelled(rig: Rig) -> None:
     """The reads have been the oldest for longer than the latency, but they have ended."""
     keep_latency(rig)
     rig.ends(b"a")
-    assert rig.read() == b"a"
+    assert rig.read() == [b"a"]
     rig.ends(b"b")
     deadline = time.monotonic() + 5
     while rig.figures.held_ns(time.monotonic_ns()) < 3 * LATENCY_MS * 1_000_000:
         assert time.monotonic() < deadline
         time.sleep(0.001)
-    assert rig.read() == b"b"
+    assert rig.read() == [b"b"]
     assert rig.figures.ended_early == 0
 
 
@@ -255,13 +276,11 @@ def test_reads_of_one_packet_are_left_alone(rig: Rig) -> None:
     deadline = time.monotonic() + 30
     while rig.figures.held_since_ns is not None or not rig.figures.in_flight:
         assert time.monotonic() < deadline
-        with pytest.raises(usb.core.USBTimeoutError):
-            rig.read(timeout_ms=20)
+        assert rig.read(timeout_ms=20) == []
     assert [struct.length for struct in rig.library.flying] == [PACKET] * len(rig.library.flying)
     assert len(rig.library.flying) == QUEUE * SIZE // PACKET <= MAX_READS
     ended = rig.figures.ended_early
-    with pytest.raises(usb.core.USBTimeoutError):
-        rig.read(timeout_ms=10 * LATENCY_MS)
+    assert rig.read(timeout_ms=10 * LATENCY_MS) == []
     assert rig.figures.ended_early == ended
     assert rig.figures.held_ns(time.monotonic_ns()) == 0
 
@@ -269,32 +288,25 @@ def test_reads_of_one_packet_are_left_alone(rig: Rig) -> None:
 @pytest.mark.timeout(30)
 def test_a_command_does_not_keep_a_read_from_being_ended(rig: Rig) -> None:
     keep_latency(rig)
+    rig.delivered = []
     rig.ends(b"a")
-    assert rig.read() == b"a"
+    assert rig.read() == [b"a"]
     rig.library.slow_commands = True
     rig.library.held_when_cancelled.append(b"held")
-    meanwhile: list[bytes] = []
-
-    def take(readings: list[Any]) -> None:
-        meanwhile.extend(reading.data for reading in readings)
-        rig.library.slow_commands = False
-
-    rig.backend.meanwhile = take
     rig.backend.bulk_write(rig.handle, OUT, 0, array("B", b"x"), 1000)
-    assert meanwhile == [b"held"]
+    assert rig.delivered == [b"held"]
 
 
 def test_where_a_cancelled_read_keeps_nothing_it_is_not_cancelled(rig: Rig) -> None:
     keep_latency(rig, can_end=False)
-    with pytest.raises(usb.core.USBTimeoutError):
-        rig.read(timeout_ms=10 * LATENCY_MS)
+    assert rig.read(timeout_ms=10 * LATENCY_MS) == []
     assert rig.figures.ended_early == 0
     assert rig.figures.held_ns(time.monotonic_ns()) >= 10 * LATENCY_MS * 1_000_000
 
 
 def test_what_a_failing_read_holds_comes_first(rig: Rig) -> None:
     rig.ends((NO_DEVICE, b"held"))
-    assert rig.read() == b"held"
+    assert rig.read() == [b"held"]
     with pytest.raises(usb.core.USBError) as caught:
         rig.read()
     assert caught.value.backend_error_code == -4
@@ -302,19 +314,19 @@ def test_what_a_failing_read_holds_comes_first(rig: Rig) -> None:
 
 def test_a_transfer_that_does_not_end_is_given_up(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     given_up: list[Any] = []
-    monkeypatch.setattr("usbcast_broker.sources.usb.queued._given_up", given_up)
-    monkeypatch.setattr("usbcast_broker.sources.usb.queued.CANCEL_S", 0.02)
+    monkeypatch.setattr("usbcast_broker.sources.usb.queued_reader._given_up", given_up)
+    monkeypatch.setattr("usbcast_broker.sources.usb.queued_reader.CANCEL_S", 0.02)
     rig.ends(b"a")
     rig.read()
     rig.library.stuck = True
-    assert rig.backend.finish(0.0) == []
+    assert rig.reader.finish(0.0) == []
     assert len(given_up) == len(rig.library.allocated) == QUEUE
     rig.library.allocated.clear()
 
 
 def test_commands_while_it_reads(rig: Rig) -> None:
     rig.ends(b"a")
-    assert rig.read() == b"a"
+    assert rig.read() == [b"a"]
     rig.ends(b"b", b"c")
     big = bytes(range(256)) * 1000
     assert rig.backend.bulk_write(rig.handle, OUT, 0, array("B", big), 1000) == len(big)
@@ -329,19 +341,18 @@ def test_commands_while_it_reads(rig: Rig) -> None:
         (0, bytes([0xC0, 5, 1, 0, 2, 0, 8, 0]) + bytes(8)),
         (0, bytes([0x40, 9, 2, 1, 3, 0, 3, 0]) + b"xyz"),
     ]
-    assert [rig.read(), rig.read()] == [b"b", b"c"]
+    assert rig.read() == [b"b", b"c"]
 
 
 def test_what_is_read_during_a_command_does_not_wait_for_its_end(rig: Rig) -> None:
+    rig.delivered = []
     rig.ends(b"a")
-    assert rig.read() == b"a"
+    assert rig.read() == [b"a"]
     rig.ends(b"b", b"c")
-    meanwhile: list[bytes] = []
-    rig.backend.meanwhile = lambda readings: meanwhile.extend(reading.data for reading in readings)
     rig.backend.bulk_write(rig.handle, OUT, 0, array("B", b"x"), 1000)
-    assert meanwhile == [b"b", b"c"]
+    assert rig.delivered == [b"b", b"c"]
     rig.ends(b"d")
-    assert rig.read() == b"d"
+    assert rig.read() == [b"d"]
 
 
 @pytest.mark.parametrize(("status", "code"), [(STALL, -9), (TIMED_OUT, -7), (NO_DEVICE, -4)])
@@ -353,7 +364,7 @@ def test_a_refused_command_is_pyusbs_error_and_the_reading_goes_on(rig: Rig, sta
         rig.backend.ctrl_transfer(rig.handle, 0xC0, 5, 0, 0, array("B", bytes(8)), 1000)
     assert caught.value.backend_error_code == code
     rig.ends(b"b")
-    assert rig.read() == b"b"
+    assert rig.read() == [b"b"]
 
 
 def test_a_read_that_waits_can_be_woken(rig: Rig) -> None:
@@ -361,13 +372,13 @@ def test_a_read_that_waits_can_be_woken(rig: Rig) -> None:
 
     def wake() -> None:
         rig.library.waiting.wait(5)
-        rig.backend.wake()
+        rig.reader.wake()
 
+    rig.reader  # noqa: B018 - opened before another thread wakes it
     waker = threading.Thread(target=wake)
     waker.start()
     begin = time.monotonic()
-    with pytest.raises(usb.core.USBTimeoutError):
-        rig.read(timeout_ms=5000)
+    assert rig.read(timeout_ms=5000) == []
     assert time.monotonic() - begin < 4
     waker.join(5)
 
@@ -379,7 +390,7 @@ def test_without_what_it_stands_on_there_is_plain_pyusb_and_one_warning(
         raise AttributeError("libusb_alloc_transfer")
 
     monkeypatch.setattr(libusb, "_warned", [])
-    monkeypatch.setattr("usbcast_broker.sources.usb.queued.Library", lacking)
+    monkeypatch.setattr("usbcast_broker.sources.usb.queued_backend.Library", lacking)
     for _ in range(2):
         backend = libusb.load_backend(8)
         assert not isinstance(backend, QueuedBackend)

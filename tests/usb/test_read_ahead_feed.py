@@ -53,8 +53,7 @@ def test_before_it_stops(drain: bool, given_s: float) -> None:
 
 def test_what_came_with_a_read_goes_on_with_it() -> None:
     queue = HostQueue()
-    scripted = Scripted([b"a", b"e"])
-    scripted.came_with = [b"b", b"", b"cd"]
+    scripted = Scripted([[b"a", b"b", b"", b"cd"], b"e"])
     feed = DeviceFeed(scripted, queue)
     feed.start()
     assert scripted.silent.wait(10)

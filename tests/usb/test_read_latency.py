@@ -15,7 +15,7 @@ from usbcast_broker.sources.simulator import Fault, SimulatedDevice, SimulatorCo
 from usbcast_broker.sources.simulator.controller import Read
 from usbcast_broker.sources.simulator.source import Signal, Source
 from usbcast_broker.sources.usb.read_sizes import MAX_READS, ReadSizes
-from usbcast_broker.sources.usb.readahead import CANCELLED, Completion, Failure, Figures, ReadAhead, Reading
+from usbcast_broker.sources.usb.readahead import CANCELLED, Completion, Failure, Figures, ReadAhead
 
 MS = 1_000_000
 START_NS = 77 * MS
@@ -118,11 +118,11 @@ class Host:
         self._take()
 
     def _take(self) -> None:
-        while (outcome := self.ahead.take(self.now_ns)) is not None:
-            if isinstance(outcome, Reading):
-                self.came.append((self.now_ns - START_NS, outcome.data))
-            elif isinstance(outcome, Failure):
+        while outcome := self.ahead.take(self.now_ns):
+            if isinstance(outcome, Failure):
                 self.failures.append((outcome.code, len(self.data)))
+            else:
+                self.came += [(self.now_ns - START_NS, transfer.data) for transfer in outcome]
 
 
 SIZES = (64, 128, 512, 112, 20)
@@ -316,8 +316,7 @@ def test_reads_one_after_another_keep_the_latency_too(monkeypatch: pytest.Monkey
     way.open()
     lags, got = [], b""
     while not source.exhausted:
-        transfer = way.read()
-        assert transfer is not None
+        (transfer,) = way.read()
         lags += [
             clock.now_ns - START_NS - k * 10 * MS for k in range(len(got) // 64, (len(got) + len(transfer.data)) // 64)
         ]

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from usbcast_broker.flow import Transfer
 from usbcast_broker.sources.usb.read_sizes import ReadSizes
 from usbcast_broker.sources.usb.readahead import (
     CANCELLED,
@@ -18,7 +19,6 @@ from usbcast_broker.sources.usb.readahead import (
     Failure,
     Figures,
     ReadAhead,
-    Reading,
 )
 
 IO, NO_DEVICE, OVERFLOW, STALL = -1, -4, -8, -9
@@ -71,17 +71,15 @@ class Rig:
         self.ahead = ReadAhead([FakeSlot(self.bus) for _ in range(queue)], self.figures, ReadSizes(SIZE), queue)
         self.now_ns = 0
 
-    def take(self) -> bytes | int | None:
-        """Data, a failure's code, or None."""
+    def take(self) -> list[bytes] | int:
+        """Data, or a failure's code."""
         outcome = self.ahead.take(self.now_ns)
-        if isinstance(outcome, Reading):
-            return outcome.data
-        return outcome.code if isinstance(outcome, Failure) else None
+        return outcome.code if isinstance(outcome, Failure) else [transfer.data for transfer in outcome]
 
     def take_all(self) -> list[bytes | int]:
-        found = []
-        while (outcome := self.take()) is not None:
-            found.append(outcome)
+        found: list[bytes | int] = []
+        while outcome := self.take():
+            found += [outcome] if isinstance(outcome, int) else outcome
         return found
 
     def end(self, *completions: Completion | bytes | int) -> None:
@@ -99,7 +97,7 @@ def as_completion(one: Completion | bytes | int) -> Completion:
 def test_nothing_is_queued_before_the_first_read() -> None:
     rig = Rig()
     assert not rig.bus.waiting
-    assert rig.take() is None
+    assert rig.take() == []
     assert len(rig.bus.waiting) == rig.figures.in_flight == 4
 
 
@@ -119,7 +117,7 @@ def test_a_later_transfer_that_ends_first_waits_for_its_turn() -> None:
     rig.bus.waiting.remove(second)
     second.outcome = Completion(0, b"second")
     rig.ahead.collect(0, 0)
-    assert rig.take() is None
+    assert rig.take() == []
     rig.bus.waiting.remove(first)
     first.outcome = Completion(0, b"first")
     rig.ahead.collect(0, 0)
@@ -133,7 +131,7 @@ def test_the_time_is_that_of_the_collecting() -> None:
     rig.ahead.collect(111, 11)
     rig.bus.end(Completion(0, b"b"))
     rig.ahead.collect(222, 22)
-    assert [rig.ahead.take(99), rig.ahead.take(99)] == [Reading(b"a", 111, 11), Reading(b"b", 222, 22)]
+    assert rig.ahead.take(99) == [Transfer(b"a", 111, 11), Transfer(b"b", 222, 22)]
 
 
 @pytest.mark.parametrize(
@@ -162,10 +160,10 @@ def test_nothing_is_submitted_until_the_failure_was_told_and_somebody_reads_on()
     rig.take()
     rig.end(b"a", STALL)
     assert len(rig.bus.waiting) == 2
-    assert rig.take() == b"a"
+    assert rig.take() == [b"a"]
     assert rig.take() == STALL
     assert len(rig.bus.waiting) == 2
-    assert rig.take() is None
+    assert rig.take() == []
     assert len(rig.bus.waiting) == 4
 
 
@@ -181,7 +179,7 @@ def test_a_fault_that_lasts_is_told_again_to_those_who_read_on() -> None:
 def test_a_device_that_is_gone_refuses_the_submission() -> None:
     rig = Rig()
     rig.bus.refusals.extend([NO_DEVICE, NO_DEVICE])
-    assert [rig.take(), rig.take(), rig.take()] == [NO_DEVICE, NO_DEVICE, None]
+    assert [rig.take(), rig.take(), rig.take()] == [NO_DEVICE, NO_DEVICE, []]
 
 
 def test_where_memory_is_short_fewer_are_queued() -> None:
@@ -206,8 +204,7 @@ def test_what_nobody_takes_does_not_grow_for_ever() -> None:
         rig.end(piece)
         ended += 1
     assert ended == 8 + 3
-    assert rig.take() == piece
-    assert len(rig.take_all()) == ended - 1
+    assert rig.take_all() == [piece] * ended
     assert len(rig.bus.waiting) == 4
 
 
@@ -235,7 +232,7 @@ class TestEnding:
         rig.ahead.halt()
         rig.end(b"a", b"b")
         assert rig.ahead.in_flight == 2
-        assert rig.ahead.rest() == [Reading(b"a", 0, 0), Reading(b"b", 0, 0)]
+        assert rig.ahead.rest() == [Transfer(b"a", 0, 0), Transfer(b"b", 0, 0)]
 
     def test_a_cancelled_transfer_may_hold_data_or_have_just_ended(self) -> None:
         rig = Rig()
@@ -267,15 +264,6 @@ class TestEnding:
         assert rig.ahead.abandon() == stuck
         assert rig.ahead.in_flight == rig.figures.in_flight == 0
 
-    def test_what_had_no_room_comes_next(self) -> None:
-        rig = Rig()
-        rig.take()
-        rig.end(b"abcd", b"e")
-        outcome = rig.ahead.take(0)
-        assert isinstance(outcome, Reading)
-        rig.ahead.put_back(Reading(b"cd", 0, 0))
-        assert rig.take_all() == [b"cd", b"e"]
-
 
 steps = st.lists(
     st.one_of(
@@ -291,7 +279,9 @@ steps = st.lists(
 @given(queue=st.integers(1, 6), script=steps)
 def test_all_data_comes_once_and_in_order(queue: int, script: list[tuple[str, int, int]]) -> None:
     rig = Rig(queue=queue)
-    made, got, faults = 0, [], 0
+    made, faults = 0, 0
+    data: list[bytes] = []
+    told: list[int] = []
     rig.take()
     for what, count, code in script:
         if what == "end":
@@ -304,7 +294,11 @@ def test_all_data_comes_once_and_in_order(queue: int, script: list[tuple[str, in
                     made += 1
             rig.ahead.collect(0, 0)
         elif what == "take":
-            got += [rig.take() for _ in range(count)]
+            for outcome in [rig.take() for _ in range(count)]:
+                if isinstance(outcome, int):
+                    told.append(outcome)
+                else:
+                    data += outcome
         else:
             rig.ahead.cancel()
             while rig.bus.waiting:
@@ -317,8 +311,7 @@ def test_all_data_comes_once_and_in_order(queue: int, script: list[tuple[str, in
     while rig.bus.waiting:
         rig.bus.end(Completion(CANCELLED))
     rig.ahead.collect(0, 0)
-    told = [one for one in got if isinstance(one, int)]
-    data = [one for one in got if isinstance(one, bytes)] + [one.data for one in rig.ahead.rest()]
+    data += [one.data for one in rig.ahead.rest()]
     assert data == [b"%d" % i for i in range(made)]
     assert len(told) <= faults
     assert rig.figures.in_flight == 0
@@ -327,7 +320,7 @@ def test_all_data_comes_once_and_in_order(queue: int, script: list[tuple[str, in
 
 def test_what_is_ready_is_taken_up_to_a_failure_and_nothing_is_asked_for() -> None:
     rig = Rig(4)
-    assert rig.take() is None
+    assert rig.take() == []
     assert rig.ahead.take_readings() == []
     rig.bus.end(Completion(0, b"a"), Completion(0, b"b"), Completion(STALL), Completion(0, b"c"))
     rig.ahead.collect(7, 8)
@@ -337,5 +330,5 @@ def test_what_is_ready_is_taken_up_to_a_failure_and_nothing_is_asked_for() -> No
     assert rig.take() == STALL
     assert [one.data for one in rig.ahead.take_readings()] == [b"c"]
     assert not rig.bus.waiting
-    assert rig.take() is None
+    assert rig.take() == []
     assert len(rig.bus.waiting) == 4

@@ -138,9 +138,8 @@ def test_reads_are_divided_only_where_status_bytes_are_found_all_the_same(strip:
         match(), settings, backend=Backend(SimulatorConfig(max_packet_size=64, rate_hz=0)), system=NOWHERE
     )
     way.open()
-    first = way.read()
+    (first,) = way.read()
     way.close()
-    assert first is not None
     assert len(first.data) == (64 if divides else 1024)
 
 
@@ -149,9 +148,8 @@ def test_reads_begin_as_large_as_the_rate_in_the_profile_wants_them() -> None:
     backend = Backend(SimulatorConfig(max_packet_size=64, rate_hz=0))
     way = UsbTransport(match(), settings, backend=backend, system=NOWHERE, bytes_per_s=64 * 1000)
     way.open()
-    first = way.read()
+    (first,) = way.read()
     way.close()
-    assert first is not None
     assert len(first.data) == 5 * 64
 
 

@@ -14,6 +14,7 @@ from usb.backend import IBackend
 from usbcast_broker.flow import DeviceEvent, DeviceIdentity, HostItem, Transfer
 from usbcast_broker.sources.simulator import SimulatedDevice, SimulatorBackend, SimulatorConfig
 from usbcast_broker.sources.usb.clock import Clock, system_clock
+from usbcast_broker.sources.usb.endpoint_reader import Deliver
 from usbcast_broker.sources.usb.feed import DeviceFeed
 from usbcast_broker.sources.usb.system import System
 from usbcast_broker.sources.usb.transport import UsbTransport
@@ -114,9 +115,9 @@ def twin(serial: str, product: str = "simulated device") -> SimulatorConfig:
 
 
 def read(way: UsbTransport, timeout_ms: int | None = None) -> bytes | None:
-    """The bytes of one read."""
-    transfer = way.read(timeout_ms)
-    return None if transfer is None else transfer.data
+    """Return the bytes of one read, None if nothing came."""
+    transfers = way.read(timeout_ms)
+    return b"".join(transfer.data for transfer in transfers) if transfers else None
 
 
 def until(condition: Callable[[], object], what: str = "it", timeout_s: float = 10.0) -> None:
@@ -181,14 +182,11 @@ class Scripted:
         self.timeouts: list[int | None] = []
         self.silent = threading.Event()
         self.clock: Clock = system_clock
-        self.meanwhile: Callable[[list[Transfer]], None] | None = None
-        self.came_with: list[bytes] = []
-        """What has been read ahead when the first read ends."""
         self.ahead: list[bytes] = []
         """What was read ahead when the reading ends."""
         self.finished_s: list[float] = []
 
-    def open(self) -> DeviceIdentity:
+    def open(self, deliver: Deliver | None = None) -> DeviceIdentity:  # noqa: ARG002 - nothing is read during a command
         self.log.append("open")
         answer = next(self.opens, None)
         if isinstance(answer, BaseException):
@@ -202,27 +200,25 @@ class Scripted:
     def wake(self) -> None:
         pass
 
-    def take_ready(self) -> list[Transfer]:
-        ready, self.came_with = self.came_with, []
-        return [Transfer(data, *self.clock()) for data in ready]
-
     def finish(self, timeout_s: float) -> list[Transfer]:
         self.finished_s.append(timeout_s)
         rest, self.ahead = self.ahead, []
         return [Transfer(data, *self.clock()) for data in rest]
 
-    def read(self, timeout_ms: int | None = None) -> Transfer | None:
+    def read(self, timeout_ms: int | None = None) -> list[Transfer]:
         self.timeouts.append(timeout_ms)
         answer = next(self.reads, ...)
         if answer is ...:
             self.silent.set()
             time.sleep((timeout_ms or 10) / 1000)
-            return None
+            return []
         if isinstance(answer, BaseException):
             raise answer
         if callable(answer):
             answer = answer()
-        return None if answer is None else Transfer(answer, *self.clock())
+        if answer is None:
+            return []
+        return [Transfer(data, *self.clock()) for data in (answer if isinstance(answer, list) else [answer])]
 
     def clear_halt(self) -> None:
         self.log.append("clear_halt")

@@ -65,12 +65,12 @@ def run(probed: Probed, stopped: threading.Event, as_json: bool) -> None:
             console.print(f"{transport.name}: {identity.product or 'no product name'}  (Ctrl-C stops)")
         while not stopped.is_set():
             last = probed.exhausted.is_set()
-            transfer = transport.read()
-            if transfer is not None:
+            transfers = transport.read()
+            for transfer in transfers:
                 begin_ns = transfer.monotonic_ns if begin_ns is None else begin_ns
                 summary.add(transfer.data)
                 _show(transfer, (transfer.monotonic_ns - begin_ns) / 1e9, as_json)
-            elif last:
+            if last and not transfers:
                 break
     finally:
         transport.close()

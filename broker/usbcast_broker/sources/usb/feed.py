@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Final, Protocol
 
 from usbcast_broker.flow import DeviceEvent, DeviceIdentity, HostItem, Transfer
 from usbcast_broker.sources.usb.clock import Clock, system_clock
 from usbcast_broker.sources.usb.commands import Commandable, Commands
+from usbcast_broker.sources.usb.endpoint_reader import Deliver
 from usbcast_broker.sources.usb.finding import doubt
 from usbcast_broker.sources.usb.recovery import Recovery, Step
 from usbcast_broker.stream.intake import Intake
@@ -42,18 +43,14 @@ class Transport(Commandable, Protocol):
 
     @property
     def name(self) -> str: ...
-    def open(self) -> DeviceIdentity: ...
-
-    meanwhile: Callable[[list[Transfer]], None] | None
-
     @property
     def counters(self) -> Mapping[str, int]: ...
     @property
     def reads_ahead(self) -> bool: ...
     @property
     def held_ns(self) -> int: ...
-    def read(self, timeout_ms: int | None = None) -> Transfer | None: ...
-    def take_ready(self) -> list[Transfer]: ...
+    def open(self, deliver: Deliver | None = None) -> DeviceIdentity: ...
+    def read(self, timeout_ms: int | None = None) -> list[Transfer]: ...
     def finish(self, timeout_s: float) -> list[Transfer]: ...
     def wake(self) -> None: ...
     def clear_halt(self) -> None: ...
@@ -71,7 +68,6 @@ class DeviceFeed:
         self, transport: Transport, intake: Intake, *, wait_for_device: bool = False, clock: Clock = system_clock
     ) -> None:
         self._transport = transport
-        transport.meanwhile = self._pass_on
         self._intake = intake
         self._wait_for_device = wait_for_device
         self._clock = clock
@@ -198,7 +194,7 @@ class DeviceFeed:
     def _open_first(self) -> None:
         """Open the device, or look for it until it is there if that was asked for."""
         try:
-            identity = self._transport.open()
+            identity = self._transport.open(self._pass_on)
         except DeviceError as error:
             if not self._wait_for_device or isinstance(error, LibusbMissing):
                 raise
@@ -228,22 +224,22 @@ class DeviceFeed:
             self._finish(DRAIN_S if self._drain else 0.0)
 
     def _read_one(self, timeout_ms: int | None = None) -> bool:
-        """One read, and what had come with it; True if nothing came.
-
-        What was read ahead goes on together, so that all that is done once for what is new is done once for it.
-        """
-        transfer = self._transport.read(timeout_ms)
+        """Pass on what a read returns, all of it together; return True if nothing came."""
+        transfers = self._transport.read(timeout_ms)
         if self._failure is not None:
             self._tell_survived()
-        if transfer is not None and transfer.data:
-            self._pass_on([transfer, *self._transport.take_ready()])
+        if not transfers:
+            self._counters["timeouts"] += 1
+            self._recovery.survived()
+            return True
+        if self._pass_on(transfers):
             self._recovery.succeeded()
-            return False
-        self._counters["timeouts" if transfer is None else "zero_length"] += 1
-        self._recovery.survived()
-        return transfer is None
+        else:
+            self._recovery.survived()
+        return False
 
-    def _pass_on(self, transfers: list[Transfer]) -> None:
+    def _pass_on(self, transfers: list[Transfer]) -> bool:
+        """Count transfers and put them into the host queue together, so that it rings once; False if all are empty."""
         counters = self._counters
         items: list[HostItem] = []
         for transfer in transfers:
@@ -259,7 +255,9 @@ class DeviceFeed:
             else:
                 self._ahead_ns = ahead_ns
             items.append(transfer)
-        self._intake.extend(items)
+        if items:
+            self._intake.extend(items)
+        return bool(items)
 
     def _add_clock_step(self, transfer: Transfer, items: list[HostItem]) -> None:
         """Tell before `transfer` that the realtime clock was set, if it was."""
@@ -374,7 +372,7 @@ class DeviceFeed:
         while not self._stop.wait(wait_s):
             self._turned_ns = time.monotonic_ns()
             try:
-                identity = self._transport.open()
+                identity = self._transport.open(self._pass_on)
             except UsbcastError as error:
                 # Anything may stand in the way for a while: udev at work, another program, two devices at once.
                 self._problem = str(error)

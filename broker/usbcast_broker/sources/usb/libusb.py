@@ -35,7 +35,7 @@ def load_backend(queue: int = 1, figures: Figures | None = None) -> usb.backend.
     try:
         if queue > 1:
             try:
-                from usbcast_broker.sources.usb.queued import QueuedBackend
+                from usbcast_broker.sources.usb.queued_backend import QueuedBackend
 
                 return QueuedBackend(shared.lib, queue, figures or Figures())
             except AttributeError as error:

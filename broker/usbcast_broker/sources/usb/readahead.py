@@ -1,4 +1,4 @@
-"""Keep reads of one endpoint queued, and return their outcomes in the order in which they were submitted. Pure.
+"""Keep reads of one endpoint queued, and return their outcomes in the order in which they were submitted.
 
 A device without a queued read has nowhere to put its data, and a small device buffer overflows within a millisecond. So several
 reads are in flight at any time. The host controller fills them in order; only the oldest one is ever looked at, so outcomes
@@ -11,6 +11,8 @@ them was told, are one failure.
 Latency: a read ends when its buffer is full or a short packet comes, so a slow device could keep data in it for long. A read that
 has been the oldest for too long is cancelled, and what it holds is taken over as if it had ended by itself. No byte is lost or
 reordered by that: data comes into the oldest read only, so what follows goes into the next one.
+
+Pure: no socket, thread or clock.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ CANCELLED: Final = 1
 """Beside 0 and libusb's error codes, which are negative."""
 IO_ERROR: Final = -1
 OVERFLOW: Final = -8
+NO_DEVICE: Final = -4
 NO_MEMORY: Final = -11
 
 MAX_WAITING_BYTES: Final = 16 * 1024 * 1024
@@ -52,10 +55,6 @@ class Slot(Protocol):
 
     def completion(self) -> Completion | None:
         """How it ended; None while it is under way."""
-
-
-Reading = Transfer
-"""What was read is handed on as it is; its times are those at which it was found complete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +107,7 @@ class Figures:
 
 
 class ReadAhead:
-    """Call `collect` after each handling of events, `take` for what is next, and `take_readings` for what came with it.
+    """Call `collect` after each handling of events, and `take` for what is next, or `take_readings` during a command.
 
     Call `end_overdue` when `deadline_ns` has come, and `collect` what comes of it. It keeps `queue` reads of the largest
     size queued, or as many bytes in more of them.
@@ -123,7 +122,7 @@ class ReadAhead:
         self._flying: deque[_Flight] = deque()
         self._flying_bytes = 0
         self._oldest_since_ns = 0
-        self._ready: deque[Reading | Failure] = deque()
+        self._ready: deque[Transfer | Failure] = deque()
         self._ready_bytes = 0
         self._submitted = 0
         self._halted = self._cancelled = False
@@ -136,39 +135,32 @@ class ReadAhead:
     def in_flight(self) -> int:
         return len(self._flying)
 
-    @property
-    def waiting(self) -> int:
-        """How many outcomes are ready to be taken."""
-        return len(self._ready)
+    def take(self, monotonic_ns: int) -> list[Transfer] | Failure:
+        """Queue what is idle, and return all that has been read, up to a failure; if one is next, the failure.
 
-    def take(self, monotonic_ns: int) -> Reading | Failure | None:
-        """What is next; None if nothing has ended yet."""
+        To be called again is to be told that the failure has been dealt with. Empty if nothing has ended yet.
+        """
         if self._telling:
             self._telling = self._untold = False
         if self._idle:
             self._fill(monotonic_ns)
-        if not self._ready:
-            return None
-        outcome = self._ready.popleft()
-        if isinstance(outcome, Reading):
-            self._ready_bytes -= len(outcome.data)
-        else:
-            self._telling = True
-        return outcome
+        transfers = self.take_readings()
+        if transfers or not self._ready:
+            return transfers
+        failure = self._ready.popleft()
+        assert isinstance(failure, Failure)
+        self._telling = True
+        return failure
 
-    def take_readings(self) -> list[Reading]:
-        """All that has been read and is next, up to a failure; without waiting, and without asking for more."""
-        taken: list[Reading] = []
-        while self._ready and isinstance(reading := self._ready[0], Reading):
-            self._ready.popleft()
-            self._ready_bytes -= len(reading.data)
-            taken.append(reading)
+    def take_readings(self) -> list[Transfer]:
+        """Return all that has been read and is next, up to a failure; queue nothing."""
+        taken: list[Transfer] = []
+        ready = self._ready
+        while ready and isinstance(transfer := ready[0], Transfer):
+            ready.popleft()
+            self._ready_bytes -= len(transfer.data)
+            taken.append(transfer)
         return taken
-
-    def put_back(self, rest: Reading) -> None:
-        """What there was no room for comes next."""
-        self._ready.appendleft(rest)
-        self._ready_bytes += len(rest.data)
 
     def collect(self, realtime_ns: int, monotonic_ns: int, away_ns: int = 0) -> None:
         """Take over what has ended by now. `away_ns`: for how long nobody had looked before the last wait for events."""
@@ -224,13 +216,13 @@ class ReadAhead:
         """Go on after `halt`. Failures that nobody was told of are of the past."""
         self._halted = self._cancelled = self._untold = self._telling = False
         self._failure = None
-        readings: deque[Reading | Failure] = deque(outcome for outcome in self._ready if isinstance(outcome, Reading))
+        readings: deque[Transfer | Failure] = deque(outcome for outcome in self._ready if isinstance(outcome, Transfer))
         self._figures.failed_together += len(self._ready) - len(readings)
         self._ready = readings
 
-    def rest(self) -> list[Reading]:
+    def rest(self) -> list[Transfer]:
         """All that was read and not taken."""
-        rest = [outcome for outcome in self._ready if isinstance(outcome, Reading)]
+        rest = [outcome for outcome in self._ready if isinstance(outcome, Transfer)]
         self._ready.clear()
         self._ready_bytes = 0
         return rest
@@ -247,7 +239,7 @@ class ReadAhead:
         code, data = completion.code, completion.data
         # What came before the fault in the same transfer counts, but after an overflow nothing in it can be trusted.
         if code == 0 or (data and code != OVERFLOW):
-            self._ready.append(Reading(data, realtime_ns, monotonic_ns))
+            self._ready.append(Transfer(data, realtime_ns, monotonic_ns))
             self._ready_bytes += len(data)
             self._failure = None
         if code == 0 or (code == CANCELLED and (self._cancelled or flight.ended_early)):

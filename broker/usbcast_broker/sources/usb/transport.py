@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from array import array
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import usb.backend
 import usb.core
@@ -16,6 +15,7 @@ import usb.util
 from usbcast_broker.flow import DeviceIdentity, Transfer
 from usbcast_broker.sources.usb.clock import Clock, system_clock
 from usbcast_broker.sources.usb.drivers import left_behind, remove_note, write_note
+from usbcast_broker.sources.usb.endpoint_reader import Deliver, EndpointReader, PlainReader, QueuesReads
 from usbcast_broker.sources.usb.errors import Cause, busy, cause_of, device_error, forbidden
 from usbcast_broker.sources.usb.finding import bus_path, find_device, identity_of, name_of
 from usbcast_broker.sources.usb.libusb import load_backend
@@ -37,21 +37,10 @@ _KINDS: Final = {0: "control", 1: "isochronous", 2: "bulk", 3: "interrupt"}
 _READABLE: Final = ("bulk", "interrupt")
 
 
-@runtime_checkable
-class ReadsAhead(Protocol):
-    """A backend that keeps reads queued."""
-
-    read_sizes: ReadSizes | None
-    last_reading: Transfer | None
-    meanwhile: Callable[[list[Transfer]], None] | None
-
-    def take_ready(self) -> list[Transfer]: ...
-    def finish(self, timeout_s: float) -> list[Transfer]: ...
-    def wake(self) -> None: ...
-
-
 class UsbTransport:
-    """The way to the device of a profile. `open` it, `read` it, `close` it, and open it again after it was away.
+    """The device of a profile. `open` it, `read` it, `close` it, and open it again after it was away.
+
+    Each opening has an `EndpointReader`, queued if the backend queues reads. Here its errors become those of usbcast.
 
     Without a `backend`, each opening has a libusb context of its own: see `load_backend`.
     """
@@ -85,7 +74,7 @@ class UsbTransport:
         self._bytes_per_s = bytes_per_s
         self._whole = whole
         self._sizes = ReadSizes(0)
-        self._ahead: ReadsAhead | None = None
+        self._reader: EndpointReader | None = None
         self._identity: DeviceIdentity | None = None
         self._backend: usb.backend.IBackend | None = None
         self._device: Any = None
@@ -94,10 +83,6 @@ class UsbTransport:
         """Interfaces that the detached driver had as well, as that of a CDC-ACM port has two: taken and given back together."""
         self._started = False
         self._timeout_ms = min(transfer.timeout_ms, MAX_READ_TIMEOUT_MS)
-        self._buffer = array("B")
-        self._view = memoryview(self._buffer)
-        self.meanwhile: Callable[[list[Transfer]], None] | None = None
-        """Takes what is read while a command is under way; without it the next reads have it."""
 
     @property
     def read_size(self) -> int:
@@ -109,15 +94,17 @@ class UsbTransport:
         """The age, at the most, of the oldest byte that a read may hold; 0 while it cannot hold any. From any thread."""
         return self._figures.held_ns(self._clock()[1])
 
-    def open(self) -> DeviceIdentity:
+    def open(self, deliver: Deliver | None = None) -> DeviceIdentity:
         """Find, claim and start the device; after a first time, the same one again.
+
+        `deliver` takes what queued reads bring while a command is under way; without it the next read returns that.
 
         Raises DeviceMissing, DeviceBusy, DeviceForbidden, LibusbMissing and other DeviceErrors, DeviceAmbiguous if
         more than one device fits, ProfileError for an interface or endpoint that the device does not have.
         """
         self.close()
         try:
-            self._identity = self._open()
+            self._identity = self._open(deliver)
             return self._identity
         except usb.core.USBError as error:
             failure: UsbcastError = self._explain(error)
@@ -138,40 +125,34 @@ class UsbTransport:
 
     @property
     def reads_ahead(self) -> bool:
-        """Whether reads are queued, so that the bus goes on without this side."""
-        return self._ahead is not None
+        """Reads are queued, so the bus continues while this side does something else."""
+        reader = self._reader
+        return reader is not None and reader.queued
 
-    def read(self, timeout_ms: int | None = None) -> Transfer | None:
-        """One transfer, maybe of no length, and when it was complete; None if nothing came in time.
+    def read(self, timeout_ms: int | None = None) -> list[Transfer]:
+        """Wait for data, and return all transfers that have ended, in order; empty if nothing came in time.
 
         Raises DeviceDetached, DeviceStalled, DeviceOverflowed or DeviceFailed.
         """
+        if self._reader is None:
+            raise DeviceDetached(f"{self.name} is not open; plug it in again")
         try:
-            if self._device is None:
-                raise DeviceDetached(f"{self.name} is not open; plug it in again")
-            if self._ahead is None:
-                return self._read_alone(timeout_ms or self._timeout_ms)
-            self._device.read(self._match.endpoint, self._buffer, timeout_ms or self._timeout_ms)
-            return self._ahead.last_reading
+            return self._reader.read(timeout_ms or self._timeout_ms)
         except usb.core.USBError as error:
             if cause_of(error) is Cause.TIMEOUT:
-                return None
+                return []
             failure = device_error(error, self.name, "a read")
         raise failure
 
-    def take_ready(self) -> list[Transfer]:
-        """What else has been read by now, in order, up to a failure; never waits. Empty where reads are not queued."""
-        return self._ahead.take_ready() if self._ahead else []
-
     def wake(self) -> None:
-        """End a read that waits, as if nothing had come in time; from any thread. Reads that are not queued go on."""
-        ahead = self._ahead
-        if ahead is not None:
-            ahead.wake()
+        """End a read that waits, as if nothing had come in time; from any thread. Reads that are not queued continue."""
+        reader = self._reader
+        if reader is not None:
+            reader.wake()
 
     def finish(self, timeout_s: float) -> list[Transfer]:
-        """What was read ahead, in order, after giving what is queued so long to end. Read no more, but close it."""
-        return self._ahead.finish(timeout_s) if self._ahead else []
+        """End the reading; return what queued reads hold, in order, after `timeout_s` to end by themselves. Then close."""
+        return self._reader.finish(timeout_s) if self._reader else []
 
     def clear_halt(self) -> None:
         """Let the halted endpoint go on."""
@@ -216,7 +197,7 @@ class UsbTransport:
     def close(self) -> None:
         """Stop the device and give it back, as far as it is still there. Never raises; may be called again."""
         device, self._device = self._device, None
-        self._ahead = None
+        self._reader = None
         if device is not None:
             if self._started:
                 self._shut_down(device)
@@ -235,42 +216,8 @@ class UsbTransport:
         if backend is not None and backend is not self._given_backend:
             backend.finalize()
 
-    def _read_alone(self, timeout_ms: int) -> Transfer:
-        """One read with none queued behind it. What it has taken when its time is up it returns, as pyusb does."""
-        sizes, now_ns = self._sizes, self._clock()[1]
-        end_ns = now_ns + timeout_ms * 1_000_000
-        while True:
-            size_bytes = sizes.next_bytes
-            if len(self._buffer) != size_bytes:
-                self._make_buffer(size_bytes)
-            deadline_ns = sizes.deadline_ns(size_bytes, now_ns)
-            until_ns = end_ns if deadline_ns is None else min(deadline_ns, end_ns)
-            self._figures.held_since_ns = now_ns if sizes.holds_back(size_bytes) else None
-            try:
-                left_ms = max(1, -((now_ns - until_ns) // 1_000_000))
-                size = self._device.read(self._match.endpoint, self._buffer, left_ms)
-            except usb.core.USBTimeoutError:
-                now_ns = self._clock()[1]
-                sizes.count(0, now_ns)
-                if now_ns >= end_ns:
-                    raise
-                self._figures.ended_early += 1
-            else:
-                realtime_ns, monotonic_ns = self._clock()
-                sizes.count(size, monotonic_ns)
-                return Transfer(self._view[:size].tobytes(), realtime_ns, monotonic_ns)
-            finally:
-                self._figures.held_since_ns = None
-
-    def _make_buffer(self, size_bytes: int) -> None:
-        self._buffer = array("B", bytes(size_bytes))
-        self._view = memoryview(self._buffer)
-
-    def _open(self) -> DeviceIdentity:
+    def _open(self, deliver: Deliver | None) -> DeviceIdentity:
         self._backend = self._given_backend or load_backend(self._transfer.queue, self._figures)
-        self._ahead = self._backend if isinstance(self._backend, ReadsAhead) else None
-        if self._ahead is not None:
-            self._ahead.meanwhile = self.meanwhile
         self._device = device = find_device(self._backend, self._match, self._identity, self._system)
         self.name = name_of(device.idVendor, device.idProduct, self._match.serial or "", bus_path(device))
         wanted = self._match
@@ -287,15 +234,19 @@ class UsbTransport:
                 usb.util.claim_interface(device, companion)
         if wanted.alternate:
             device.set_interface_altsetting(wanted.interface, wanted.alternate)
-        self._sizes = sizes = self._read_sizes(endpoint.wMaxPacketSize, device.bus or 0)
-        self._make_buffer(sizes.most_bytes)
-        if self._ahead is not None:
-            self._ahead.read_sizes = sizes
+        self._sizes = self._read_sizes(endpoint.wMaxPacketSize, device.bus or 0)
         identity = identity_of(device, self._system)
         self.name = name_of(identity.vendor_id, identity.product_id, identity.serial, identity.bus_path)
         self._started = True
         self._start_up(device)
+        self._reader = self._open_reader(device, endpoint, deliver)
         return identity
+
+    def _open_reader(self, device: Any, endpoint: Any, deliver: Deliver | None) -> EndpointReader:
+        address, kind = endpoint.bEndpointAddress, endpoint.bmAttributes & 3
+        if isinstance(self._backend, QueuesReads):
+            return self._backend.open_reader(self._match.interface, address, kind, self._sizes, deliver)
+        return PlainReader(device, address, self._sizes, self._figures, self._clock)
 
     def _read_sizes(self, max_packet_size: int, bus: int) -> ReadSizes:
         """How large reads of the endpoint may be, by the wMaxPacketSize of its descriptor."""
