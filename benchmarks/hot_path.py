@@ -83,7 +83,8 @@ class HotPath:
         """One bypasses the host queue; several have gathered in it. The sockets are measured apart."""
         if transfers > 1:
             self.outlet.writer.close()
-        for _ in range(transfers):
+        self.intake.put(self.transfer())
+        for _ in range(transfers - 1):
             self.intake.put(self.transfer())
         if len(self.queue):
             self._pipeline.process(None)
