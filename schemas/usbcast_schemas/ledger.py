@@ -18,10 +18,10 @@ _MOST = 2**64 - 1
 class Ledger:
     """Counters of one stage in one unit. Owned and written by one thread; read by any.
 
-    >>> books = Ledger("host", "bytes")
-    >>> books.enter(112)
-    >>> books.lose("queue full", 112)
-    >>> books.discrepancy() is None
+    >>> ledger = Ledger("host", "bytes")
+    >>> ledger.enter(112)
+    >>> ledger.lose("queue full", 112)
+    >>> ledger.discrepancy() is None
     True
     """
 
@@ -99,12 +99,12 @@ class Ledger:
 
     @classmethod
     def from_proto(cls, message: pb.Ledger) -> Ledger:
-        books = cls(message.stage, message.unit)
-        books.entered, books.left = message.entered, message.left
-        books.overhead, books.held = message.overhead, message.held
-        books.lost = dict(message.lost)
-        books.counters = dict(message.counters)
-        return books
+        ledger = cls(message.stage, message.unit)
+        ledger.entered, ledger.left = message.entered, message.left
+        ledger.overhead, ledger.held = message.overhead, message.held
+        ledger.lost = dict(message.lost)
+        ledger.counters = dict(message.counters)
+        return ledger
 
     def to_json(self) -> dict[str, Any]:
         """The form that every `--json` of the command line uses."""
@@ -130,6 +130,6 @@ def audit(ledgers: Iterable[Ledger], links: Iterable[tuple[str, int, str, int]] 
 
     `links` are (what one stage gave, figure, what the next one took, figure); the two figures must be equal.
     """
-    found = [sentence for books in ledgers if (sentence := books.discrepancy())]
+    found = [sentence for ledger in ledgers if (sentence := ledger.discrepancy())]
     found += [f"{gave} is {a} but {took} is {b}" for gave, a, took, b in links if a != b]
     return found

@@ -63,15 +63,15 @@ def test_whatever_the_order_of_answers_the_position_is_behind_what_is_stored_for
         done.add(n)
         whole = next(n for n in range(7) if n not in done)
         assert window.position == Position(7, 2 * whole, whole)
-    assert (window.books.left, window.books.held) == (2 * answered, 12 - 2 * answered)
-    assert window.books.discrepancy() is None
+    assert (window.ledger.left, window.ledger.held) == (2 * answered, 12 - 2 * answered)
+    assert window.ledger.discrepancy() is None
 
     # The connection is lost; the server turns out to have the first four.
     window.begin(Position(7, 8, 4), 44)
     assert window.empty
-    assert window.books.discrepancy() is None
-    assert window.books.held == 0
-    assert window.books.left == 2 * len(done | {0, 1, 2, 3})
+    assert window.ledger.discrepancy() is None
+    assert window.ledger.held == 0
+    assert window.ledger.left == 2 * len(done | {0, 1, 2, 3})
     assert window.add(message(4, 8, 2), 0) == 45
 
 
@@ -87,7 +87,7 @@ def test_a_window_has_its_bounds() -> None:
     assert window.acknowledged(1, duplicate=True) is not None
     assert window.room
     assert window.oldest_sent_ns == 101
-    assert window.books.counters["was there already"] == 1
+    assert window.ledger.counters["was there already"] == 1
     window.add(message(3, 3, 20_000), 0)
     window.acknowledged(2, duplicate=False)
     assert not window.room, "by bytes"
@@ -98,11 +98,11 @@ def test_a_gap_is_lost_when_it_is_acknowledged() -> None:
     window.begin(None, 0)
     window.add(gap_message(NAMES, 7, Gap(0, 9, 10, "ring", "gone"), 4), 0)
     window.add(message(4, 10), 0)
-    assert (window.books.entered, window.books.held) == (11, 11)
+    assert (window.ledger.entered, window.ledger.held) == (11, 11)
     window.acknowledged(1, duplicate=False)
     window.acknowledged(2, duplicate=False)
-    assert (window.books.left, window.books.held, window.books.lost) == (1, 0, {"ring: gone": 10})
-    assert window.books.discrepancy() is None
+    assert (window.ledger.left, window.ledger.held, window.ledger.lost) == (1, 0, {"ring: gone": 10})
+    assert window.ledger.discrepancy() is None
 
 
 def test_a_server_that_has_gone_back_is_noticed() -> None:
@@ -111,7 +111,7 @@ def test_a_server_that_has_gone_back_is_noticed() -> None:
     window.add(message(0, 0), 0)
     window.acknowledged(1, duplicate=False)
     window.begin(Position(7, 0, 0), 0)
-    assert window.books.counters["went back"] == 1
+    assert window.ledger.counters["went back"] == 1
 
 
 GONE = ("removed by the server's retention", "store")

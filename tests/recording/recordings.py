@@ -84,7 +84,7 @@ def recorded_packets(base: Path) -> int:
         (found,) = verify(resolve([base]))
     except RecordingError:  # not yet begun
         return 0
-    return sum(epoch.recorded for epoch in found.books.epochs.values())
+    return sum(epoch.recorded for epoch in found.ledger.epochs.values())
 
 
 def verified(*paths: Path) -> Verified:

@@ -32,8 +32,8 @@ def test_a_recording_is_not_taken_away_from_a_live_recorder(tmp_path: Path) -> N
             child.kill()
         cli(*arguments, "--resume", "--packets", "100")  # who was killed holds no claim any more
     found = verified(base)
-    (books,) = found.books.epochs.values()
-    assert found.balanced, found.books.problems
+    (books,) = found.ledger.epochs.values()
+    assert found.balanced, found.ledger.problems
     assert (books.first, books.lost, books.recorded) == (0, {}, books.span)
     assert not list(tmp_path.glob("*.lock"))
 
@@ -81,4 +81,4 @@ def test_a_recorder_whose_directory_is_removed_pauses_until_it_is_back(tmp_path:
             assert child.stop() == 0, child.log.read_text()
             assert child.said("ended")[-1]["files"] == [str(directory / "r-00001.mcap")]
     found = verified(directory / "r")
-    assert found.books.problems == ["segment 0 is missing: its file has been removed, or was not named"]
+    assert found.ledger.problems == ["segment 0 is missing: its file has been removed, or was not named"]

@@ -26,8 +26,8 @@ def is_balanced(*paths: Path) -> bool:
 def test_a_whole_recording_balances(tmp_path: Path) -> None:
     make(tmp_path, gap_at=7)
     found = verified(tmp_path)
-    (books,) = found.books.epochs.values()
-    assert found.balanced, found.books.problems
+    (books,) = found.ledger.epochs.values()
+    assert found.balanced, found.ledger.problems
     assert (books.span, books.recorded, books.lost) == (
         total(), total() - PER_BATCH, {"ring: overwritten in the ring": PER_BATCH},
     )  # fmt: skip
@@ -71,7 +71,7 @@ def test_a_file_cut_anywhere_is_noticed_and_every_complete_chunk_is_saved(tmp_pa
         complete = min(sum(end <= size for end in ends), 3)
         assert made.packets == complete * BATCHES_PER_CHUNK * PER_BATCH
         found = verified(output)
-        assert found.balanced, (size, found.books.problems)
+        assert found.balanced, (size, found.ledger.problems)
         output.unlink()
 
 
@@ -81,7 +81,7 @@ def test_a_removed_segment_is_noticed(tmp_path: Path, gone: int) -> None:
     files[gone].unlink()
     found = verified(tmp_path)
     assert not found.balanced
-    assert any("missing" in problem for problem in found.books.problems)
+    assert any("missing" in problem for problem in found.ledger.problems)
     said = cli("verify", tmp_path, check=1)
     assert not said["balanced"]
 
@@ -100,8 +100,8 @@ def test_a_cut_segment_in_the_middle_is_declared_after_recovery(tmp_path: Path) 
     said = cli("recover", files[1])
     assert not said["was_whole"]
     found = verified(*files)
-    assert found.balanced, found.books.problems
-    (books,) = found.books.epochs.values()
+    assert found.balanced, found.ledger.problems
+    (books,) = found.ledger.epochs.values()
     assert sum(books.lost.values()) == 2 * BATCHES_PER_CHUNK * PER_BATCH
     assert "ended before its time" in next(iter(books.lost))
     assert (tmp_path / "r-00001.mcap.damaged").exists(), "the damaged file stays"
@@ -116,8 +116,8 @@ def test_a_damaged_chunk_costs_that_chunk_alone(tmp_path: Path) -> None:
     made = recover(files[1])
     assert made.lost == BATCHES_PER_CHUNK * PER_BATCH
     found = verified(*files)
-    assert found.balanced, found.books.problems
-    (books,) = found.books.epochs.values()
+    assert found.balanced, found.ledger.problems
+    (books,) = found.ledger.epochs.values()
     assert books.recorded == total() - made.lost
     gaps = [e for e in usbcast.open_recording(files).events("s") if isinstance(e, usbcast.Gap)]
     assert [(gap.count, gap.stage) for gap in gaps] == [(made.lost, "recording")]

@@ -247,7 +247,7 @@ def cut_at(files: list[Path], path: Path, size: int) -> None:
             assert kept == had[: len(kept)], where
         assert made.packets == len(left.packets), where
         (found,) = verify(files)
-        for books in found.books.epochs.values():
+        for books in found.ledger.epochs.values():
             accounted = books.recorded + sum(books.lost.values()) + books.missing
             assert accounted == books.span, where
         assert whole.packets >= account(*files).packets

@@ -146,9 +146,9 @@ def packets(path: Path) -> list[int]:
 def test_a_malformed_entry_is_told_and_stepped_over(name: str, tmp_path: Path) -> None:
     path = recording(tmp_path, MALFORMED[name])
     (found,) = verify([path])
-    told = [problem for problem in found.books.problems if "an entry of a chunk is malformed" in problem]
-    assert len(told) == 1, found.books.problems
-    (books,) = found.books.epochs.values()
+    told = [problem for problem in found.ledger.problems if "an entry of a chunk is malformed" in problem]
+    assert len(told) == 1, found.ledger.problems
+    (books,) = found.ledger.epochs.values()
     assert (books.stream, books.recorded) == ("s", BATCHES * PER_BATCH)
     assert packets(path) == list(range(BATCHES * PER_BATCH))
     read = usbcast.open_recording(path)
@@ -157,7 +157,7 @@ def test_a_malformed_entry_is_told_and_stepped_over(name: str, tmp_path: Path) -
     saved = recover(path, tmp_path / "saved.mcap")
     assert (saved.batches, saved.lost, len(saved.damages)) == (BATCHES, 0, 1)
     (again,) = verify([saved.path])
-    assert not again.books.problems
+    assert not again.ledger.problems
 
 
 @pytest.mark.parametrize("name", BATCHES_OF_ANY_WAY)
@@ -168,8 +168,10 @@ def test_a_malformed_batch_is_told_and_is_a_gap(name: str, tmp_path: Path) -> No
         segment.add(message(BATCH_SCHEMA, raw))
     path = segment.finish()
     (found,) = verify([path])
-    assert len([p for p in found.books.problems if "an entry of a chunk is malformed" in p]) == 1, found.books.problems
-    (books,) = found.books.epochs.values()
+    assert len([p for p in found.ledger.problems if "an entry of a chunk is malformed" in p]) == 1, (
+        found.ledger.problems
+    )
+    (books,) = found.ledger.epochs.values()
     assert (books.recorded, books.missing) == (2, 1)
     events = list(usbcast.open_recording(path).events("s"))
     assert [raw for one in events if isinstance(one, Batch) for raw in one] == [packet(0), packet(2)]
@@ -179,8 +181,8 @@ def test_a_malformed_batch_is_told_and_is_a_gap(name: str, tmp_path: Path) -> No
 def test_of_many_malformed_entries_the_first_are_told_and_all_counted(tmp_path: Path) -> None:
     path = recording(tmp_path, *[MALFORMED["an empty batch"]] * 500)
     (found,) = verify([path])
-    assert found.books.problem_count == MALFORMED_TOLD + 1
-    assert "500 entries of a chunk are malformed" in found.books.problems[-1]
+    assert found.ledger.problem_count == MALFORMED_TOLD + 1
+    assert "500 entries of a chunk are malformed" in found.ledger.problems[-1]
 
 
 ODD_FIELDS = {
@@ -212,7 +214,7 @@ def test_what_is_new_in_a_later_version_is_no_reason_to_fall_over(tmp_path: Path
     later.events.add(detail="new").MergeFromString(b"\x08\x63")
     path = recording(tmp_path, of("telepathy", '"x":1'), message(BATCH_SCHEMA, later.SerializeToString()))
     (found,) = verify([path])
-    assert not [problem for problem in found.books.problems if "malformed" in problem]
+    assert not [problem for problem in found.ledger.problems if "malformed" in problem]
     events = list(usbcast.open_recording(path).events("s"))
     assert [e.stage for e in events if isinstance(e, usbcast.Gap) and e.reason == "new"] == ["unknown"]
     assert [e.kind for e in events if isinstance(e, usbcast.DeviceEvent)] == ["unspecified"]
@@ -354,7 +356,7 @@ def test_any_annotations_are_read_or_refused_and_never_make_the_books_fall_over(
     entries = [annotation(json.dumps({"kind": kind, "time_ns": AT, "stream": "s"} | fields)) for kind, fields in said]
     path = recording(directory, *entries)
     (found,) = verify([path])
-    assert found.books.epochs
+    assert found.ledger.epochs
     with contextlib.suppress(RecordingError):
         list(usbcast.open_recording(path).events("s"))
     recover(path, directory / "saved.mcap")

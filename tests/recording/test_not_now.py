@@ -48,8 +48,8 @@ def test_a_recorder_that_waits_is_not_ended_by_a_node_without_the_stream(tmp_pat
 
         record_here(Here, tmp_path / "r", look=look, wait=True)
     found = verified(tmp_path / "r")
-    assert found.balanced, found.books.problems
-    assert sum(books.recorded for books in found.books.epochs.values()) > 200
+    assert found.balanced, found.ledger.problems
+    assert sum(books.recorded for books in found.ledger.epochs.values()) > 200
 
 
 @pytest.mark.slow

@@ -149,8 +149,8 @@ def test_what_is_played_can_be_recorded_again(tmp_path: Path) -> None:
             assert recorder.process.wait(20) == 0, recorder.log.read_text()
         assert child.process.wait(20) == 0, log.read_text()
     found = verified(again)
-    (books,) = found.books.epochs.values()
-    assert found.balanced, found.books.problems
+    (books,) = found.ledger.epochs.values()
+    assert found.balanced, found.ledger.problems
     assert books.recorded == total(2)
 
 

@@ -39,8 +39,8 @@ def test_all_that_was_published_is_in_the_file_byte_by_byte(tmp_path: Path, via:
         served.end()
         record_here(served, tmp_path / "r", start="oldest", via=via, compression=compression, limits=END)
         found = verified(tmp_path / "r")
-        (books,) = found.books.epochs.values()
-        assert found.balanced, found.books.problems
+        (books,) = found.ledger.epochs.values()
+        assert found.balanced, found.ledger.problems
         assert (books.first, books.recorded, books.ended) == (0, 5000, True)
         recording = usbcast.open_recording(tmp_path / "r")
         assert b"".join(bytes(batch.payload) for batch in recording.batches("sim")) == served.expected(0, 5000)
@@ -79,7 +79,7 @@ def test_every_segment_stands_alone_and_they_balance_together(tmp_path: Path) ->
             served, tmp_path / "r", start="oldest", rotation=Rotation(duration_s=0.2), limits=Limits(packets=1500)
         )
     found = verified(tmp_path / "r")
-    assert found.balanced, found.books.problems
+    assert found.balanced, found.ledger.problems
     assert len(found.files) >= 3
     for path in found.files:
         alone = usbcast.open_recording(path)
@@ -96,8 +96,8 @@ def test_what_is_not_kept_is_declared(tmp_path: Path) -> None:
         )  # fmt: skip
     found = verified(tmp_path / "r")
     assert len(found.files) == 2
-    assert found.balanced, found.books.problems
-    assert any("removed by --keep" in note for note in found.books.notes)
+    assert found.balanced, found.ledger.problems
+    assert any("removed by --keep" in note for note in found.ledger.notes)
     found.files[0].unlink()
     assert not verified(tmp_path / "r").balanced, "a segment that nobody declared removed"
 
@@ -113,8 +113,8 @@ def test_what_the_ring_no_longer_held_is_declared_with_its_stage(tmp_path: Path)
         record_here(served, tmp_path / "r", begin=begin, limits=END)
         oldest = served.oldest
     found = verified(tmp_path / "r")
-    (books,) = found.books.epochs.values()
-    assert found.balanced, found.books.problems
+    (books,) = found.ledger.epochs.values()
+    assert found.balanced, found.ledger.problems
     assert oldest > 0
     assert books.lost == {"ring: overwritten in the ring": oldest}
     assert books.recorded == 30_000 - oldest
@@ -129,8 +129,8 @@ def test_a_recording_goes_on_where_it_stopped(tmp_path: Path) -> None:
         served.wait_published(1200)
         record_here(served, base, begin=resumed(base), limits=Limits(packets=600))
     found = verified(base)
-    assert found.balanced, found.books.problems
-    (books,) = found.books.epochs.values()
+    assert found.balanced, found.ledger.problems
+    (books,) = found.ledger.epochs.values()
     assert books.recorded == books.span >= 900
     assert not books.lost
 
@@ -143,8 +143,8 @@ def test_a_new_node_is_a_new_epoch_of_the_same_recording(tmp_path: Path) -> None
             served.end()
             record_here(served, base, begin=resumed(base), start="oldest", limits=END)
     found = verified(base)
-    assert found.balanced, found.books.problems
-    assert [books.recorded for books in found.books.epochs.values()] == [300, 200]
+    assert found.balanced, found.ledger.problems
+    assert [books.recorded for books in found.ledger.epochs.values()] == [300, 200]
     events = list(usbcast.open_recording(base).events("sim"))
     assert [type(event).__name__ for event in events if not isinstance(event, usbcast.Batch)] == [
         "DeviceEvent", "End", "Restart", "DeviceEvent", "End",
@@ -167,8 +167,8 @@ def test_a_trigger_records_from_before_it_until_after_it(tmp_path: Path) -> None
     with serving(rate_hz=2000, packets=3000) as served:
         record_here(served, tmp_path / "r", look=look, pre_s=0.3, post_s=0.2)
     found = verified(tmp_path / "r")
-    assert found.balanced, found.books.problems
-    (books,) = found.books.epochs.values()
+    assert found.balanced, found.ledger.problems
+    (books,) = found.ledger.epochs.values()
     assert 300 < books.recorded < 2400
     assert set(books.lost) == {"recording: outside of a trigger's time"}
     first = next(iter(usbcast.open_recording(tmp_path / "r").batches("sim"))).first_sequence
@@ -195,8 +195,8 @@ def test_several_streams_by_pattern(tmp_path: Path) -> None:
 
         record_here(Here, tmp_path / "r", start="oldest", look=look)
     found = verified(tmp_path / "r")
-    assert found.balanced, found.books.problems
-    assert {books.stream: books.recorded for books in found.books.epochs.values()} == {"imu1": 300, "imu2": 300}
+    assert found.balanced, found.ledger.problems
+    assert {books.stream: books.recorded for books in found.ledger.epochs.values()} == {"imu1": 300, "imu2": 300}
 
 
 def test_a_stream_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:

@@ -56,8 +56,8 @@ def kill_again_and_again(tmp_path: Path, rate_hz: float, times: int) -> None:
             before_this = books.next_sequence
         cli("record", served.stream, "--endpoint", served.endpoint, "-o", base, "--resume", "--duration", "0.5")
     found = verified(base)
-    (books,) = found.books.epochs.values()
-    assert found.balanced, found.books.problems
+    (books,) = found.ledger.epochs.values()
+    assert found.balanced, found.ledger.problems
     assert len(found.files) == times + 1
     assert (books.first, books.lost, books.recorded) == (0, {}, books.span)
 
@@ -122,14 +122,14 @@ def test_a_full_disk_is_survived_and_named(tmp_path: Path, min_free: str) -> Non
             eventually(lambda: len(child.said("segment")) > 1, "it goes on when there is room")
             assert child.stop() == 0, child.log.read_text()
         found = verified(disk)
-        (books,) = found.books.epochs.values()
-        assert found.balanced, found.books.problems
+        (books,) = found.ledger.epochs.values()
+        assert found.balanced, found.ledger.problems
         assert books.recorded + sum(books.lost.values()) == books.span
         ((reason, _),) = books.lost.items()
         assert reason.startswith("recording: ")
         assert str(disk) in reason
         assert "overwritten in the ring" in reason
-        assert any(str(disk) in said for said in found.books.disks)
+        assert any(str(disk) in said for said in found.ledger.disks)
 
 
 def test_a_full_disk_at_the_start_is_one_sentence(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_killed_node_is_told_in_order(tmp_path: Path) -> None:
                 eventually(lambda: len(verified(base).books.epochs) == 2 and recorded_packets(base) > 500)
                 assert child.stop() == 0, child.log.read_text()
     found = verified(base)
-    assert found.balanced, found.books.problems
+    assert found.balanced, found.ledger.problems
     told = [event for event in usbcast.open_recording(base).events("sim") if not isinstance(event, usbcast.Batch)]
     kinds = [type(event).__name__ for event in told]
     assert kinds.index("Silence") < kinds.index("Restart") < kinds.index("DeviceEvent", kinds.index("Restart"))
@@ -173,7 +173,7 @@ def test_an_unplugged_device_is_told_in_order(tmp_path: Path) -> None:
         eventually(lambda: recorded_packets(tmp_path / "r") >= 600)
         assert child.stop() == 0
     found = verified(tmp_path / "r")
-    assert found.balanced, found.books.problems
+    assert found.balanced, found.ledger.problems
     told = [e for e in usbcast.open_recording(tmp_path / "r").events("sim") if isinstance(e, usbcast.DeviceEvent)]
     assert [event.kind for event in told][:3] == ["attached", "detached", "attached"]
 
@@ -192,8 +192,8 @@ def stop_and_continue(tmp_path: Path, seconds: float) -> None:
         eventually(lambda: any("did not run" in note for note in verified(tmp_path / "r").books.notes))
         assert child.stop() == 0
     found = verified(tmp_path / "r")
-    (books,) = found.books.epochs.values()
-    assert found.balanced, found.books.problems
+    (books,) = found.ledger.epochs.values()
+    assert found.balanced, found.ledger.problems
     ((reason, lost),) = books.lost.items()
     assert "the recorder did not run" in reason
     assert lost > 0
@@ -252,6 +252,6 @@ def test_a_trigger_finds_its_recorder(tmp_path: Path) -> None:
             eventually(lambda: len(child.said("segment")) > 1, "the trigger's segment is closed")
             assert child.stop() == 0
     found = verified(tmp_path / "r")
-    assert found.balanced, found.books.problems
-    (books,) = found.books.epochs.values()
+    assert found.balanced, found.ledger.problems
+    (books,) = found.ledger.epochs.values()
     assert 200 <= books.recorded < books.span

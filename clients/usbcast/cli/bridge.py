@@ -180,18 +180,18 @@ class _Rows:
     def table(self) -> Table:
         rows = []
         for found in self._node.health():
-            books = {ledger.stage: ledger for ledger in found.ledgers}
-            rate = self._rates.setdefault(found.stream, Rate()).at(books["outlet"].left, time.monotonic())
+            ledgers = {ledger.stage: ledger for ledger in found.ledgers}
+            rate = self._rates.setdefault(found.stream, Rate()).at(ledgers["outlet"].left, time.monotonic())
             rows.append(
                 (
                     found.stream,
                     found.source,
                     rate,
-                    books["outlet"].left,
+                    ledgers["outlet"].left,
                     sum(n for ledger in found.ledgers for n in ledger.lost.values()),
                     sum(ledger.overhead for ledger in found.ledgers),
-                    books["bridge"].counters["behind"],
-                    books["bridge"].counters["lag_us"] / 1000,
+                    ledgers["bridge"].counters["behind"],
+                    ledgers["bridge"].counters["lag_us"] / 1000,
                     len(found.subscriptions),
                     not found.discrepancies,
                     found.problem,

@@ -91,16 +91,16 @@ def ledger_table(title: str, ledgers: Iterable[Ledger]) -> FittingTable:
         ("stage", "unit", "in", "out", "overhead", "held", "lost", "balanced"),
         [
             (
-                books.stage,
-                books.unit,
-                books.entered,
-                books.left,
-                books.overhead,
-                books.held,
-                ", ".join(f"{n:,} {reason}" for reason, n in sorted(books.lost.items()) if n) or "0",
-                books.discrepancy() is None,
+                ledger.stage,
+                ledger.unit,
+                ledger.entered,
+                ledger.left,
+                ledger.overhead,
+                ledger.held,
+                ", ".join(f"{n:,} {reason}" for reason, n in sorted(ledger.lost.items()) if n) or "0",
+                ledger.discrepancy() is None,
             )
-            for books in ledgers
+            for ledger in ledgers
         ],
     )
 

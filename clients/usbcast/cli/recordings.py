@@ -17,7 +17,7 @@ from usbcast.recording.reader import Recording, open_recording
 def show_recording(path: Path, as_json: bool) -> None:
     """Streams, times, counts, gaps, device, profile. Reads the whole recording."""
     recording = open_recording(path)
-    books = recording.books()
+    ledger = recording.books()
     if as_json:
         emit(_plain(recording))
         return
@@ -29,7 +29,7 @@ def show_recording(path: Path, as_json: bool) -> None:
                 ("files", f"{len(recording.segments)}, {recording.size_bytes / 1e6:,.1f} MB"),
                 ("from", _time(recording.start_ns)),
                 ("until", _time(recording.end_ns)),
-                ("ledger", "balanced" if books.balanced else "not balanced: see `usbcast verify`"),
+                ("ledger", "balanced" if ledger.balanced else "not balanced: see `usbcast verify`"),
             ],
         )
     )
@@ -44,7 +44,7 @@ def show_recording(path: Path, as_json: bool) -> None:
             epoch.missing,
             epoch.events,
         )
-        for epoch in books.epochs.values()
+        for epoch in ledger.epochs.values()
     ]
     console.print(
         table("", ("stream", "epoch", "from", "seconds", "packets", "lost", "missing", "device events"), rows)
@@ -58,29 +58,29 @@ def show_recording(path: Path, as_json: bool) -> None:
             (name, device_text(info.device), info.profile_name, info.packet_size or "varying", rate, fields)
         )
     console.print(table("", ("stream", "device", "profile", "size", "rate/s", "fields"), described))
-    for epoch in books.epochs.values():
+    for epoch in ledger.epochs.values():
         if epoch.clock_steps:
             console.print(
                 f"  {epoch.stream}: the clock of the host that reads the device was set {epoch.clock_steps:,} times: "
                 "times before and after are not of one clock (`usbcast verify` says where)",
                 soft_wrap=True,
             )
-    for stream, known in sorted(books.clocks.items()):
+    for stream, known in sorted(ledger.clocks.items()):
         console.print(f"  {stream}: {_clock_text(known)}", soft_wrap=True)
 
 
 def _plain(recording: Recording) -> dict[str, Any]:
-    books = recording.books()
+    ledger = recording.books()
     return {
         "recording": recording.segments[0].head.recording,
         "files": [str(segment.path) for segment in recording.segments],
         "size_bytes": recording.size_bytes,
         "start_ns": recording.start_ns,
         "end_ns": recording.end_ns,
-        "epochs": [epoch.to_json() for epoch in books.epochs.values()],
-        "notes": books.notes,
-        "clocks": {stream: asdict(known) for stream, known in books.clocks.items()},
-        "balanced": books.balanced,
+        "epochs": [epoch.to_json() for epoch in ledger.epochs.values()],
+        "notes": ledger.notes,
+        "clocks": {stream: asdict(known) for stream, known in ledger.clocks.items()},
+        "balanced": ledger.balanced,
         "streams": {
             name: json_format.MessageToDict(recording.info(name), preserving_proto_field_name=True)
             for name in recording.streams

@@ -161,10 +161,10 @@ class _Progress:
     def _table(self, work: Forwarding) -> Table:
         rows = []
         for name, one in work.forwarders.items():
-            books = one.ledger
-            rate = self._rates.setdefault(name, Rate()).at(books.left, time.monotonic())
+            ledger = one.ledger
+            rate = self._rates.setdefault(name, Rate()).at(ledger.left, time.monotonic())
             state = one.trouble or ("ended" if one.ended else "well")
-            rows.append((name, rate, books.left, books.held, books.lost_total, round(one.lag_ns / 1e6, 2), state))
+            rows.append((name, rate, ledger.left, ledger.held, ledger.lost_total, round(one.lag_ns / 1e6, 2), state))
         return table(
             f"Stored at {self._to}",
             ("stream", "packets/s", "acknowledged", "under way", "lost", "lag ms", "state"),

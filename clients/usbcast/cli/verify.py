@@ -103,9 +103,9 @@ def _stand_at(bar: Progress, size_bytes: int) -> None:
 
 
 def _show(verified: Verified) -> None:
-    books = verified.books
+    ledger = verified.ledger
     rows = []
-    for epoch in books.epochs.values():
+    for epoch in ledger.epochs.values():
         rows.append(
             (
                 epoch.stream,
@@ -120,7 +120,7 @@ def _show(verified: Verified) -> None:
         )
     columns = ("stream", "epoch", "from (UTC)", "packets", "recorded", "declared lost", "missing", "balanced")
     console.print(table(f"recording {verified.recording}: {len(verified.files)} files", columns, rows))
-    for epoch in books.epochs.values():
+    for epoch in ledger.epochs.values():
         for what, counts in (
             ("lost at", epoch.lost),
             ("not carried, by choice:", epoch.left_out),
@@ -128,14 +128,14 @@ def _show(verified: Verified) -> None:
         ):
             for reason, count in sorted(counts.items()):
                 console.print(f"  {epoch.stream}: {count:,} {what} {reason}", soft_wrap=True)
-    for note in books.notes[:SHOWN]:
+    for note in ledger.notes[:SHOWN]:
         console.print(f"  {note}", soft_wrap=True)
-    if len(books.notes) > SHOWN:
-        console.print(f"  and {len(books.notes) - SHOWN} more (--json has all)")
-    for problem in books.problems[:SHOWN]:
+    if len(ledger.notes) > SHOWN:
+        console.print(f"  and {len(ledger.notes) - SHOWN} more (--json has all)")
+    for problem in ledger.problems[:SHOWN]:
         console.print(f"  NOT BALANCED: {problem}", style="red", soft_wrap=True)
-    if books.problem_count > SHOWN:
-        console.print(f"  and {books.problem_count - SHOWN} more", style="red")
+    if ledger.problem_count > SHOWN:
+        console.print(f"  and {ledger.problem_count - SHOWN} more", style="red")
     if verified.balanced:
         console.print("  the ledger balances: recorded + declared lost = the range", style="green")
 

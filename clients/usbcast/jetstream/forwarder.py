@@ -86,7 +86,7 @@ class Forwarder:
         self._warn = warn
         self._names = Names(options.address.prefix, stream)
         self._window = Window()
-        self.ledger = self._window.books
+        self.ledger = self._window.ledger
         self._servers = Servers(options.address)
         self._began = False
         """Both sides were there; what fails from now on is tried again."""

@@ -32,7 +32,7 @@ class Window:
     """Used by one thread. After an outage, `begin` says what the server has, and puts back what it has not."""
 
     def __init__(self, most_messages: int = MOST_MESSAGES, most_bytes: int = MOST_BYTES) -> None:
-        self.books = Ledger("forwarder", "packets")
+        self.ledger = Ledger("forwarder", "packets")
         self.position: Position | None = None
         """Behind the last message that is stored for certain, and all before it."""
         self._most_messages = most_messages
@@ -58,7 +58,7 @@ class Window:
         """The server holds all up to `stored`, its sequence `last_sequence`; what was under way beyond it is put back."""
         stored_until = next((n for n, sent in enumerate(self._sent, 1) if sent.message.after == stored), 0)
         if not stored_until and self.position not in (None, stored):
-            self.books.count("went back")
+            self.ledger.count("went back")
         for n, sent in enumerate(self._sent):
             if sent.acked:
                 continue
@@ -66,9 +66,9 @@ class Window:
                 self._store(sent.message)
             else:
                 amount = _amount(sent.message)
-                self.books.entered -= amount
-                self.books.held -= amount
-                self.books.count("sent again")
+                self.ledger.entered -= amount
+                self.ledger.held -= amount
+                self.ledger.count("sent again")
         self._sent.clear()
         self._bytes = 0
         self.position = stored
@@ -81,8 +81,8 @@ class Window:
         self._sent.append(_Sent(message, sequence, now_ns))
         self._bytes += len(message.body)
         amount = _amount(message)
-        self.books.enter(amount)
-        self.books.held += amount
+        self.ledger.enter(amount)
+        self.ledger.held += amount
         return sequence
 
     def acknowledged(self, sequence: int, *, duplicate: bool) -> Outgoing | None:
@@ -94,7 +94,7 @@ class Window:
             sent.acked = True
             self._store(sent.message)
             if duplicate:
-                self.books.count("was there already")
+                self.ledger.count("was there already")
         while self._sent and self._sent[0].acked:
             done = self._sent.popleft()
             self._bytes -= len(done.message.body)
@@ -102,11 +102,11 @@ class Window:
         return sent.message
 
     def _store(self, message: Outgoing) -> None:
-        self.books.held -= _amount(message)
-        self.books.leave(message.packets)
-        self.books.count("batches" if message.gap is None else "gaps")
+        self.ledger.held -= _amount(message)
+        self.ledger.leave(message.packets)
+        self.ledger.count("batches" if message.gap is None else "gaps")
         if message.gap is not None and message.gap.count:
-            self.books.lose(f"{message.gap.stage}: {message.gap.reason}", message.gap.count)
+            self.ledger.lose(f"{message.gap.stage}: {message.gap.reason}", message.gap.count)
 
 
 def _amount(message: Outgoing) -> int:

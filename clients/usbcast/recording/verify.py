@@ -17,21 +17,21 @@ class Verified:
 
     recording: str
     files: list[Path]
-    books: RecordingLedger
+    ledger: RecordingLedger
 
     @property
     def balanced(self) -> bool:
-        return self.books.balanced
+        return self.ledger.balanced
 
     def to_json(self) -> dict[str, Any]:
-        books = self.books
+        ledger = self.ledger
         return {
             "recording": self.recording,
             "files": [str(path) for path in self.files],
-            "streams": [epoch.to_json() for epoch in books.epochs.values()],
-            "problems": books.problems,
-            "problem_count": books.problem_count,
-            "notes": books.notes,
+            "streams": [epoch.to_json() for epoch in ledger.epochs.values()],
+            "problems": ledger.problems,
+            "problem_count": ledger.problem_count,
+            "notes": ledger.notes,
             "balanced": self.balanced,
         }
 
