@@ -146,6 +146,15 @@ def test_silence_begins_once_puts_the_description_in_doubt_and_ends() -> None:
     assert not life.is_silent
 
 
+def test_a_calm_subscription_looks_up_for_its_report_or_for_silence() -> None:
+    life = described()
+    life.connected()
+    life.joined()
+    assert life.may_report(5 * SILENCE_NS)
+    assert life.calm_until_ns(5 * SILENCE_NS) == life.due_ns(5 * SILENCE_NS) == 5 * SILENCE_NS + REPORT_NS
+    assert life.calm_until_ns(MS) == life.due_ns(MS) == SILENCE_NS + MS
+
+
 def test_the_silence_of_an_upstream_is_told_once() -> None:
     life = described()
     assert [life.listen_upstream(silent_ns) for silent_ns in (0, 5, 9, 0, 5)] == [False, True, False, False, True]

@@ -31,6 +31,8 @@ SUBJECTS = {
         ("tests/clients/test_continuity.py", "tests/clients/test_batch_views.py", "tests/clients/test_fast_path.py"),
     ),
     "pace": Subject("usbcast.receiving.pace", ("tests/clients/test_pace.py", "tests/clients/test_fetching.py")),
+    "life_cycle": Subject("usbcast.receiving.life_cycle", ("tests/clients/test_life_cycle.py",)),
+    "expectation": Subject("usbcast.receiving.expectation", ("tests/clients/test_expectation.py",)),
     "fetching": Subject("usbcast.receiving.fetching", ("tests/clients/test_fetching.py",)),
     "housekeeping": Subject("usbcast.receiving.housekeeping", ("tests/clients/test_subscription.py",)),
     "framer": Subject("usbcast_broker.framing.framer", ("tests/framing",)),
