@@ -8,16 +8,17 @@ Pure: no socket, thread or clock.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from functools import lru_cache
 from itertools import pairwise
 from struct import Struct, unpack_from
+from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError
 
-from usbcast_schemas import engine, native
+from usbcast_schemas import engine
 from usbcast_schemas.contract import CONTRACT, MAJOR, check_contract
 from usbcast_schemas.errors import WireError
 from usbcast_schemas.parsing import parse, read_varint
@@ -129,17 +130,17 @@ def native_maker(kind: type[_Batch], given: tuple[str, ...] = GIVEN, **others: o
     dataclass instead, as it is listed here: to a value of its own if it is `given`, else to what `others` say or to the
     field's default. A new field needs a default and no change in C.
     """
-    assert native.core is not None
+    assert engine.native is not None
     values = _PLAIN | others
     for one in fields(kind):
         if one.name not in given and one.name not in values:
             if one.default is MISSING:
                 raise TypeError(f"{kind.__name__}.{one.name} needs a default, which all plain batches can share")
             values[one.name] = one.default
-    return native.core.Maker(kind, given, values)
+    return engine.native.Maker(kind, given, values)
 
 
-MAKER = native_maker(EncodedBatch) if native.core is not None else None
+MAKER = engine.chosen(None, lambda _: native_maker(EncodedBatch))
 """What makes plain batches for the native core; None without it."""
 
 
@@ -285,11 +286,7 @@ def decode_batch(raw: Buffer) -> EncodedBatch:
     """Read a PacketBatch in place; raise WireError or VersionMismatch, never anything else."""
     if len(raw) > MAX_BATCH_BYTES:
         raise WireError(f"a batch has {len(raw)} bytes: at most {MAX_BATCH_BYTES} are allowed")
-    if native.core is not None and MAKER is not None and type(raw) is bytes:
-        plain = native.core.decode(raw, MAJOR, MAKER, Arrivals)
-    else:
-        plain = decode_plain(raw)
-    return plain or _in_place(raw) or _by_library(raw)
+    return _read_plain(raw) or _in_place(raw) or _by_library(raw)
 
 
 def decode_plain(raw: Buffer) -> EncodedBatch | None:
@@ -327,6 +324,19 @@ def decode_plain(raw: Buffer) -> EncodedBatch | None:
     arrivals = Arrivals(packets, values[realtimes_at + 1 : monotonics_at], values[monotonics_at + 1 :])
     payload = memoryview(raw)[payload_at:]
     return EncodedBatch(raw, epoch, number, first, count, packet_size, (), arrivals, (), (), None, payload)
+
+
+def _native_plain(core: ModuleType) -> Callable[[Buffer], EncodedBatch | None]:
+    decode, maker = core.decode, MAKER
+
+    def read(raw: Buffer) -> EncodedBatch | None:
+        made: EncodedBatch | None = decode(raw, MAJOR, maker, Arrivals) if type(raw) is bytes else decode_plain(raw)
+        return made
+
+    return read
+
+
+_read_plain: Callable[[Buffer], EncodedBatch | None] = engine.chosen(decode_plain, _native_plain)
 
 
 class _ArrivalColumns(NamedTuple):

@@ -51,7 +51,7 @@ def test_so_it_is_for_what_comes_out_of_a_ring(tmp_path: Path) -> None:
     reader = RingReader(ring.path, ring.nonce)
     try:
         ring.stream_writer.append(Encoded(RAW, 3, 6, 2))
-        made = reader.native.take(WORTH_BYTES, MAJOR, native_maker(WithOneMore), Arrivals, 0)  # type: ignore[union-attr]
+        made = reader.memory.native.take(WORTH_BYTES, MAJOR, native_maker(WithOneMore), Arrivals, 0)  # type: ignore[union-attr]
         assert made == WithOneMore(*(getattr(decode_batch(RAW), name) for name in EncodedBatch.__dataclass_fields__))
     finally:
         reader.close()

@@ -8,13 +8,15 @@ import os
 import random
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from usbcast_schemas import native
+from tests.support.engines import only_python
+from usbcast_schemas import engine
 from usbcast_schemas.batch import MAKER, Arrivals, Encoded, EncodedBatch, decode_batch, encode_batch
 from usbcast_schemas.contract import MAJOR
 from usbcast_schemas.engine.pure_writer import PureStreamWriter
@@ -31,7 +33,7 @@ from usbcast_schemas.ring import (
 from usbcast_schemas.v1 import usbcast_pb2 as pb
 
 pytestmark = [
-    pytest.mark.skipif(native.core is None, reason=f"there is no native core: {native.why_not}"),
+    pytest.mark.skipif(engine.native is None, reason=f"there is no native core: {engine.why_not}"),
     pytest.mark.skipif(not STORES_ARE_ORDERED, reason="rings have checksums here, which is Python's work"),
 ]
 
@@ -97,9 +99,8 @@ def test_a_batch_is_taken_as_it_is_decoded(
         events=[pb.DeviceEvent(detail="e")] if event else [],
     )  # fmt: skip
     taken, decoded = [], []
-    for core in (native.core, None):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(native, "core", core)
+    for how in (nullcontext, only_python):
+        with how():
             try:
                 decoded.append(decode_batch(raw))
             except WireError as error:
@@ -138,9 +139,8 @@ def test_damaged_bytes_are_read_or_refused_alike(arrivals: int, changes: list[tu
         raw[at % before_payload] = value
     damaged = bytes(raw[: len(raw) - cut])
     seen = []
-    for core in (native.core, None):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(native, "core", core)
+    for how in (nullcontext, only_python):
+        with how():
             try:
                 seen.append(decode_batch(damaged))
             except (WireError, VersionMismatch) as error:
@@ -202,8 +202,8 @@ def test_a_slot_with_any_figures_leads_nowhere(
         if at or not keep:
             slot[at] = word
     slot.release()
-    assert native.core is not None
-    taken = reader.native.take(WORTH_BYTES, MAJOR, MAKER, Arrivals, 0)
+    assert engine.native is not None
+    taken = reader.memory.native.take(WORTH_BYTES, MAJOR, MAKER, Arrivals, 0)
     assert taken is None or isinstance(taken, bytes | EncodedBatch)
     reader.close()
     ring.close()
@@ -222,9 +222,9 @@ def test_a_slot_with_any_figures_leads_nowhere(
     ],
 )
 def test_memory_that_is_no_ring(arguments: tuple[object, int, int]) -> None:
-    assert native.core is not None
+    assert engine.native is not None
     with pytest.raises((ValueError, BufferError)):
-        native.core.Ring(*arguments)
+        engine.native.Ring(*arguments)
 
 
 def _write_for(directory: str, seconds: float, ready, pure: bool) -> None:
@@ -247,15 +247,14 @@ def _write_for(directory: str, seconds: float, ready, pure: bool) -> None:
 @pytest.mark.parametrize("writer_is", ["native", "python"])
 @pytest.mark.parametrize("reader_is", ["native", "python"])
 def test_a_reader_beside_a_furious_writer_takes_whole_batches_or_none(
-    writer_is: str, reader_is: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    writer_is: str, reader_is: str, tmp_path: Path
 ) -> None:
     ready = SPAWN.Queue()
     process = SPAWN.Process(target=_write_for, args=(str(tmp_path), 1.0, ready, writer_is == "python"))
     process.start()
     path, nonce = ready.get(timeout=60)
-    if reader_is == "python":
-        monkeypatch.setattr(native, "core", None)
-    reader = RingReader(Path(path), nonce)
+    with only_python() if reader_is == "python" else nullcontext():
+        reader = RingReader(Path(path), nonce)
     taken = overtaken = 0
     at = 0
     try:

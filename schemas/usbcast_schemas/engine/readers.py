@@ -14,7 +14,7 @@ from usbcast_schemas.ring import BatchInPlace, RingReader
 
 def ring_reader(ring: RingReader, waiter: Waiter, *, copy: bool = True) -> RingStreamReader:
     """Return the reader of `ring`, which sleeps on `waiter`; without `copy` it hands out batches in place."""
-    if ring.native is None:
+    if ring.memory.native is None:
         return PureRingReader(ring, waiter, copy=copy)
     return native_ring_reader(ring, waiter, copy=copy)
 
@@ -22,9 +22,9 @@ def ring_reader(ring: RingReader, waiter: Waiter, *, copy: bool = True) -> RingS
 def native_ring_reader(ring: RingReader, waiter: Waiter, *, copy: bool = True) -> RingStreamReader:
     """Return that of the native core, which has to be there."""
     assert engine.native is not None
-    assert ring.native is not None
+    assert ring.memory.native is not None
     return engine.native.StreamReader(
-        ring.native,
+        ring.memory.native,
         wait_fd=waiter.fileno(),
         batch=native_maker(EncodedBatch) if copy else native_maker(BatchInPlace, (*GIVEN, "slot"), ring=ring),
         below_bytes=WORTH_BYTES if copy else MAX_BATCH_BYTES,

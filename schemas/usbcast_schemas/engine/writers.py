@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from usbcast_schemas import engine
 from usbcast_schemas.contract import CONTRACT
 from usbcast_schemas.engine import pure_writer  # not its class: `ring`, which it needs, imports this module
@@ -9,10 +11,13 @@ from usbcast_schemas.engine.protocols import Put, RingMemory, Settled, StreamWri
 
 
 def stream_writer(memory: RingMemory) -> StreamWriter:
-    """Return the writer of the engine that was chosen at import."""
-    if engine.native is None or memory.checksums:
-        return pure_writer.PureStreamWriter(memory)
-    return native_writer(memory)
+    """Return the writer of the engine that was chosen at import; of a ring with checksums always that in Python."""
+    return pure(memory) if memory.checksums else _in_order(memory)
+
+
+def pure(memory: RingMemory) -> StreamWriter:
+    """Return the writer in Python."""
+    return pure_writer.PureStreamWriter(memory)
 
 
 def native_writer(memory: RingMemory) -> StreamWriter:
@@ -29,3 +34,6 @@ def native_writer(memory: RingMemory) -> StreamWriter:
         settled=Settled,
         too_large=too_large,
     )
+
+
+_in_order: Callable[[RingMemory], StreamWriter] = engine.chosen(pure, lambda _: native_writer)

@@ -19,11 +19,8 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from usbcast_schemas import native
-from usbcast_schemas.batch import MAKER, Arrivals, Buffer, EncodedBatch, bears_remarks, decode_batch
-from usbcast_schemas.contract import MAJOR
+from usbcast_schemas.batch import Buffer, EncodedBatch, bears_remarks, decode_batch
 from usbcast_schemas.errors import RingTorn, RingUnavailable
 from usbcast_schemas.recycling import WORTH_BYTES, RecycledBuffers
 from usbcast_schemas.ring.layout import (
@@ -45,14 +42,11 @@ from usbcast_schemas.ring.layout import (
     STATE_CLOSED,
     STORES_ARE_ORDERED,
     TAIL,
-    WAITING,
     Slot,
     fence,
     read_slot,
 )
-
-if TYPE_CHECKING:
-    from usbcast_schemas import _native
+from usbcast_schemas.ring.memory import PureMemory, ReaderMemory, memory_in_order
 
 SKIPPED_LOOKED_AT = 2048
 """Of the batches that are skipped for the newest, so many are looked at for what they say of the device: some 10 ms."""
@@ -106,11 +100,8 @@ class RingReader:
         """Slot and batch number of the newest batch that was taken."""
         self._kept_from: int | None = None
         """The oldest slot of a ring to which nobody writes any more."""
-        plain = STORES_ARE_ORDERED and not self.has_checksums
-        self.native: _native.Ring | None = (
-            native.core.Ring(self._map, slots, data_bytes) if native.core and plain else None
-        )
-        """The same memory as the native core reads it; None if Python does."""
+        make = memory_in_order if STORES_ARE_ORDERED and not self.has_checksums else PureMemory
+        self.memory: ReaderMemory = make(self._map, self._words, slots, data_bytes)
 
     @property
     def head(self) -> int:
@@ -146,11 +137,9 @@ class RingReader:
 
     def take(self, slot: int) -> EncodedBatch | None:
         """The batch in `slot`, decoded, or None if it is not held (any more, or yet). Raises WireError, VersionMismatch."""
-        if self.native is not None and MAKER is not None:
-            # The large ones are copied into buffers of our own, by `read`.
-            taken = self.native.take(WORTH_BYTES, MAJOR, MAKER, Arrivals, slot)
-            if taken is not None:
-                return taken if isinstance(taken, EncodedBatch) else decode_batch(taken)
+        taken = self.memory.take(slot)
+        if taken is not None:
+            return taken if isinstance(taken, EncodedBatch) else decode_batch(taken)
         if self.has_checksums:
             return self._settled(slot)
         found = self.slot(slot)
@@ -276,15 +265,11 @@ class RingReader:
 
         False at once where there is no native core: Python would look too seldom.
         """
-        return self.native is not None and self.native.spin_wait(head, most_ns)
+        return self.memory.spin_wait(head, most_ns)
 
     def will_sleep(self, head: int) -> bool:
         """Ask to be woken by the fifo; False if something has come beyond `head`, so that one must not sleep."""
-        if self.native is not None:
-            return self.native.will_sleep(head)
-        self._words[WAITING] = 1
-        fence()
-        return self._words[HEAD] == head and not self._words[STATE]
+        return self.memory.will_sleep(head)
 
     def close(self) -> None:
         """Let go of the ring; idempotent. The memory goes when no batch refers to it any more."""
@@ -293,8 +278,7 @@ class RingReader:
         self.is_open = False
         self._kept_from = self._words[TAIL] if self.closed_by_writer else None
         self._words.release()
-        if self.native is not None:
-            self.native.close()
+        self.memory.close()
         with contextlib.suppress(BufferError):  # batches that stayed in place are still looked at
             self._map.close()
 
