@@ -1,19 +1,52 @@
 /* Python objects of the bytes of a batch, and the other way. */
 #include "binding.h"
 
-static PyObject *s_data, *s_realtime_ns, *s_monotonic_ns;
+/* The attributes of a transfer; and of the class of those that came last, the descriptors that hold them: they need no look-up. */
+enum { DATA, REALTIME_NS, MONOTONIC_NS, ATTRIBUTES };
+
+static PyObject *names[ATTRIBUTES];
+
+static struct {
+    PyTypeObject *type;
+    PyObject *descriptors[ATTRIBUTES];
+    descrgetfunc get[ATTRIBUTES]; /* NULL where the attribute is no such descriptor */
+} known;
 
 int batch_ready(void)
 {
-    s_data = PyUnicode_InternFromString("data");
-    s_realtime_ns = PyUnicode_InternFromString("realtime_ns");
-    s_monotonic_ns = PyUnicode_InternFromString("monotonic_ns");
+    names[DATA] = PyUnicode_InternFromString("data");
+    names[REALTIME_NS] = PyUnicode_InternFromString("realtime_ns");
+    names[MONOTONIC_NS] = PyUnicode_InternFromString("monotonic_ns");
     return PyErr_Occurred() ? -1 : 0;
 }
 
-static int64_t int_attribute(PyObject *of, PyObject *name)
+static void learn(PyTypeObject *type)
 {
-    PyObject *value = PyObject_GetAttr(of, name);
+    PyTypeObject *former = known.type;
+    Py_INCREF(type);
+    known.type = type;
+    Py_XDECREF(former);
+    for (int at = 0; at < ATTRIBUTES; at++) {
+        PyObject *descriptor = PyObject_GetAttr((PyObject *)type, names[at]), *old = known.descriptors[at];
+        PyErr_Clear();
+        int holds_it = descriptor && PyType_GetSlot(Py_TYPE(descriptor), Py_tp_descr_set);
+        known.get[at] = holds_it ? (descrgetfunc)PyType_GetSlot(Py_TYPE(descriptor), Py_tp_descr_get) : NULL;
+        known.descriptors[at] = descriptor;
+        Py_XDECREF(old);
+    }
+}
+
+static PyObject *attribute(PyObject *transfer, int at)
+{
+    if (Py_TYPE(transfer) != known.type)
+        learn(Py_TYPE(transfer));
+    return known.get[at] ? known.get[at](known.descriptors[at], transfer, (PyObject *)known.type)
+                         : PyObject_GetAttr(transfer, names[at]);
+}
+
+static int64_t int_attribute(PyObject *of, int at)
+{
+    PyObject *value = attribute(of, at);
     if (value == NULL)
         return -1;
     int64_t result = PyLong_AsLongLong(value);
@@ -23,7 +56,7 @@ static int64_t int_attribute(PyObject *of, PyObject *name)
 
 int take_piece(UsbcastPiece *piece, PyObject *transfer, uint32_t packet_size)
 {
-    PyObject *data = PyObject_GetAttr(transfer, s_data);
+    PyObject *data = attribute(transfer, DATA);
     if (data == NULL)
         return -1;
     int whole = PyBytes_Check(data);
@@ -35,8 +68,8 @@ int take_piece(UsbcastPiece *piece, PyObject *transfer, uint32_t packet_size)
     Py_DECREF(data);
     if (!whole)
         return 0;
-    piece->realtime_ns = int_attribute(transfer, s_realtime_ns);
-    piece->monotonic_ns = int_attribute(transfer, s_monotonic_ns);
+    piece->realtime_ns = int_attribute(transfer, REALTIME_NS);
+    piece->monotonic_ns = int_attribute(transfer, MONOTONIC_NS);
     return PyErr_Occurred() ? -1 : 1;
 }
 
