@@ -73,7 +73,8 @@ class FastPath:
     @property
     def can_open(self) -> bool:
         """True if `open` would open it, and the reader has not just refused what comes next."""
-        return self._left_as is not ReaderState.REFUSED and self._expected() is not None
+        opens = self._left_as is not ReaderState.REFUSED and not isinstance(self._reader, ClosedReader)
+        return opens and self._expected() is not None
 
     def open(self, limits: Limits) -> bool:
         """Deliver from now on, unless something has to be delivered first; return True if a batch waits in the ring."""
