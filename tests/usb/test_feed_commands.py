@@ -169,7 +169,7 @@ def test_no_command_is_left_without_an_answer() -> None:
     asker = threading.Thread(target=ask)
     asker.start()
     with rig:
-        until(lambda: rig.feed.counters["transfers"])
+        until(lambda: pb.CommandReply in {_end_of(future) for future in list(futures) if future.done()})
         rig.device.unplug()
         until(lambda: not rig.feed.attached)
         rig.device.plug()
