@@ -148,6 +148,90 @@ def test_packets_in_a_batch_are_bounded_in_number(monkeypatch: pytest.MonkeyPatc
     assert [batch.packet_count for batch in made] == [3, 4, 4, 1, 4, 4, 1]
 
 
+@pytest.mark.parametrize(
+    ("items", "sizes"),
+    [
+        pytest.param([fixed(b"x" * 18), fixed(b"y" * 18)], [36], id="two that fill a batch"),
+        pytest.param([fixed(b"x" * 18), fixed(b"y" * 19)], [18, 19], id="one byte more"),
+        pytest.param([varying(b"x" * 18), varying(b"y" * 18)], [36], id="varying, two that fill a batch"),
+        pytest.param([varying(b"x" * 18), varying(b"y" * 19)], [18, 19], id="varying, one byte more"),
+        pytest.param([fixed(b"x" * 36)], [36], id="one that fills a batch"),
+        pytest.param([fixed(*[b"x" * 12] * 3)], [36], id="three packets that fill a batch"),
+        pytest.param([fixed(*[b"x" * 12] * 4)], [36, 12], id="cut where the batch is full"),
+        pytest.param([fixed(*[b"x" * 37] * 2)], [37, 37], id="packets one byte larger than a batch"),
+        pytest.param([varying(b"x" * 12, b"y" * 24, b"z")], [36, 1], id="varying, cut where the batch is full"),
+        pytest.param([varying(b"x" * 12, b"y" * 25)], [12, 25], id="varying, cut before it would be too full"),
+        pytest.param([fixed(*[b"x" * 10] * 10), fixed(b"y" * 10)], [30, 30, 30, 20], id="the rest is filled up"),
+    ],
+)
+def test_a_batch_is_filled_to_the_last_byte_and_no_further(items: list[Packets], sizes: list[int]) -> None:
+    batcher = Batcher(1, max_bytes=36)
+    made = run(batcher, [(item, 0) for item in items])
+    assert [len(batch.payload) for batch in made] == sizes
+    assert b"".join(bytes(batch.payload) for batch in made) == b"".join(bytes(item.payload) for item in items)
+    assert batcher.next_sequence == sum(item.count for item in items)
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"), [([2, 2], [4]), ([2, 3], [2, 3]), ([4], [4]), ([5], [4, 1]), ([5, 3], [4, 4])]
+)
+@pytest.mark.parametrize("kind", [fixed, varying])
+def test_a_batch_is_filled_to_the_last_packet(
+    kind, counts: list[int], expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_PACKETS", 4)
+    made = run(Batcher(1), [(kind(*[b"x"] * count), 0) for count in counts])
+    assert [batch.packet_count for batch in made] == expected
+
+
+def test_the_payload_of_the_largest_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_PACKETS", 4)
+    batcher = Batcher(1, max_bytes=36)
+    assert [batcher.max_payload_bytes(size) for size in (1, 8, 9, 10)] == [4, 32, 36, 36]
+
+
+def test_what_bypassed_the_batcher_is_left_out_of_its_numbers() -> None:
+    batcher = Batcher(1)
+    batcher.skip(3, 20)
+    (batch,) = run(batcher, [(fixed(b"a"), 0)])
+    assert (batch.number, batch.first_sequence) == (3, 20)
+    batcher.skip(1, 2)
+    assert (batcher.next_number, batcher.next_sequence) == (5, 23)
+
+
+def test_what_is_held_holds_back_what_comes() -> None:
+    batcher = Batcher(1)
+    assert not batcher.holds_back
+    for item in (fixed(b"a"), Lost(pb.STAGE_HOST, "queue full"), DeviceEvent(STALLED, 5, 6)):
+        batcher.add(item, realtime_ns=0, monotonic_ns=0)
+        assert batcher.holds_back
+        assert batcher.pending
+        batcher.flush()
+        assert not batcher.holds_back
+        assert not batcher.pending
+    assert Batcher(1, max_age_ns=1).holds_back
+
+
+@pytest.mark.parametrize("remark", [Lost(pb.STAGE_HOST, "queue full"), DeviceEvent(STALLED, 5, 6)])
+def test_the_age_of_a_remark_counts_too(remark: Lost | DeviceEvent) -> None:
+    batcher = Batcher(1, max_age_ns=100)
+    batcher.add(remark, realtime_ns=0, monotonic_ns=7)
+    batcher.add(remark, realtime_ns=0, monotonic_ns=8)
+    batcher.add(fixed(b"a"), realtime_ns=0, monotonic_ns=9)
+    assert [batcher.due(ns) for ns in (7, 106, 107, 200)] == [False, False, True, True]
+    batcher.add(remark, realtime_ns=0, monotonic_ns=50)
+    assert batcher.due_at_ns == 150, "behind the packets, in a batch of its own"
+
+
+def test_an_event_is_told_as_it_was() -> None:
+    identity = DeviceIdentity(0x1209, 1, "S", "m", "p", "1-2.3")
+    stepped = DeviceEvent(pb.DeviceEvent.KIND_CLOCK_STEPPED, 5, 6, "set", identity, clock_step_ns=-3)
+    (batch,) = run(Batcher(1), [(stepped, 1)])
+    (told,) = batch.events
+    assert (told.detail, told.clock_step_ns, told.device.product_id) == ("set", -3, 1)
+    assert (told.device.manufacturer, told.device.product) == ("m", "p")
+
+
 def test_age_counts_from_the_first_that_is_held() -> None:
     batcher = Batcher(1, max_age_ns=100)
     assert not batcher.due(10**9), "nothing is held, so nothing is due"

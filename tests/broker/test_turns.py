@@ -116,3 +116,15 @@ def test_what_waits_is_bounded_by_connection_and_in_all() -> None:
     assert taken == MAX_WAITING - MAX_OF_ONE
     turns.forget(b"a")
     assert turns.add(b"late", 0), "there is room again"
+
+
+def test_each_request_that_is_taken_or_forgotten_makes_room_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("usbcast_broker.serving.turns.MAX_WAITING", 4)
+    turns: Turns[int] = Turns(lambda _: -math.inf)
+    assert [turns.add(b"a", n) for n in range(6)] == [True] * 4 + [False] * 2
+    assert turns.next(0) == 0
+    assert [turns.add(b"b", n) for n in range(2)] == [True, False]
+    turns.forget(b"a")
+    turns.forget(b"nobody")
+    assert [turns.add(b"c", n) for n in range(4)] == [True] * 3 + [False]
+    assert drain(turns) == [0, 0, 1, 2]

@@ -89,6 +89,62 @@ def test_a_description_that_does_not_come_is_asked_for_again_and_waited_for_long
     assert life.due_ns(now_ns) == now_ns + DESCRIBE_NS[0]
 
 
+@pytest.mark.parametrize("after", ["success", "description", "doubt"])
+def test_pauses_double_up_to_a_bound_and_begin_anew_when_something_went_well(
+    after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("random.randrange", lambda _: 0)  # nothing is added at random
+    describing = described().describing if after == "doubt" else LifeCycle(0).describing
+    grown = [describing.back_off_ns() for _ in range(30)]
+    assert grown == [min(RETRY_NS[0] << n, RETRY_NS[1]) for n in range(30)]
+    if after == "success":
+        describing.went_well()
+    elif after == "doubt":
+        describing.doubt(0)
+    else:
+        describing.asked(1, 0)
+        describing.described()
+    assert describing.back_off_ns() == RETRY_NS[0]
+
+
+def test_a_description_that_is_refused_is_asked_for_again_after_a_pause() -> None:
+    describing = LifeCycle(0).describing
+    assert not describing.is_answer(-1)
+    describing.asked(4, 0)
+    assert describing.is_answer(4)
+    assert not describing.is_answer(5)
+    describing.refused(10)
+    assert not describing.is_answer(4)
+    due_ns = describing.due_ns()
+    assert due_ns is not None
+    assert 10 + RETRY_NS[0] <= due_ns < 10 + RETRY_NS[0] * 3 // 2
+    assert [describing.may_ask(due_ns + late) for late in (-1, 0, 1)] == [False, True, True]
+
+
+def test_when_there_is_something_to_do() -> None:
+    life = described(0)
+    assert life.describing.due_ns() is None
+    assert life.due_ns(5) == 5 + SILENCE_NS, "nothing is reported without a channel"
+    life.connected()
+    life.joined()
+    assert life.due_ns(5) == 0
+    assert life.may_report(0)
+    assert life.due_ns(5) == min(REPORT_NS, 5 + SILENCE_NS)
+    assert life.calm_until_ns(5) == min(REPORT_NS, 5 + SILENCE_NS)
+    assert [life.may_report(ns) for ns in (REPORT_NS - 1, REPORT_NS, REPORT_NS)] == [False, True, False]
+    life.describing.doubt(3)
+    assert life.due_ns(5) == 3
+    assert not life.is_calm
+
+
+@pytest.mark.parametrize(("quiet_ns", "silent"), [(0, False), (SILENCE_NS - 1, False), (SILENCE_NS, True)])
+def test_silence_begins_at_its_bound(quiet_ns: int, silent: bool) -> None:
+    life = described(0)
+    assert life.listen(7, 7 + quiet_ns) == silent
+    assert life.is_silent == silent
+    assert life.is_calm != silent
+
+
 def test_a_dropped_link_has_the_description_asked_for_at_once() -> None:
     life = LifeCycle(0)
     life.describing.asked(1, 0)

@@ -32,6 +32,7 @@ def stuck(served: Served) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("via", ["push", "notify"])
 @pytest.mark.usefixtures("distant")
 def test_a_moving_stream_goes_on_by_fetches(via: str) -> None:
@@ -88,6 +89,7 @@ def test_a_question_that_is_not_answered_holds_nothing_up() -> None:
         assert account.of(Silence) == []
 
 
+@pytest.mark.slow
 def test_a_connection_that_stays_mute_is_replaced() -> None:
     """Its node answers and fetches bring all there is; but what is dead below would never speak again."""
     with FakeNode() as node, usbcast.subscribe(STREAM, node.endpoint, start=0, via="push") as subscription:

@@ -63,3 +63,29 @@ def test_check_values(method: str, byte_order: Any) -> None:
 def test_what_is_covered(keys: dict[str, int], packet: bytes, fits: bool) -> None:
     check = Check(Checksum.model_validate({"method": "sum8", **keys}))
     assert check.fits(memoryview(packet), 0, len(packet)) is fits
+
+
+def packet(number: int, sync: bytes, *, method: str = "crc16-modbus") -> bytes:
+    body = sync + number.to_bytes(3, "big")
+    return body + METHODS[method](body).to_bytes(CHECKSUM_WIDTHS[method], "little")
+
+
+@pytest.mark.parametrize("method", ["crc16-modbus", "crc32", "sum8"])
+@pytest.mark.parametrize("sync", [b"", b"\xaa", b"\xaa\x55"])
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 24, 25, 60])
+def test_a_run_ends_at_the_first_packet_that_is_not_valid(count: int, sync: bytes, method: str) -> None:
+    """The packets of a run are checked one by one or many at once, depending on how many there are."""
+    check = Check(Checksum.model_validate({"method": method, "byte_order": "little"}))
+    valid = [packet(number, sync, method=method) for number in range(count)]
+    size = len(packet(0, sync, method=method))
+    before, after = b"??", valid[0][: size - 1] if valid else b""
+    assert check.run_end(before + b"".join(valid) + after, 2, size, sync) == 2 + count * size
+    for bad in range(count):
+        damaged = bytearray(valid[bad])
+        damaged[len(sync)] ^= 1
+        others = [bytes(damaged)]
+        if sync:  # its checksum is right, but it begins with something else
+            others.append(packet(bad, sync[:-1] + b"\x54", method=method))
+        for other in others:
+            data = before + b"".join([*valid[:bad], other, *valid[bad + 1 :]]) + after
+            assert check.run_end(data, 2, size, sync) == 2 + bad * size
