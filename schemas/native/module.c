@@ -1,4 +1,4 @@
-/* What Python sees: usbcast_schemas._native (see usbcast_schemas/native.py, and _native.pyi for its signatures). */
+/* What Python sees: usbcast_schemas._native (see usbcast_schemas.engine.py, and _native.pyi for its signatures). */
 #include "binding.h"
 
 PyObject *failed(int error)
@@ -30,7 +30,7 @@ static PyMethodDef functions[] = {
 };
 
 static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, "_native", "The hot path of a batch, in C; see usbcast_schemas.native.", -1, functions,
+    PyModuleDef_HEAD_INIT, "_native", "The hot path of a batch, in C; see usbcast_schemas.engine.", -1, functions,
     NULL, NULL, NULL, NULL,
 };
 

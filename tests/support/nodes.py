@@ -101,9 +101,12 @@ class Served:
         self.node.end(self.pipeline, reason)
 
 
-def quick_profile(config: SimulatorConfig, stream: str) -> Profile:
-    """The profile of a simulated device whose reads are short, so that its feed stops at once."""
-    return parse_profile(f"{profile_of(config, stream).toml}\n[transfer]\ntimeout_ms = 20\n", stream)
+def quick_profile(config: SimulatorConfig, stream: str, transfer: str = "") -> Profile:
+    """Return the profile of a simulated device whose reads are short, so that its feed stops at once.
+
+    `transfer` is further lines of that table.
+    """
+    return parse_profile(f"{profile_of(config, stream).toml}\n[transfer]\ntimeout_ms = 20\n{transfer}\n", stream)
 
 
 def hurry(pipeline: Stream) -> None:

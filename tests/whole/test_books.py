@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.nodes import Account, Served, eventually, serving, small, take_to_end, take_until
+from tests.support.nodes import Account, Served, eventually, quick_profile, serving, small, take_to_end, take_until
 from usbcast import Gap
 from usbcast_broker.flow import EMPTY, Transfer
-from usbcast_broker.sources.simulator import Fault
+from usbcast_broker.sources.simulator import Fault, SimulatorConfig
 from usbcast_broker.stream.host_queue import QUEUE_FULL
 from usbcast_schemas.ledger import Ledger
 
@@ -148,7 +148,10 @@ def test_a_subscription_that_loses_without_a_word_is_named() -> None:
 @pytest.mark.parametrize("via", ["push", "notify", "ring"])
 def test_what_the_host_had_no_room_for_is_counted_and_declared_at_its_place(via: str) -> None:
     settings = small(host_queue_size=64 * 1024, ring_size=16 * 1024 * 1024, ring_slots=65536)
-    with serving(rate_hz=20_000, packets=30_000, transfer_size=1120, settings=settings, ends=True) as served:
+    device = {"rate_hz": 20_000, "packets": 30_000, "transfer_size": 1120}
+    # Each read is one transfer, whatever the rate: a lost read is then whole packets, and framing loses none itself.
+    profile = quick_profile(SimulatorConfig(**device), "sim", "latency_ms = 0")
+    with serving(profile=profile, **device, settings=settings, ends=True) as served:
         served.wait_published(500)
         with served.node._publisher._turning:  # whoever frames and publishes is held up
             eventually(lambda: served.pipeline._queue.ledger.lost_total > 100_000)
