@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -83,6 +84,7 @@ class System:
         self.store: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> System:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # as every process that is started here does until it has a handler
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -244,19 +246,28 @@ class System:
         beside.write_text(f"{self._clock_s:+.0f}")
         beside.replace(self.place / "clock")
 
+    def _hurry(self, reader: subprocess.Popen[bytes], deadline: float) -> bool:
+        """Tell all readers to be slow no longer until `reader` has ended; False if it has not by `deadline`.
+
+        They are told again and again, as one that is just starting does not listen yet (and ignores the signal, see `__enter__`).
+        """
+        while time.monotonic() < deadline:
+            for other in self.readers.values():
+                if other.poll() is None:
+                    other.send_signal(signal.SIGUSR1)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                reader.wait(1.0)
+                return True
+        return reader.poll() is not None
+
     def finish(self) -> list[str]:
         """End the stream, let everybody come to its end, and end all processes; return who did not end when told to."""
         problems = []
         self.wake(everybody=True)
         self.node.send_signal(signal.SIGTERM)
-        for reader in self.readers.values():
-            if reader.poll() is None:
-                reader.send_signal(signal.SIGUSR1)
         deadline = time.monotonic() + END_S
         for name, reader in self.readers.items():
-            try:
-                reader.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
+            if not self._hurry(reader, deadline):
                 problems.append(f"{name} did not come to the end of the stream in {END_S:.0f} s")
                 problems += _ended(name, reader)
         for index, recorder in enumerate(self.recorders):
