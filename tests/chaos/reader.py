@@ -162,6 +162,7 @@ def main() -> None:
     keeper = Keeper(Path(given.log), latest=latest, in_place=given.in_place, pause_s=given.pause_s)
     signal.signal(signal.SIGTERM, lambda *_: keeper.stopped.set())
     signal.signal(signal.SIGUSR1, lambda *_: keeper.hurry.set())
+    keeper.save()  # from now on the signals are heard
     options = {
         "endpoint": given.endpoint,
         "via": given.via,

@@ -80,11 +80,11 @@ class System:
         self.recorders: list[subprocess.Popen[bytes]] = []
         self.readers: dict[str, subprocess.Popen[bytes]] = {}
         self.killed: set[str] = set()
+        self._hurried: set[str] = set()
         self.server: subprocess.Popen[bytes] | None = None
         self.store: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> System:
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # as every process that is started here does until it has a handler
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -247,13 +247,14 @@ class System:
         beside.replace(self.place / "clock")
 
     def _hurry(self, reader: subprocess.Popen[bytes], deadline: float) -> bool:
-        """Tell all readers to be slow no longer until `reader` has ended; False if it has not by `deadline`.
+        """Wait until `reader` has ended, and tell all readers to be slow no longer; False if it has not by `deadline`.
 
-        They are told again and again, as one that is just starting does not listen yet (and ignores the signal, see `__enter__`).
+        Each is told once, when it has a log: before that it is still starting, and the signal would end it.
         """
         while time.monotonic() < deadline:
-            for other in self.readers.values():
-                if other.poll() is None:
+            for name, other in self.readers.items():
+                if name not in self._hurried and other.poll() is None and self.log_of(name).exists():
+                    self._hurried.add(name)
                     other.send_signal(signal.SIGUSR1)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 reader.wait(1.0)
