@@ -44,6 +44,7 @@ SUBJECTS = {
     "counter": Subject("usbcast_broker.framing.counter", ("tests/framing",)),
     "assembler": Subject("usbcast_broker.framing.assembler", ("tests/framing",)),
     "batcher": Subject("usbcast_broker.stream.batcher", ("tests/broker/test_batcher.py",)),
+    "schedule": Subject("usbcast_broker.serving.schedule", ("tests/broker/test_schedule.py",)),
     "coalescing": Subject(
         "usbcast_broker.stream.coalescing", ("tests/broker/test_moderation.py", "tests/usb/test_host_queue.py")
     ),

@@ -5,11 +5,8 @@ stream is idle, so that a packet reaches the ring without a change of threads. T
 come close together, when much has accumulated, or when another thread holds the lock; the feed's thread then goes back to
 reading. A feed's thread only tries the lock and never waits for it; the publisher's thread, `end` and `health` wait.
 
-Only the publisher's thread keeps time. `_wakes_at_ns` says when it will look again: 0 while it is awake. A feed's thread that
-leaves something behind compares its deadline with it, and rings the doorbell if the publisher would wake too late. So that
-nothing is left lying, the publisher sets `_wakes_at_ns` first and looks at the queues afterwards: an item that comes after that
-look finds the new value, and an item that came before it is seen. The same holds for `_left_behind`, by which a feed's thread
-that does not get the lock says that something is to be sent or told (docs/model/handover.pml explores all interleavings).
+Only the publisher's thread keeps time; schedule.py says when it wakes, and how a feed's thread that leaves something behind finds
+out whether that is in time.
 
 Between two turns the writer of a stream's outlet may be open (pipeline.py has the drawing): the feed's thread then writes into
 the ring, and sends, without this lock. The next turn closes it and settles what was written, before anything else is numbered.
@@ -32,8 +29,7 @@ from usbcast_broker.access.authenticator import DATA_SOCKETS, Authenticator
 from usbcast_broker.doorbell import Doorbell
 from usbcast_broker.serving.data_socket import DataSocket
 from usbcast_broker.serving.interest import Topics
-from usbcast_broker.stream.coalescing import GATHERED_BYTES, INLINE_BYTES, LEFT_NS
-from usbcast_broker.stream.notification_schedule import HEARTBEAT_NS
+from usbcast_broker.serving.schedule import AWAKE, Schedule
 from usbcast_broker.stream.outlet import Outlet
 from usbcast_broker.stream.pipeline import Publish, Stream
 from usbcast_schemas.fanout import sender_of
@@ -59,10 +55,7 @@ class Publisher:
         """What sends on each topic to those who want it; looked up anew when an audience has changed."""
         self._audience_changed = False
         self._stopping = False
-        self._left_behind = False
-        """True if a feed's thread did not get the lock since the publisher's thread looked last."""
-        self._wakes_at_ns = 0
-        """When the publisher's thread, which sleeps, will look again by itself."""
+        self._schedule: Schedule[Stream] = Schedule(lambda topic: self._sender(topic) is not None)
         self._thread: threading.Thread | None = None
         self.turned_ns: int | None = None
         """When its thread last went round, on the monotonic clock; it does so with every heartbeat."""
@@ -71,7 +64,7 @@ class Publisher:
 
     def start(self, pipelines: Sequence[Stream], endpoints: Sequence[Sequence[str]]) -> list[str]:
         """Bind to the first free one of each list of `endpoints` and begin; return them as bound. Raises EndpointTaken."""
-        self._pipelines = pipelines
+        self._pipelines = self._schedule.streams = pipelines
         sockets: list[DataSocket] = []
         bound: list[str] = []
         try:
@@ -101,7 +94,7 @@ class Publisher:
             for pipeline in self._pipelines:
                 pipeline.outlet.writer.close()
             sockets, self._sockets = self._sockets, []
-            self._senders = {}
+            self._forget_senders()
         for socket in sockets:
             socket.close()
 
@@ -111,20 +104,19 @@ class Publisher:
 
     def on_data(self, pipeline: Stream) -> None:
         """Something has come for an idle `pipeline`: handle it here and now, or leave it to the publisher's thread."""
-        due_ns = 0
+        due_ns = AWAKE
         if self._turning.acquire(blocking=False):
             try:
                 running = bool(self._sockets) and self.problem is None
-                due_ns = self._answer(pipeline) if running else self._due_at_ns(pipeline)
+                due_ns = self._answer(pipeline) if running else self._schedule.of(pipeline).due_at_ns
             except BaseException as error:
                 self._fail(error)
                 raise
             finally:
                 self._turning.release()
         else:  # the publisher's thread may be past this pipeline, and not know of what the fast path leaves to it
-            self._left_behind = True
-        if due_ns < self._wakes_at_ns:  # only the publisher's thread keeps time
-            self._wakes_at_ns = due_ns
+            self._schedule.left_behind = True
+        if self._schedule.wake_by(due_ns):
             self._doorbell.ring()
 
     def notify_now(self, pipeline: Stream) -> None:
@@ -133,7 +125,7 @@ class Publisher:
         pipeline.outlet.tail.at_once()
         for socket in self._sockets:
             socket.look()
-        self._wakes_at_ns = 0
+        self._schedule.wake()
         self._doorbell.ring()
 
     def end(self, pipeline: Stream, reason: str) -> None:
@@ -159,60 +151,40 @@ class Publisher:
                 self.turned_ns = time.monotonic_ns()
                 with self._turning:
                     self._look_up()
-                    for pipeline in self._pipelines:
-                        if not self._is_looked_after(pipeline, self.turned_ns):
-                            self._turn(pipeline)
-                    self._wakes_at_ns = self._rest_until_ns()
-                # In this order: who brings something after this look sees when this thread wakes, and rings if that is late.
-                lines = [line for line in self._pipelines if not line.over]
-                if any(line.waiting_bytes > line.patience_bytes for line in lines):
-                    continue
-                if self._left_behind or any(line.waiting_bytes for line in lines):
-                    self._left_behind = False
-                    self._wakes_at_ns = min(self._wakes_at_ns, time.monotonic_ns() + LEFT_NS)
-                self._sleep()
+                    for pipeline in self._schedule.due(self.turned_ns):
+                        self._turn(pipeline)
+                    self._schedule.fall_asleep(time.monotonic_ns())
+                if self._schedule.may_sleep(time.monotonic_ns()):
+                    self._sleep()
         except BaseException as error:
             self._fail(error)
             raise
 
-    def _is_looked_after(self, pipeline: Stream, now_ns: int) -> bool:
-        """Whether the thread of its feed has just had a turn, and will have the next one."""
-        outlet = pipeline.outlet
-        return (
-            now_ns - outlet.coalescer.turned_ns < LEFT_NS
-            and pipeline.waiting_bytes <= pipeline.patience_bytes
-            and now_ns < self._due_at_ns(pipeline)
-        )
-
     def _sleep(self) -> None:
         """Until something is due; who rings has made that earlier."""
         while not self._stopping:
-            rest_ns = self._wakes_at_ns - time.monotonic_ns()
+            rest_ns = self._schedule.wakes_at_ns - time.monotonic_ns()
             if rest_ns <= 0 or not self._doorbell.wait(rest_ns / 1e9):
                 break
-        self._wakes_at_ns = 0
+        self._schedule.wake()
 
     def _answer(self, pipeline: Stream) -> int:
         """Do what is not to be left to the publisher's thread, the lock being held; return when that is to look."""
         self._look_up()
-        outlet = pipeline.outlet
+        outlet, times = pipeline.outlet, self._schedule.of(pipeline)
         publish = self._sender(outlet.data_topic)
         now_ns = time.monotonic_ns()
         if publish is not None:
             # It is in the ring already; those who get it otherwise should not wait for what is to be done besides.
             outlet.writer.send_unsent(publish)
-            if not pipeline.waiting_bytes and self._sender(outlet.notify_topic) is None:
+            if not pipeline.waiting_bytes and not times.notify_wanted:
                 outlet.tail.mark_new(now_ns)
-                due_ns = self._due_at_ns(pipeline)
+                due_ns = times.due_at_ns
                 if now_ns < due_ns:
                     outlet.writer.bell_at_ns = due_ns
                     return due_ns
-        reads_ahead, waiting_bytes = pipeline.feed.reads_ahead, pipeline.waiting_bytes
-        if now_ns < outlet.coalescer.next_ns and not (reads_ahead and waiting_bytes >= GATHERED_BYTES):
-            return now_ns + LEFT_NS
-        if not reads_ahead and waiting_bytes > INLINE_BYTES:
-            return now_ns
-        return self._turn(pipeline)
+        left_until_ns = times.left_until_ns(now_ns, pipeline.feed.reads_ahead)
+        return self._turn(pipeline) if left_until_ns is None else left_until_ns
 
     def _sender(self, topic: bytes) -> Publish:
         """What sends on `topic` to those who want it; None if nobody does.
@@ -240,7 +212,7 @@ class Publisher:
     def _hear(self) -> None:
         """An audience has changed. For the data sockets' threads."""
         self._audience_changed = True
-        self._wakes_at_ns = 0
+        self._schedule.wake()
         self._doorbell.ring()
 
     def _look_up(self) -> None:
@@ -251,9 +223,14 @@ class Publisher:
         for pipeline in self._pipelines:
             pipeline.outlet.writer.close()
             pipeline.outlet.writer.send_unsent(self._sender(pipeline.outlet.data_topic))  # to whom it was for
-        self._senders = {}
+        self._forget_senders()
         for pipeline in self._pipelines:
             self._open_fast_path(pipeline)
+
+    def _forget_senders(self) -> None:
+        """Look up anew who wants what, as each is needed."""
+        self._senders = {}
+        self._schedule.forget_audiences()
 
     def _fail(self, error: BaseException) -> None:
         self.problem = error
@@ -273,10 +250,11 @@ class Publisher:
             outlet.coalescer.turned(begun_ns, now_ns)
             if outlet.ended:
                 outlet.tail.at_once()
-        due_ns = self._due_at_ns(pipeline)
+        times = self._schedule.of(pipeline)
+        due_ns = times.due_at_ns
         if now_ns >= due_ns:
             self._notify(outlet, now_ns)
-            due_ns = self._due_at_ns(pipeline)
+            due_ns = times.due_at_ns
         self._open_fast_path(pipeline)
         return due_ns
 
@@ -285,13 +263,7 @@ class Publisher:
         if self.problem is not None or pipeline.over or not self._sockets:
             return
         outlet = pipeline.outlet
-        bell_at_ns = outlet.pacer.heartbeat_at_ns
-        if self._sender(outlet.notify_topic) is not None:
-            bell_at_ns = 0
-        elif self._sender(outlet.tail_topic) is not None:
-            # The first transfer after a rest rings, so that the end of its burst is notified too.
-            bell_at_ns = 0 if outlet.tail.rests else min(bell_at_ns, outlet.tail.due_at_ns)
-        outlet.open_fast_path(bell_at_ns, self._sender(outlet.data_topic))
+        outlet.open_fast_path(self._schedule.of(pipeline).bell_at_ns, self._sender(outlet.data_topic))
 
     def _notify(self, outlet: Outlet, now_ns: int) -> None:
         """Say how far the stream has come, if that is due or there are news."""
@@ -301,25 +273,3 @@ class Publisher:
                 notify(outlet.notification(time.time_ns(), now_ns))
         if (tell := self._sender(outlet.tail_topic)) is not None and outlet.tail.take(now_ns):
             tell(outlet.notification(time.time_ns(), now_ns))
-
-    def _rest_until_ns(self) -> int:
-        """Until when nothing is due, and nothing can have been left over by a feed's thread."""
-        now_ns = time.monotonic_ns()
-        due_ns = min(map(self._due_at_ns, self._pipelines), default=now_ns + HEARTBEAT_NS)
-        for pipeline in self._pipelines:
-            coalescer = pipeline.outlet.coalescer
-            if coalescer.is_busy(now_ns):
-                left_ns = coalescer.turned_ns + LEFT_NS
-                due_ns = min(due_ns, left_ns if left_ns > now_ns else now_ns + LEFT_NS)
-        return due_ns
-
-    def _due_at_ns(self, pipeline: Stream) -> int:
-        """When `pipeline` needs a turn though nothing comes: a batch reaches its age, a notification or a heartbeat is due."""
-        outlet = pipeline.outlet
-        due_ns = outlet.pacer.heartbeat_at_ns
-        if self._sender(outlet.notify_topic) is not None:
-            due_ns = outlet.pacer.due_at_ns
-        if self._sender(outlet.tail_topic) is not None:
-            due_ns = min(due_ns, outlet.tail.due_at_ns)
-        held_until_ns = pipeline.due_at_ns
-        return due_ns if held_until_ns is None else min(due_ns, held_until_ns)
