@@ -55,7 +55,9 @@ SUBJECTS = {
     "turns": Subject("usbcast_broker.serving.turns", ("tests/broker/test_turns.py",)),
     "batch": Subject("usbcast_schemas.batch", ("tests/schemas/test_batch.py",)),
     "ledger": Subject("usbcast_schemas.ledger", ("tests/schemas/test_ledger.py",)),
-    "ring_reader": Subject("usbcast_schemas.ring.reader", ("tests/schemas/test_ring.py",)),
+    "ring_reader": Subject(
+        "usbcast_schemas.ring.reader", ("tests/schemas/test_ring.py", "tests/schemas/test_ring_steps.py")
+    ),
     "ring_writer": Subject("usbcast_schemas.ring.writer", ("tests/schemas/test_ring.py",)),
     "recording_ledgers": Subject("usbcast.recording.ledgers", ("tests/recording/test_recording_books.py",)),
     "recording_holes": Subject("usbcast.recording.holes", ("tests/recording/test_recording_holes.py",)),
