@@ -47,6 +47,7 @@ def ran(*arguments: str, code: int = 0) -> Program:
     return program
 
 
+@pytest.mark.slow
 def test_watch_that_is_no_terminal_writes_a_line_each_second_as_it_goes(served: Served) -> None:
     with Program(usbcast("watch", "first-case", "--endpoint", served.endpoint), COLUMNS="40") as program:
         eventually(lambda: len(program.out) >= 3 or not program.running, "three lines while it runs")
@@ -65,6 +66,7 @@ def test_watch_that_is_no_terminal_tells_what_happens_on_lines_of_its_own(served
     assert told.endswith(" packets: enough\n")
 
 
+@pytest.mark.slow
 def test_serve_verbose_logs_who_comes_and_goes_and_what_the_device_does(tmp_path: Path) -> None:
     faults = tmp_path / "faults.toml"
     faults.write_text('[[fault]]\nkind = "unplug"\nat_packet = 100\nduration_s = 0.3\n')

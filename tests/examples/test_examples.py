@@ -119,6 +119,7 @@ SAYS: dict[str, Callable[[str], None]] = {
 OTHERS = {"own_profile.py", "test_with_a_simulated_device.py"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAYS)
 @pytest.mark.usefixtures("served")
 def test_example_runs_and_says_what_it_should(name: str) -> None:
@@ -131,11 +132,13 @@ def test_the_profile_of_ones_own_device_is_served() -> None:
     assert output.endswith("lost so far: 0\n")
 
 
+@pytest.mark.slow
 def test_the_example_of_a_test_passes() -> None:
     output = run("-m", "pytest", "-q", "-p", "no:cacheprovider", EXAMPLES / "test_with_a_simulated_device.py")
     assert "2 passed" in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "summary"),
     [

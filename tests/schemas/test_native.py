@@ -244,6 +244,7 @@ def _write_for(directory: str, seconds: float, ready, pure: bool) -> None:
     os._exit(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("writer_is", ["native", "python"])
 @pytest.mark.parametrize("reader_is", ["native", "python"])
 def test_a_reader_beside_a_furious_writer_takes_whole_batches_or_none(

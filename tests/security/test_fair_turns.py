@@ -51,6 +51,7 @@ def test_one_that_asks_for_little_waits_for_one_answer_at_the_most(monkeypatch: 
         assert fetched - before <= 40, "one or two fetches for each clock, not one of each connection"
 
 
+@pytest.mark.slow
 def test_a_connection_has_a_share_of_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its fetches wait, and are all answered in the end."""
 
@@ -71,6 +72,7 @@ def test_a_connection_has_a_share_of_the_processor(monkeypatch: pytest.MonkeyPat
         assert time.monotonic() - begun_s > 1, "0.6 s of work, of which 0.18 s come at once"
 
 
+@pytest.mark.slow
 def test_more_requests_at_once_than_may_wait_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def fetch(*_: Any, **__: Any) -> replay.Fetched:
         burn(0.03)

@@ -365,6 +365,7 @@ def test_one_that_stopped_for_a_while_has_none_missing(via: str) -> None:
             assert subscription.ledger.counters["refilled"] > 1000
 
 
+@pytest.mark.slow
 def test_one_that_stopped_for_too_long_is_told_exactly_what_it_missed(via: str) -> None:
     # by push, the queues on the way hold much
     device = {"rate_hz": 40_000, "fifo_bytes": 1 << 26}  # so that a busy machine makes no loss of another kind
