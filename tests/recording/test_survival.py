@@ -149,10 +149,10 @@ def test_a_killed_node_is_told_in_order(tmp_path: Path) -> None:
         with running(tmp_path / "log", "record", "sim", "--endpoint", endpoint, "-o", base) as child:
             eventually(lambda: recorded_packets(base) > 200)
             node.kill()
-            eventually(lambda: any("silence" in note for note in verified(base).books.notes), "silence is in the file")
+            eventually(lambda: any("silence" in note for note in verified(base).ledger.notes), "silence is in the file")
             with running(tmp_path / "node2", *serve, endpoint) as again:
                 again.wait_said("serving")
-                eventually(lambda: len(verified(base).books.epochs) == 2 and recorded_packets(base) > 500)
+                eventually(lambda: len(verified(base).ledger.epochs) == 2 and recorded_packets(base) > 500)
                 assert child.stop() == 0, child.log.read_text()
     found = verified(base)
     assert found.balanced, found.ledger.problems
@@ -189,7 +189,7 @@ def stop_and_continue(tmp_path: Path, seconds: float) -> None:
             time.sleep(seconds)
         finally:
             child.signal(signal.SIGCONT)
-        eventually(lambda: any("did not run" in note for note in verified(tmp_path / "r").books.notes))
+        eventually(lambda: any("did not run" in note for note in verified(tmp_path / "r").ledger.notes))
         assert child.stop() == 0
     found = verified(tmp_path / "r")
     (books,) = found.ledger.epochs.values()
