@@ -10,6 +10,10 @@
 #define Py_LIMITED_API 0x030B0000
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+
+/* From 3.12 on None is immortal, and the headers leave out its reference; what is built with them runs with 3.11 as well. */
+#undef Py_RETURN_NONE
+#define Py_RETURN_NONE return Py_NewRef(Py_None)
 #include <structmember.h>
 
 #include "../core/usbcast_core.h"
